@@ -1,0 +1,60 @@
+"""`./dev check` and `./dev lock`: the tools, all run even when one fails."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.embedded.console import Console, EmbeddedError
+from services.embedded.environment import CHECKOUT, for_our_code
+
+CHECKS: dict[str, Sequence[str]] = {
+    "format": ("ruff", "format", "--check", "."),
+    "lint": ("ruff", "check", "."),
+    "types": ("mypy",),
+    "imports": ("lint-imports",),
+}
+SCRIPTS = {"sh": "dev", "bash": ".ci/run"}
+LOCKS: dict[str, Sequence[str]] = {
+    "requirements.lock": (),
+    "requirements-embedded.lock": ("--extra", "embedded", "--constraint", "requirements.lock"),
+    "requirements-dev.lock": ("--extra", "embedded", "--extra", "dev", "--constraint", "requirements-embedded.lock"),
+}
+COMPILE = ("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header")
+
+
+def check(console: Console) -> int:
+    """Run every check; 1 when any failed."""
+    failed = [name for name, command in CHECKS.items() if not passes(console, name, command)]
+    for shell, script in SCRIPTS.items():
+        if not passes(console, f"{script} syntax", (shell, "-n", script), installed=False):
+            failed.append(f"{script} syntax")
+    console.say(f"failed: {', '.join(failed)}" if failed else "all checks passed")
+    return 1 if failed else 0
+
+
+def passes(console: Console, name: str, command: Sequence[str], *, installed: bool = True) -> bool:
+    console.say(f"— {name}: {' '.join(command)}")
+    return call([tool(command[0]), *command[1:]] if installed else command) == 0
+
+
+def lock(console: Console, upgrade: Sequence[str]) -> int:
+    """Compile the three hash locks, each within the one before; `upgrade` is passed to uv (`--upgrade`)."""
+    for name, extras in LOCKS.items():
+        # uv reads nothing but the file names: no index address and no path reaches the lock.
+        if call(
+            [tool(COMPILE[0]), *COMPILE[1:], *upgrade, *extras, "--output-file", name, "pyproject.toml"], quiet=True
+        ):
+            raise EmbeddedError(f"{name} could not be compiled")
+        console.say(f"  {name}")
+    return 0
+
+
+def tool(name: str) -> str:
+    """A program of the environment we run in."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def call(argv: Sequence[str], *, quiet: bool = False) -> int:
+    output = subprocess.DEVNULL if quiet else None
+    return subprocess.run(argv, cwd=CHECKOUT, env=for_our_code({}), stdout=output).returncode  # noqa: S603 - our own tools

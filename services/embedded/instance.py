@@ -1,0 +1,71 @@
+"""`./dev run`: one whole instance, from empty ports to a link for the browser."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from services.embedded import ports, processes, stores
+from services.embedded.child import until
+from services.embedded.console import Console, EmbeddedError
+from services.embedded.environment import CHECKOUT, for_our_code
+from services.embedded.processes import Shape
+from services.embedded.state import DEFAULT, State
+from services.embedded.supervisor import Supervisor, together
+
+
+async def run(supervisor: Supervisor, state: State, shape: Shape, wanted: stores.Wanted) -> int:
+    """Start everything, say where it is, and keep it running until cancelled."""
+    began, console = time.monotonic(), supervisor.console
+    ports.require_free(shape.host, shape.port)
+    console.say(f"longrun: state in {state.folder}")
+    names = await stores.start(supervisor, state, wanted)
+    names["ENVIRONMENT"] = wanted.given.environment or "development"
+    names["PUBLIC_URL"] = wanted.given.public_url or shape.url
+    with console.step("api", f"and {shape.workers} workers of {shape.threads} threads, BROKER={names['BROKER']}"):
+        token, *_ = await together(
+            account_token("dev", names),
+            supervisor.start(processes.workers(state, shape, names)),
+            supervisor.start(processes.api(state, shape, names)),
+        )
+    state.announce(os.getppid(), shape.url, names)
+    welcome(console, state.folder, shape.url, str(token), time.monotonic() - began)
+    await asyncio.Event().wait()
+    return 0
+
+
+async def account_token(account: str, names: dict[str, str]) -> str:
+    """A signed token for the account of that name, made when there is none.
+
+    Raises: EmbeddedError when the database refuses.
+    """
+    process = signing(account, names)
+    await until(lambda: process.poll() is not None)
+    signed, error = process.communicate()
+    if process.returncode:
+        raise EmbeddedError(f"no token could be made for account {account!r}:\n{error.strip()}")
+    return signed.strip()
+
+
+def signing(account: str, names: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-m", "services.embedded.token", account],
+        env=for_our_code(names),
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def welcome(console: Console, folder: Path, url: str, token: str, seconds: float) -> None:
+    state = "" if folder == DEFAULT else f" --state {folder}"
+    header = f'-H "Authorization: Bearer $(./dev token{state})"'
+    console.say(f"ready {url}")
+    console.say(f"  after    {seconds:.1f} s; logs in {folder / 'logs'}")
+    console.say(f"  browser  {url}/#token={token}")
+    console.say(f"  try      curl -s {url}/api/agent/initiate {header} -F prompt='Hello'")
+    console.say(f"  token    {token}")
+    console.say("  stop     Ctrl-C")

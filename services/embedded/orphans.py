@@ -1,0 +1,80 @@
+"""Nothing outlives `./dev`: what ties a process to its parent, and the sweep of what got away (Linux)."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Have orphaned descendants, daemonised ones too, become children of this process instead of init's."""
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def dying_with(parent: int, signum: int) -> Callable[[], None]:
+    """What a child calls before exec, so that it gets `signum` when `parent` dies, however that happens."""
+
+    def tie() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
+
+
+def process_table() -> dict[int, tuple[int, int]]:
+    """Every process that is not a zombie: pid → (parent, session)."""
+    table: dict[int, tuple[int, int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            # The name in brackets may itself hold spaces and brackets.
+            state, parent, _group, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if state not in "ZX":
+                table[int(entry.name)] = (int(parent), int(session))
+    return table
+
+
+def descendants(root: int) -> list[int]:
+    """The live descendants of `root`, nearest first."""
+    table = process_table()
+    found, frontier = [], {root}
+    while frontier:
+        frontier = {pid for pid, (parent, _) in table.items() if parent in frontier}
+        found += sorted(frontier)
+    return found
+
+
+def kill_session(session: int) -> None:
+    """SIGKILL whatever is left of the session that a dead child led."""
+    for pid, (_, its_session) in process_table().items():
+        if its_session == session:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def sweep(grace: float = 0.0) -> None:
+    """Wait up to `grace` seconds for all descendants of this process to end, then SIGKILL until none is left."""
+    deadline = time.monotonic() + grace
+    while remaining := descendants(os.getpid()):
+        if time.monotonic() >= deadline:
+            for pid in remaining:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        reap()
+        time.sleep(0.02)
+    reap()
+
+
+def reap() -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

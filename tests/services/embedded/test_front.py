@@ -1,0 +1,104 @@
+"""Commands beside the stores, and that nothing outlives them, however they die."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from services.embedded.child import until
+from services.embedded.orphans import descendants, process_table
+from tests.services.embedded.conftest import Dev, line_starting
+
+# A grandchild in a session of its own is what a sweep by process group would miss.
+COMMAND = ("sh", "-c", "setsid sleep 300 & echo started; wait")
+
+
+async def started(dev: Dev, folder: Path, *options: str) -> subprocess.Popen[str]:
+    process = dev("with-services", *options, "--state", folder / "state", "--", *COMMAND)
+    await line_starting(process, "started")
+    return process
+
+
+async def all_gone(pids: list[int], within: float = 20.0) -> None:
+    async with asyncio.timeout(within):
+        await until(lambda: not set(pids) & set(process_table()))
+
+
+@pytest.mark.parametrize("killed", ["front", "supervisor", "both"])
+async def test_nothing_outlives_a_kill(dev: Dev, folder: Path, killed: str) -> None:
+    process = await started(dev, folder)
+    everything = descendants(process.pid)
+    assert len(everything) > 8
+    supervisor = everything[0]
+    for pid in {"front": [process.pid], "supervisor": [supervisor], "both": [process.pid, supervisor]}[killed]:
+        os.kill(pid, signal.SIGKILL)
+    survivors_allowed = grandchildren_of_the_command(everything) if killed == "both" else []
+    await all_gone([pid for pid in everything if pid not in survivors_allowed])
+    for pid in survivors_allowed:
+        os.kill(pid, signal.SIGKILL)
+
+
+def grandchildren_of_the_command(pids: list[int]) -> list[int]:
+    """The one thing that nobody is left to sweep when front and supervisor die in the same instant."""
+    return [pid for pid in pids if Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x00300\x00"]
+
+
+async def test_nothing_of_rabbitmq_outlives_a_kill(dev: Dev, folder: Path) -> None:
+    process = await started(dev, folder, "--rabbitmq")
+    everything = descendants(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    await all_gone(everything)
+
+
+async def test_the_state_can_be_used_again_after_a_kill(dev: Dev, folder: Path) -> None:
+    first = await started(dev, folder)
+    everything = descendants(first.pid)
+    os.kill(everything[0], signal.SIGKILL)
+    await asyncio.to_thread(first.wait)
+    second = dev("with-services", "--state", folder / "state", "--", "true")
+    output, _ = await asyncio.to_thread(second.communicate)
+    assert second.returncode == 0, output
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_asked_to_stop_once_or_twice_it_stops_everything(dev: Dev, folder: Path, times: int) -> None:
+    process = await started(dev, folder)
+    everything = descendants(process.pid)
+    for _ in range(times):
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(process.wait, 30) == 128 + signal.SIGTERM
+    assert not set(everything) & set(process_table())
+
+
+async def test_the_commands_exit_code_is_ours(dev: Dev) -> None:
+    process = dev("with-services", "--", "sh", "-c", "exit 7")
+    output, _ = await asyncio.to_thread(process.communicate)
+    assert process.returncode == 7, output
+
+
+async def test_the_command_sees_the_addresses(dev: Dev) -> None:
+    process = dev("with-services", "--", "sh", "-c", "env")
+    output, _ = await asyncio.to_thread(process.communicate)
+    names = dict(line.split("=", 1) for line in output.splitlines() if "=" in line and " " not in line)
+    assert names["DATABASE_URL"].startswith("postgresql://longrun:")
+    assert names["REDIS_URL"].endswith("/0")
+    assert names["BROKER_REDIS_URL"].endswith("/1")
+    assert names["BROKER"] == "redis"
+
+
+async def test_a_given_address_replaces_the_embedded_server(dev: Dev) -> None:
+    process = dev("with-services", "--", "sh", "-c", "echo $REDIS_URL $BROKER_REDIS_URL", REDIS_HOST="cache")
+    output, _ = await asyncio.to_thread(process.communicate)
+    assert output.splitlines()[-1] == "redis://cache:6379/0 redis://cache:6379/1"
+    assert "valkey" not in output
+
+
+async def test_an_unknown_command_is_said(dev: Dev) -> None:
+    process = dev("with-services", "--", "no-such-command")
+    output, _ = await asyncio.to_thread(process.communicate)
+    assert process.returncode == 1
+    assert "there is no command 'no-such-command'" in output
