@@ -1,0 +1,262 @@
+"""The message broker: one `make_broker()` for API and workers, and the API's publisher thread."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+from urllib.parse import urlencode, urlsplit, urlunsplit
+from uuid import UUID
+
+import dramatiq
+import pika.exceptions
+import redis
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.brokers.rabbitmq import _RabbitmqConsumer as RabbitmqConsumer
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import BrokerError
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
+
+from services.errors import Unavailable
+from services.log import logger
+from services.settings import BrokerSettings, Settings
+
+T = TypeVar("T")
+
+RUN_QUEUE = "agent_runs"
+HEALTH_QUEUE = "health"
+MAX_PRIORITY = 9
+
+Broken = (
+    BrokerError,
+    pika.exceptions.AMQPError,
+    AMQPConnectorException,
+    redis.RedisError,
+    OSError,
+)
+"""What a broken or absent broker raises; AMQPConnectorStackTimeout is no AMQPError (TRAPS 7)."""
+
+
+class StampedConsumer(RabbitmqConsumer):
+    """Acks only what this very channel delivered.
+
+    Delivery tags restart with every channel: the ack of a run begun before a reconnect would take away
+    another run's message (TRAPS 1).
+    """
+
+    def __next__(self) -> Any:
+        message = super().__next__()  # type: ignore[no-untyped-call]
+        if message is not None:
+            message.consumer = self
+        return message
+
+    def ack(self, message: Any) -> None:
+        if self.delivered(message):
+            super().ack(message)  # type: ignore[no-untyped-call]
+
+    def nack(self, message: Any) -> None:
+        if self.delivered(message):
+            super().nack(message)  # type: ignore[no-untyped-call]
+
+    def delivered(self, message: Any) -> bool:
+        mine = message.consumer is self
+        if not mine:
+            logger.info("broker.stale_ack_dropped", message_id=message.message_id)
+        return mine
+
+    def give_back(self, messages: Sequence[Any]) -> None:
+        """Stop deliveries and return what was prefetched, on the connection's own thread (TRAPS 5)."""
+        tags = [message._tag for message in messages if message.consumer is self]
+        self.known_tags.difference_update(tags)
+        self.connection.add_callback_threadsafe(lambda: self.cancel_and_requeue(tags))
+
+    def cancel_and_requeue(self, tags: Sequence[int]) -> None:
+        for consumer_tag in self.channel.consumer_tags:
+            self.channel._impl.basic_cancel(consumer_tag)
+        for tag in tags:
+            self.channel.basic_nack(tag, requeue=True)
+
+
+class Rabbit(RabbitmqBroker):
+    @property
+    def consumer_class(self) -> type[StampedConsumer]:
+        return StampedConsumer
+
+
+def make_broker(settings: Settings, middleware: list[dramatiq.Middleware] | None = None) -> dramatiq.Broker:
+    """RabbitMQ with confirms, or Redis when BROKER says so; never guessed.
+
+    `middleware` replaces Dramatiq's defaults (none for processes that only send).
+    """
+    broker = settings.broker
+    if broker.kind == "redis":
+        return RedisBroker(
+            url=f"{settings.broker_redis_url}?{urlencode({'max_connections': broker.redis_pool_size})}",
+            middleware=middleware or [],
+            namespace=broker.redis_namespace,
+            heartbeat_timeout=int(broker.redis_heartbeat_timeout.total_seconds() * 1000),
+            maintenance_chance=broker.redis_maintenance_chance,
+        )
+    return Rabbit(
+        url=[connection_url(url, broker) for url in broker.amqp_url.split(";")],
+        middleware=middleware or [],
+        confirm_delivery=True,
+        max_priority=MAX_PRIORITY,
+    )
+
+
+def connection_url(url: str, broker: BrokerSettings) -> str:
+    """`url` with our limits, which a parameter that it names itself overrides."""
+    parts = urlsplit(url)
+    limits = {
+        "connection_attempts": broker.connection_attempts,
+        "retry_delay": broker.retry_delay.total_seconds(),
+        "heartbeat": int(broker.heartbeat.total_seconds()),
+        "blocked_connection_timeout": broker.blocked_connection_timeout.total_seconds(),
+        "socket_timeout": broker.socket_timeout.total_seconds(),
+        "stack_timeout": broker.stack_timeout.total_seconds(),
+    }
+    ours = urlencode({name: value for name, value in limits.items() if f"{name}=" not in parts.query})
+    return urlunsplit(parts._replace(query=f"{parts.query}&{ours}" if parts.query else ours))
+
+
+def queue_length(broker: dramatiq.Broker, queue_name: str) -> int:
+    """Messages that wait in a queue, those delivered and not yet acked left out. Blocking."""
+    if isinstance(broker, RedisBroker):
+        return int(cast(int, broker.client.llen(f"{broker.namespace}:{queue_name}")))
+    rabbit = cast(RabbitmqBroker, broker)
+    rabbit.declare_queue(queue_name, ensure=True)
+    return int(rabbit._declare_queue(queue_name).method.message_count)
+
+
+def run_message(
+    run_id: UUID, thread_id: UUID, project_id: UUID, model_name: str, *, kind: str = "agent", priority: int = 5
+) -> dramatiq.Message[Any]:
+    """The message that wakes a worker for an agent run; the row is the truth, the rest informs."""
+    arguments = {
+        "agent_run_id": str(run_id),
+        "thread_id": str(thread_id),
+        "instance_id": "",
+        "project_id": str(project_id),
+        "model_name": model_name,
+    }
+    return dramatiq.Message(
+        queue_name=RUN_QUEUE,
+        actor_name="run_agent_background",
+        args=(),
+        kwargs=arguments,
+        options={"broker_priority": priority},
+    )
+
+
+class Publisher:
+    """One thread that owns the connection to the broker: `send` never waits for it (TRAPS 8)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.broker = make_broker(settings)
+        self.interval = settings.broker.heartbeat.total_seconds() / 4
+        self.outbox: queue.Queue[Callable[[], None] | None] = queue.Queue(settings.broker.outbox_size)
+        self.thread = threading.Thread(target=self.work, name="publisher", daemon=True)
+
+    def open(self) -> None:
+        self.thread.start()
+
+    async def close(self) -> None:
+        """Send what is queued, within five seconds, and stop."""
+        with_room = asyncio.get_running_loop().run_in_executor(None, self.stop)
+        await with_room
+
+    def stop(self) -> None:
+        try:
+            self.outbox.put(None, timeout=1)
+        except queue.Full:
+            return
+        self.thread.join(timeout=5)
+
+    def send(self, message: dramatiq.Message[Any], confirmed: Callable[[bool], None]) -> bool:
+        """Hand a message to the thread; False at once when the outbox is full (the sweeper sends it then).
+
+        `confirmed(ok)` is called on the event loop once the broker has it, or has refused it.
+        """
+        loop = asyncio.get_running_loop()
+
+        def publish() -> None:
+            sent = self.enqueue(message)
+            try:
+                loop.call_soon_threadsafe(confirmed, sent)
+            except RuntimeError:
+                logger.debug("publisher.loop_closed")
+
+        return self.hand_over(publish)
+
+    async def call(self, function: Callable[[dramatiq.Broker], T], timeout_seconds: float) -> T:
+        """Run a blocking question to the broker on its thread.
+
+        Raises: Unavailable when the broker does not answer in time or is broken.
+        """
+        loop, answer = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+        def ask() -> None:
+            try:
+                result = function(self.broker)
+            except Broken as error:
+                loop.call_soon_threadsafe(settle, None, error)
+            else:
+                loop.call_soon_threadsafe(settle, result, None)
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if answer.done():
+                return
+            if error:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+        if not self.hand_over(ask):
+            raise Unavailable("The message broker is not keeping up.")
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return cast(T, await answer)
+        except (*Broken, TimeoutError) as error:
+            raise Unavailable("The message broker does not answer.") from error
+
+    async def ping(self, timeout_seconds: float) -> None:
+        """Raises: Unavailable when the broker does not answer."""
+        await self.call(lambda broker: queue_length(broker, RUN_QUEUE), timeout_seconds)
+
+    def hand_over(self, job: Callable[[], None]) -> bool:
+        try:
+            self.outbox.put_nowait(job)
+        except queue.Full:
+            return False
+        return True
+
+    def enqueue(self, message: dramatiq.Message[Any]) -> bool:
+        try:
+            self.broker.enqueue(message)
+        except Broken as error:
+            logger.warning("publisher.not_sent", actor=message.actor_name, error=repr(error))
+            return False
+        return True
+
+    def work(self) -> None:
+        while True:
+            try:
+                job = self.outbox.get(timeout=self.interval)
+            except queue.Empty:
+                self.keep_alive()
+                continue
+            if job is None:
+                break
+            job()
+        self.broker.close()
+
+    def keep_alive(self) -> None:
+        """Answer RabbitMQ's heartbeats while there is nothing to send."""
+        connection = getattr(getattr(self.broker, "state", None), "connection", None)
+        if connection is None:
+            return
+        try:
+            connection.process_data_events(0)
+        except Broken as error:
+            logger.info("publisher.connection_lost", error=repr(error))

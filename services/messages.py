@@ -1,0 +1,169 @@
+"""The messages table: what a thread's people and agents said, in order."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from services.postgres import Connection, dump_json
+from services.runs.fence import Fence, FenceLost
+
+ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One row of messages; `position` orders a thread and is what page cursors are made of."""
+
+    message_id: UUID
+    position: int
+    thread_id: UUID
+    agent_run_id: UUID | None
+    type: str
+    is_llm_message: bool
+    content: Any
+    metadata: dict[str, Any]
+    agent_id: UUID | None
+    agent_version_id: UUID | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message before it is stored; give it a `message_id` to be able to store it at most once."""
+
+    type: str
+    content: Any
+    metadata: dict[str, Any] = field(default_factory=dict)
+    is_llm_message: bool = True
+    agent_id: UUID | None = None
+    agent_version_id: UUID | None = None
+    message_id: UUID | None = None
+
+
+COLUMNS = ", ".join(f.name for f in fields(Message))
+GIVEN = """unnest($2::uuid[], $3::text[], $4::bool[], $5::text[], $6::text[], $7::uuid[], $8::uuid[])
+    WITH ORDINALITY AS given (message_id, type, is_llm_message, content, metadata, agent_id, agent_version_id, nth)"""
+ADD = f"""
+WITH stored AS (
+    INSERT INTO messages (message_id, thread_id, type, is_llm_message, content, metadata, agent_id, agent_version_id)
+    SELECT message_id, $1, type, is_llm_message, content::jsonb, metadata::jsonb, agent_id, agent_version_id
+    FROM {GIVEN}
+    ORDER BY nth
+    RETURNING {COLUMNS}
+), touched AS (
+    UPDATE threads SET updated_at = now() WHERE thread_id = $1
+)
+SELECT * FROM stored ORDER BY position
+"""
+# The UPDATE takes the row's lock, so a claim by somebody else either comes first and is seen, or waits for this.
+ADD_FENCED = f"""
+WITH held AS (
+    UPDATE agent_runs SET crashes = 0, updated_at = now()
+    WHERE id = $9 AND attempt = $10 AND status = 'running'
+    RETURNING id
+), stored AS (
+    INSERT INTO messages (message_id, thread_id, agent_run_id, type, is_llm_message, content, metadata,
+        agent_id, agent_version_id)
+    SELECT message_id, $1, held.id, type, is_llm_message, content::jsonb, metadata::jsonb, agent_id, agent_version_id
+    FROM held, {GIVEN}
+    ORDER BY nth
+    RETURNING {COLUMNS}
+), touched AS (
+    UPDATE threads SET updated_at = now() WHERE thread_id = $1 AND EXISTS (SELECT FROM held)
+)
+SELECT * FROM stored ORDER BY position
+"""
+
+
+async def add(
+    conn: Connection, thread_id: UUID, messages: Sequence[NewMessage], *, fence: Fence | None = None
+) -> list[Message]:
+    """Store messages in the given order, in one statement.
+
+    With a fence they belong to its run, are stored only while that attempt owns it, and count as progress of it.
+    Raises: FenceLost; asyncpg.UniqueViolationError when a given `message_id` is stored already.
+    """
+    if not messages:
+        return []
+    if fence is None:
+        rows = await conn.fetch(ADD, thread_id, *as_columns(messages))
+    else:
+        rows = await conn.fetch(ADD_FENCED, thread_id, *as_columns(messages), fence.run_id, fence.attempt)
+        if not rows:
+            raise FenceLost
+    return [Message(**row) for row in rows]
+
+
+def as_columns(messages: Sequence[NewMessage]) -> tuple[list[Any], ...]:
+    """The arguments of GIVEN: one list per column."""
+    return (
+        [message.message_id or uuid4() for message in messages],
+        [message.type for message in messages],
+        [message.is_llm_message for message in messages],
+        [storable(message.content) for message in messages],
+        [storable(message.metadata) for message in messages],
+        [message.agent_id for message in messages],
+        [message.agent_version_id for message in messages],
+    )
+
+
+def storable(value: Any) -> str:
+    """JSON that jsonb takes: it knows neither NUL nor half a surrogate pair."""
+    try:
+        text = dump_json(value)
+    except TypeError:
+        text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+    return ESCAPED_NUL.sub(r"\1", text) if "\\u0000" in text else text
+
+
+async def page(
+    conn: Connection,
+    thread_id: UUID,
+    *,
+    limit: int,
+    before: int | None = None,
+    after: int | None = None,
+    descending: bool = True,
+) -> list[Message]:
+    """Up to `limit` messages of a thread whose position lies strictly between `after` and `before`."""
+    rows = await conn.fetch(
+        f"""
+        SELECT {COLUMNS} FROM messages
+        WHERE thread_id = $1 AND ($2::bigint IS NULL OR position < $2) AND ($3::bigint IS NULL OR position > $3)
+        ORDER BY position {"DESC" if descending else "ASC"}
+        LIMIT $4
+        """,
+        thread_id,
+        before,
+        after,
+        limit,
+    )
+    return [Message(**row) for row in rows]
+
+
+async def model_history(conn: Connection, thread_id: UUID) -> list[Message]:
+    """What the model is shown of a thread, oldest first."""
+    rows = await conn.fetch(
+        f"SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND is_llm_message ORDER BY position", thread_id
+    )
+    return [Message(**row) for row in rows]
+
+
+async def get(conn: Connection, thread_id: UUID, message_id: UUID) -> Message | None:
+    row = await conn.fetchrow(
+        f"SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND message_id = $2", thread_id, message_id
+    )
+    return Message(**row) if row else None
+
+
+async def delete(conn: Connection, thread_id: UUID, message_id: UUID) -> bool:
+    """Delete one message of a thread; False when there is none."""
+    deleted = await conn.fetchval(
+        "DELETE FROM messages WHERE thread_id = $1 AND message_id = $2 RETURNING true", thread_id, message_id
+    )
+    return deleted is not None

@@ -1,0 +1,132 @@
+"""Projects: what an account works on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from services.errors import Forbidden, NotFound
+from services.postgres import Connection
+
+SHOWN_OF_SANDBOX = ("id", "sandbox_url", "vnc_preview")
+MISSING = "Project not found."
+READ_ONLY = "This project is public: you may read it, not change it."
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    project_id: UUID
+    account_id: UUID
+    name: str
+    description: str
+    sandbox: dict[str, Any]
+    is_public: bool
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def shown_sandbox(self) -> dict[str, Any]:
+        """What anybody may know of the sandbox; passwords and tokens stay here."""
+        return {name: self.sandbox[name] for name in SHOWN_OF_SANDBOX if name in self.sandbox}
+
+
+COLUMNS = ", ".join(f.name for f in fields(Project))
+
+
+async def create(conn: Connection, account_id: UUID, name: str) -> Project:
+    row = await conn.fetchrow(
+        f"INSERT INTO projects (account_id, name) VALUES ($1, $2) RETURNING {COLUMNS}", account_id, name
+    )
+    assert row
+    return Project(**row)
+
+
+async def readable(conn: Connection, account_id: UUID, project_id: UUID) -> Project:
+    """A project of the account, or anybody's public one.
+
+    Raises: NotFound, alike for a project that is somebody else's and one that is not there.
+    """
+    row = await conn.fetchrow(
+        f"SELECT {COLUMNS} FROM projects WHERE project_id = $1 AND (account_id = $2 OR is_public)",
+        project_id,
+        account_id,
+    )
+    if not row:
+        raise NotFound(MISSING)
+    return Project(**row)
+
+
+async def writable(conn: Connection, account_id: UUID, project_id: UUID) -> Project:
+    """A project of the account.
+
+    Raises: NotFound as `readable`; Forbidden when it is somebody else's public one.
+    """
+    project = await readable(conn, account_id, project_id)
+    if project.account_id != account_id:
+        raise Forbidden(READ_ONLY)
+    return project
+
+
+async def by_ids(conn: Connection, project_ids: Iterable[UUID]) -> dict[UUID, Project]:
+    """Projects by id, unchecked: for those whose threads the caller may read."""
+    rows = await conn.fetch(
+        f"SELECT {COLUMNS} FROM projects WHERE project_id = ANY($1::uuid[])", list(set(project_ids))
+    )
+    return {row["project_id"]: Project(**row) for row in rows}
+
+
+async def page(conn: Connection, account_id: UUID, *, limit: int, offset: int) -> list[Project]:
+    """The account's projects, newest first."""
+    rows = await conn.fetch(
+        f"""
+        SELECT {COLUMNS} FROM projects WHERE account_id = $1
+        ORDER BY created_at DESC, project_id DESC LIMIT $2 OFFSET $3
+        """,
+        account_id,
+        limit,
+        offset,
+    )
+    return [Project(**row) for row in rows]
+
+
+async def count(conn: Connection, account_id: UUID) -> int:
+    total: int = await conn.fetchval("SELECT count(*) FROM projects WHERE account_id = $1", account_id)
+    return total
+
+
+async def update(
+    conn: Connection,
+    account_id: UUID,
+    project_id: UUID,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    is_public: bool | None = None,
+) -> Project:
+    """Change what is given, in a project of the account.
+
+    Raises: NotFound, Forbidden as `writable`.
+    """
+    await writable(conn, account_id, project_id)
+    row = await conn.fetchrow(
+        f"""
+        UPDATE projects SET name = coalesce($3, name), description = coalesce($4, description),
+            is_public = coalesce($5, is_public), updated_at = now()
+        WHERE project_id = $1 AND account_id = $2
+        RETURNING {COLUMNS}
+        """,
+        project_id,
+        account_id,
+        name,
+        description,
+        is_public,
+    )
+    if not row:
+        raise NotFound(MISSING)
+    return Project(**row)
+
+
+async def delete(conn: Connection, account_id: UUID, project_id: UUID) -> None:
+    """Delete a project of the account with its threads, messages, runs and uploads."""
+    await conn.execute("DELETE FROM projects WHERE project_id = $1 AND account_id = $2", project_id, account_id)

@@ -1,0 +1,106 @@
+"""The archive: the log of a run in Postgres, in blocks, while it grows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.postgres import Executor
+from services.runs.fence import Fence
+
+LENGTH_BYTES = 4
+BLOCK_BYTES = 1024 * 1024
+"""A block is closed at this size, so that a reader of one event never loads much more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one statement stores of one run: events from `first_id` on, and the ids reserved beyond them.
+
+    `closes` says that the log ends with this block.
+    """
+
+    fence: Fence
+    first_id: int
+    events: Sequence[bytes]
+    reserved: int
+    epoch: str
+    closes: bool = False
+
+
+def pack(events: Iterable[bytes]) -> bytes:
+    """Events as one value: each with its length before it, four bytes, big-endian."""
+    return b"".join(part for event in events for part in (len(event).to_bytes(LENGTH_BYTES, "big"), event))
+
+
+def unpack(packed: bytes) -> list[bytes]:
+    events, position = [], 0
+    while position < len(packed):
+        start = position + LENGTH_BYTES
+        position = start + int.from_bytes(packed[position:start], "big")
+        events.append(packed[start:position])
+    return events
+
+
+async def store(conn: Executor, blocks: Sequence[Block]) -> set[UUID]:
+    """Store the blocks of many runs in one statement, each under its fence.
+
+    Returns the runs that took theirs; one is missing when its fence was raised or the block is stored already.
+    """
+    rows = await conn.fetch(
+        """
+        WITH block AS (
+            SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::int[], $5::bytea[], $6::bigint[],
+                                 $7::text[], $8::boolean[])
+                AS block (run_id, fence, first_id, event_count, events, reserved, epoch, closes)
+        ), fenced AS (
+            UPDATE agent_runs AS run SET
+                archived_events = block.first_id + block.event_count,
+                reserved_events = greatest(run.reserved_events, block.reserved),
+                log_epoch = block.epoch,
+                closed_at = CASE WHEN block.closes THEN now() END,
+                event_count = CASE WHEN block.closes THEN block.first_id + block.event_count END
+            FROM block
+            WHERE run.id = block.run_id AND run.attempt = block.fence AND run.archived_events = block.first_id
+              AND run.closed_at IS NULL
+            RETURNING run.id, block.first_id, block.event_count, block.events
+        ), stored AS (
+            INSERT INTO agent_run_event_blocks (agent_run_id, first_id, event_count, events)
+            SELECT id, first_id, event_count, events FROM fenced WHERE event_count > 0
+        )
+        SELECT id FROM fenced
+        """,
+        [block.fence.run_id for block in blocks],
+        [block.fence.attempt for block in blocks],
+        [block.first_id for block in blocks],
+        [len(block.events) for block in blocks],
+        [pack(block.events) for block in blocks],
+        [block.reserved for block in blocks],
+        [block.epoch for block in blocks],
+        [block.closes for block in blocks],
+    )
+    return {row["id"] for row in rows}
+
+
+async def read(conn: Executor, run_id: UUID, first_id: int, *, blocks: int = 4) -> list[bytes]:
+    """Archived events from `first_id` on: what is left of the block it is in, and up to `blocks` in all."""
+    rows = await conn.fetch(
+        """
+        SELECT first_id, events FROM agent_run_event_blocks
+        WHERE agent_run_id = $1 AND first_id + event_count > $2
+          AND first_id >= coalesce((
+            SELECT max(first_id) FROM agent_run_event_blocks WHERE agent_run_id = $1 AND first_id <= $2), 0)
+        ORDER BY first_id LIMIT $3
+        """,
+        run_id,
+        first_id,
+        blocks,
+    )
+    if not rows or rows[0]["first_id"] > first_id:
+        return []
+    events = [event for row in rows for event in unpack(row["events"])]
+    return events[first_id - rows[0]["first_id"] :]
+
+
+def reserve(length: int, reserved: int, appended: int) -> int:
+    """How far to reserve ids beyond `length`, after `appended` events in the last interval: twice that, bounded."""
+    return max(reserved, length + min(max(256, 2 * appended), 16_384))

@@ -1,0 +1,75 @@
+"""Waking workers: messages for queued runs, and the note in the row once the broker has one."""
+
+import asyncio
+from contextlib import suppress
+from uuid import UUID
+
+from services.broker import RUN_QUEUE, Publisher, queue_length, run_message
+from services.log import logger
+from services.postgres import Pool, Unreachable
+from services.runs.store import Run
+from services.settings import Settings
+
+NOTE_INTERVAL_SECONDS = 0.05
+
+
+class Dispatch:
+    """Sends without ever waiting for the broker; what is not confirmed is sent again by the sweeper."""
+
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        self.publisher, self.pool = Publisher(settings), pool
+        self.confirmed: set[UUID] = set()
+        self.news = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        self.publisher.open()
+        self.task = asyncio.create_task(self.keep_noting(), name="dispatch notes")
+
+    async def close(self) -> None:
+        await self.publisher.close()
+        if self.task:
+            self.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.task
+        await self.note()
+
+    def send_run(self, run: Run) -> bool:
+        """Hand the run's message to the publisher; False when its outbox is full. Never blocks."""
+        message = run_message(run.id, run.thread_id, run.project_id, run.model_name, priority=run.priority)
+        handed_over = self.publisher.send(message, lambda sent: self.take_note(run.id, sent))
+        if not handed_over:
+            logger.warning("run.not_sent", run_id=str(run.id), reason="the outbox is full")
+        return handed_over
+
+    async def queue_is_empty(self) -> bool:
+        """Raises: Unavailable when the broker does not answer within two seconds."""
+        return await self.publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), 2.0) == 0
+
+    async def ping(self, timeout_seconds: float) -> None:
+        """Raises: Unavailable when the broker does not answer."""
+        await self.publisher.ping(timeout_seconds)
+
+    def take_note(self, run_id: UUID, sent: bool) -> None:
+        if sent:
+            self.confirmed.add(run_id)
+            self.news.set()
+
+    async def keep_noting(self) -> None:
+        while True:
+            await self.news.wait()
+            self.news.clear()
+            await self.note()
+            await asyncio.sleep(NOTE_INTERVAL_SECONDS)
+
+    async def note(self) -> None:
+        """One statement for all that was confirmed; a note that is lost costs a second message, no more."""
+        run_ids, self.confirmed = self.confirmed, set()
+        if not run_ids:
+            return
+        try:
+            await self.pool.execute(
+                "UPDATE agent_runs SET message_sent_at = now() WHERE id = ANY($1) AND status = 'queued'", list(run_ids)
+            )
+        except Unreachable as error:
+            logger.warning("dispatch.not_noted", count=len(run_ids), error=repr(error))

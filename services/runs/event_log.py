@@ -1,0 +1,194 @@
+"""The log of a run as its driver writes it: ordered, fenced, coalesced, archived, refilled when Redis loses it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+from services.runs import events as shapes
+from services.runs.archive import BLOCK_BYTES, Block, reserve
+from services.runs.events import Event
+from services.runs.fence import Fence, FenceLost
+from services.settings import RunSettings
+
+BATCH_EVENTS = 1000
+BATCH_BYTES = 1024 * 1024
+PENDING_BYTES = 1024 * 1024
+
+
+class LogRefused(Exception):
+    """The log takes no more of this run; the text is the sentence its user reads."""
+
+
+class EventLog:
+    """One run's log under one fence. Opened by `services.runs.log_writer.LogWriter`, which moves what is pending.
+
+    Ids: `archived` events are in Postgres, the `tail` follows in memory and Redis, `pending` is not appended yet.
+    """
+
+    def __init__(
+        self,
+        fence: Fence,
+        thread_id: UUID,
+        settings: RunSettings,
+        *,
+        archived: int,
+        tail: Iterable[bytes],
+        reserved: int,
+        notify: Callable[["EventLog"], None],
+    ) -> None:
+        self.fence, self.thread_id, self.settings = fence, thread_id, settings
+        self.archived, self.tail, self.reserved = archived, deque(tail), reserved
+        self.tail_bytes = sum(map(len, self.tail))
+        self.sequence = self.length
+        self.pending: deque[bytes] = deque()
+        self.pending_bytes = 0
+        self.written_bytes = 0
+        self.appended_since_archive = 0
+        self.closing = False
+        self.ended = False
+        self.closed = asyncio.Event()
+        self.failure: Exception | None = None
+        self.refused_since: float | None = None
+        self.repairing = False
+        self.moved = asyncio.Event()
+        self.notify = notify
+
+    @property
+    def length(self) -> int:
+        """How many events are appended."""
+        return self.archived + len(self.tail)
+
+    async def append(self, *events: Event) -> None:
+        """Say events, in order. Returns at once unless the log pushes back.
+
+        Raises: FenceLost when another attempt owns the run; LogRefused when the log is full or cannot be written.
+        """
+        self.check_bounds()
+        for event in events:
+            self.put(self.encode(event))
+        if self.pending_bytes > PENDING_BYTES or self.tail_bytes > self.settings.max_tail_bytes:
+            await self.settle(self.has_room)
+
+    async def flush(self) -> None:
+        """Wait until all that was said is appended. Raises as `append` does."""
+        await self.settle(lambda: not self.pending)
+
+    async def close(self, last: bytes, *before: Event) -> None:
+        """Append `before` and the last event in one step; `closed` is set once the whole log is archived."""
+        await self.flush()
+        for event in before:
+            self.put(self.encode(event))
+        self.put(last)
+        self.closing = True
+        await self.flush()
+
+    def encode(self, event: Event) -> bytes:
+        encoded = shapes.encode(
+            event, sequence=self.sequence, thread_id=self.thread_id, max_bytes=self.settings.max_event_bytes
+        )
+        self.sequence += 1
+        return encoded
+
+    def put(self, event: bytes) -> None:
+        self.pending.append(event)
+        self.pending_bytes += len(event)
+        self.written_bytes += len(event)
+        self.notify(self)
+
+    def check_bounds(self) -> None:
+        if self.failure:
+            raise self.failure
+        if self.length + len(self.pending) >= self.settings.max_events:
+            raise LogRefused(f"The run was ended: its log reached {self.settings.max_events} events.")
+        if self.written_bytes >= self.settings.max_log_bytes:
+            raise LogRefused(f"The run was ended: its log reached {self.settings.max_log_bytes} bytes.")
+
+    def has_room(self) -> bool:
+        return self.pending_bytes <= PENDING_BYTES // 2 and self.tail_bytes <= self.settings.max_tail_bytes
+
+    async def settle(self, done: Callable[[], bool]) -> None:
+        while not done():
+            if self.failure:
+                raise self.failure
+            self.moved.clear()
+            await self.moved.wait()
+        if self.failure:
+            raise self.failure
+
+    # What the writer does with it.
+
+    def batch(self) -> list[bytes]:
+        """What may be appended next: bounded in count and bytes, and within the reserved ids."""
+        taken: list[bytes] = []
+        size = 0
+        for event in self.pending:
+            if len(taken) >= min(BATCH_EVENTS, self.reserved - self.length) or size >= BATCH_BYTES:
+                break
+            taken.append(event)
+            size += len(event)
+        return taken
+
+    def appended(self, count: int) -> None:
+        """The first `count` pending events are in Redis now."""
+        for _ in range(count):
+            event = self.pending.popleft()
+            self.pending_bytes -= len(event)
+            self.extend([event])
+        self.refused_since = None
+        self.moved.set()
+
+    def extend(self, events: Sequence[bytes]) -> None:
+        """Events that stand in the list behind the ones known so far, ours or a foreign producer's."""
+        self.tail.extend(events)
+        self.tail_bytes += sum(map(len, events))
+        self.appended_since_archive += len(events)
+
+    def refused(self, now: float) -> None:
+        """Redis answered, and took nothing."""
+        self.refused_since = self.refused_since or now
+        patience = self.settings.append_timeout.total_seconds()
+        if now - self.refused_since > patience:
+            self.fail(LogRefused(f"The run was ended: its log could not be written for {patience:g} seconds."))
+
+    def fail(self, failure: Exception) -> None:
+        self.failure = self.failure or failure
+        self.moved.set()
+
+    def lose(self) -> None:
+        self.fail(FenceLost(str(self.fence.run_id)))
+
+    @property
+    def starved(self) -> bool:
+        """Whether appends wait for ids to be reserved, or for the tail to be archived."""
+        return bool(self.pending) and (self.length >= self.reserved or self.tail_bytes > self.settings.max_tail_bytes)
+
+    def block(self, epoch: str) -> Block | None:
+        """What is to be archived next, or None."""
+        taken: list[bytes] = []
+        size = 0
+        for event in self.tail:
+            if size >= BLOCK_BYTES:
+                break
+            taken.append(event)
+            size += len(event)
+        reserved = reserve(self.length, self.reserved, max(self.appended_since_archive, len(self.pending)))
+        whole = len(taken) == len(self.tail)
+        closes = self.closing and whole and not self.pending
+        enough_ahead = self.reserved - self.length > (reserved - self.length) // 2
+        if not taken and not closes and enough_ahead:
+            return None
+        return Block(self.fence, self.archived, taken, reserved, epoch, closes)
+
+    def archived_block(self, block: Block) -> None:
+        """`block` is in Postgres now."""
+        for _ in block.events:
+            self.tail_bytes -= len(self.tail.popleft())
+        self.archived += len(block.events)
+        self.reserved = max(self.reserved, block.reserved)
+        self.appended_since_archive = 0
+        if block.closes:
+            self.closed.set()
+        self.moved.set()
+        if self.pending:
+            self.notify(self)

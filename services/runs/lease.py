@@ -1,0 +1,190 @@
+"""The lease: a short Redis lock, renewed while held, backed by the row's heartbeat; loss is noticed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from services.log import logger
+from services.postgres import Pool
+from services.postgres import Unreachable as PostgresUnreachable
+from services.redis import Unreachable as RedisUnreachable
+from services.runs import keys
+from services.runs.fence import Fence
+from services.settings import RunSettings
+
+RENEW = """
+local owner = redis.call('GET', KEYS[1])
+if not owner then return 0 end
+if owner ~= ARGV[1] then return -1 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[2], 'running', 'PX', ARGV[2])
+return 1
+"""
+RELEASE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[2])
+return redis.call('DEL', KEYS[1])
+"""
+SEIZE = """
+local owner = redis.call('GET', KEYS[1])
+local attempt = owner and tonumber(string.match(owner, ':(%d+)$')) or -1
+if attempt > tonumber(ARGV[3]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+
+class Held:
+    """A lease in hand. `lost` and `stop_asked` are set by whoever notices first."""
+
+    def __init__(self, fence: Fence, now: float) -> None:
+        self.fence = fence
+        self.lost = asyncio.Event()
+        self.stop_asked = asyncio.Event()
+        self.seen_at = now
+        """When one of the two stores last confirmed it (loop time)."""
+
+
+class Leases:
+    """The leases of one process, kept alive by one beat for all of them."""
+
+    def __init__(self, settings: RunSettings, redis: Redis, pool: Pool, instance_id: str) -> None:
+        self.settings, self.redis, self.pool, self.instance_id = settings, redis, pool, instance_id
+        self.held: dict[UUID, Held] = {}
+        self.ttl_ms = int(settings.lock_ttl.total_seconds() * 1000)
+        self.renew, self.unlock, self.take = (redis.register_script(text) for text in (RENEW, RELEASE, SEIZE))
+
+    @asynccontextmanager
+    async def hold(self, run_id: UUID, attempt: int) -> AsyncIterator[Held | None]:
+        """The lock of `attempt` for the length of the block, or None when another holds the run.
+
+        Raises: redis errors when Redis cannot be asked.
+        """
+        fence = Fence(run_id, attempt, self.instance_id)
+        if not await self.redis.set(keys.lock(run_id), fence.lock_value, nx=True, px=self.ttl_ms):
+            yield None
+            return
+        held = self.held[run_id] = Held(fence, asyncio.get_running_loop().time())
+        try:
+            yield held
+        finally:
+            if self.held.get(run_id) is held:
+                del self.held[run_id]
+            with suppress(*RedisUnreachable):
+                await self.release(fence)
+
+    async def seize(self, fence: Fence) -> bool:
+        """Take the lock for whoever has raised the fence in the row; False when it was raised again since."""
+        taken = await self.take(keys=[keys.lock(fence.run_id)], args=[fence.lock_value, self.ttl_ms, fence.attempt])
+        return bool(taken)
+
+    async def release(self, fence: Fence) -> None:
+        """Give the lock back if it is still ours."""
+        await self.unlock(keys=self.keys(fence), args=[fence.lock_value])
+
+    async def retake(self, fence: Fence) -> bool:
+        """A missing lock is nobody's: take it again, but only while the row shows our attempt.
+
+        Looked at before and after: whoever raises the fence in between then finds us gone.
+        """
+        if not await self.is_mine(fence):
+            return False
+        lock = keys.lock(fence.run_id)
+        taken = await self.redis.set(lock, fence.lock_value, nx=True, px=self.ttl_ms)
+        if not taken and await self.redis.get(lock) != fence.lock_value.encode():
+            return False
+        if await self.is_mine(fence):
+            return True
+        await self.release(fence)
+        return False
+
+    async def is_mine(self, fence: Fence) -> bool:
+        attempt = await self.pool.fetchval(
+            "SELECT attempt FROM agent_runs WHERE id = $1 AND closed_at IS NULL", fence.run_id
+        )
+        return bool(attempt == fence.attempt)
+
+    async def keep(self) -> None:
+        """Beat for ever."""
+        while True:
+            await asyncio.sleep(self.settings.heartbeat_interval.total_seconds())
+            await self.beat()
+
+    async def beat(self) -> None:
+        """Renew every lock (one pipeline) and every row's heartbeat (one statement); notice losses and stops."""
+        leases = list(self.held.values())
+        if leases:
+            await asyncio.gather(self.renew_locks(leases), self.beat_rows(leases))
+            self.give_up_unseen(leases)
+
+    async def renew_locks(self, leases: list[Held]) -> None:
+        pipeline = self.redis.pipeline(transaction=False)
+        for held in leases:
+            await self.renew(keys=self.keys(held.fence), args=[held.fence.lock_value, self.ttl_ms], client=pipeline)
+        try:
+            answers = await pipeline.execute()
+        except RedisUnreachable as error:
+            logger.warning("lease.redis_unreachable", error=repr(error))
+            return
+        now = asyncio.get_running_loop().time()
+        missing = []
+        for held, answer in zip(leases, answers, strict=True):
+            held.seen_at = now
+            if answer == 0:
+                missing.append(held)
+            elif answer == -1:
+                self.lose(held, "another holds the lock")
+        await asyncio.gather(*(self.retake_or_lose(held) for held in missing))
+
+    async def retake_or_lose(self, held: Held) -> None:
+        try:
+            if self.held.get(held.fence.run_id) is held and not await self.retake(held.fence):
+                self.lose(held, "the lock was lost")
+        except (*RedisUnreachable, *PostgresUnreachable) as error:
+            logger.warning("lease.not_retaken", run_id=str(held.fence.run_id), error=repr(error))
+
+    async def beat_rows(self, leases: list[Held]) -> None:
+        try:
+            rows = await self.pool.fetch(
+                """
+                UPDATE agent_runs SET heartbeat_at = now()
+                FROM unnest($1::uuid[], $2::int[]) AS beat (run_id, fence)
+                WHERE id = run_id AND attempt = fence AND status = 'running'
+                RETURNING id, stop_requested_at IS NOT NULL AS stop_asked
+                """,
+                [held.fence.run_id for held in leases],
+                [held.fence.attempt for held in leases],
+            )
+        except PostgresUnreachable as error:
+            logger.warning("lease.postgres_unreachable", error=repr(error))
+            return
+        now, stop_asked = asyncio.get_running_loop().time(), {row["id"]: row["stop_asked"] for row in rows}
+        for held in leases:
+            held.seen_at = now
+            if held.fence.run_id not in stop_asked:
+                await self.lose_unless_ended(held)
+            elif stop_asked[held.fence.run_id]:
+                held.stop_asked.set()
+
+    async def lose_unless_ended(self, held: Held) -> None:
+        """No row answered the beat: the claim is not written yet, we ended it ourselves, or the fence rose."""
+        attempt = await self.pool.fetchval("SELECT attempt FROM agent_runs WHERE id = $1", held.fence.run_id)
+        if attempt is None or attempt > held.fence.attempt:
+            self.lose(held, "the fence was raised")
+
+    def give_up_unseen(self, leases: list[Held]) -> None:
+        patience, now = self.settings.dead_after.total_seconds(), asyncio.get_running_loop().time()
+        for held in leases:
+            if now - held.seen_at > patience:
+                self.lose(held, "neither store answered")
+
+    def lose(self, held: Held, reason: str) -> None:
+        if not held.lost.is_set():
+            logger.warning("lease.lost", run_id=str(held.fence.run_id), attempt=held.fence.attempt, reason=reason)
+            held.lost.set()
+
+    def keys(self, fence: Fence) -> list[str]:
+        return [keys.lock(fence.run_id), keys.active(fence.instance_id, fence.run_id)]

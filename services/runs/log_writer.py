@@ -1,0 +1,319 @@
+"""One writer per process for all its logs: appends in one pipeline, archives in one statement."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+from services.log import logger
+from services.postgres import Pool
+from services.postgres import Unreachable as PostgresUnreachable
+from services.redis import Unreachable as RedisUnreachable
+from services.runs import archive, events, keys
+from services.runs.archive import Block
+from services.runs.event_log import BATCH_EVENTS, EventLog
+from services.runs.fence import Fence
+from services.runs.lease import Leases
+from services.runs.lifecycle import RESERVED_AHEAD
+from services.runs.store import Run
+from services.settings import RunSettings
+
+APPEND = """
+local owner = redis.call('GET', KEYS[1])
+if not owner then return {'missing', 0} end
+if owner ~= ARGV[1] then return {'lost', 0} end
+local length = redis.call('LLEN', KEYS[2])
+local expected = tonumber(ARGV[3])
+if length < expected then return {'short', length} end
+if length > expected then return {'longer', length} end
+for first = 5, #ARGV, 1000 do
+    redis.call('RPUSH', KEYS[2], unpack(ARGV, first, math.min(first + 999, #ARGV)))
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PUBLISH', ARGV[4], 'new')
+return {'ok', length + #ARGV - 4}
+"""
+"""The atomic step: fence, expected length (so that a repeated append cannot double), RPUSH, EXPIRE, PUBLISH."""
+
+RETRY_SECONDS = 0.1
+STATEMENT_BYTES = 8 * 1024 * 1024
+VOID = events.Event("status", {"status_type": "void"})
+
+
+class LogWriter:
+    """Moves what the process's logs have pending into Redis, and their tails into Postgres."""
+
+    def __init__(self, settings: RunSettings, redis: Redis, pool: Pool, leases: Leases) -> None:
+        self.settings, self.redis, self.pool, self.leases = settings, redis, pool, leases
+        self.script = redis.register_script(APPEND)
+        self.ttl_ms = int(settings.log_ttl.total_seconds() * 1000)
+        self.epoch = ""
+        self.logs: set[EventLog] = set()
+        self.dirty: dict[EventLog, None] = {}
+        self.pending = asyncio.Event()
+        self.starving = asyncio.Event()
+        self.repairs: set[asyncio.Task[None]] = set()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def open(self) -> None:
+        self.tasks = [
+            asyncio.create_task(self.keep_appending(), name="log appends"),
+            asyncio.create_task(self.keep_archiving(), name="log archive"),
+        ]
+
+    async def close(self) -> None:
+        """Stop; what is pending stays unwritten, so logs are closed or handed over before."""
+        tasks = [*self.tasks, *self.repairs]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def open_log(self, run: Run, fence: Fence) -> EventLog:
+        """The log of a run whose fence and lock are ours, as far as it got.
+
+        Ids that an earlier attempt may have given out and that no store remembers become `void` events.
+        Raises: redis or asyncpg errors when a store cannot be asked.
+        """
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.info("server")
+        pipeline.llen(keys.responses(run.id))
+        pipeline.lrange(keys.responses(run.id), run.archived_events, -1)
+        info, length, tail = await pipeline.execute()
+        self.epoch = str(info["run_id"])
+        earlier = run.reserved_events - RESERVED_AHEAD if not run.final else run.reserved_events
+        whole = length >= run.archived_events and (length > 0 or earlier == 0) and run.log_epoch in (None, self.epoch)
+        log = EventLog(
+            fence,
+            run.thread_id,
+            self.settings,
+            archived=run.archived_events,
+            tail=tail,
+            reserved=run.reserved_events,
+            notify=self.notify,
+        )
+        log.ended = run.final and await self.has_last_event(log)
+        if not whole and not log.ended and earlier > log.length:
+            logger.warning("log.void", run_id=str(run.id), first_id=log.length, count=earlier - log.length)
+            log.extend([log.encode(VOID) for _ in range(earlier - log.length)])
+        self.logs.add(log)
+        self.starving.set()
+        return log
+
+    async def has_last_event(self, log: EventLog) -> bool:
+        newest = [log.tail[-1]] if log.tail else []
+        if not newest and log.archived:
+            newest = await archive.read(self.pool, log.fence.run_id, log.archived - 1)
+        return bool(newest) and events.final_status(newest[-1]) is not None
+
+    def forget(self, log: EventLog) -> None:
+        self.logs.discard(log)
+        self.dirty.pop(log, None)
+
+    def notify(self, log: EventLog) -> None:
+        self.dirty[log] = None
+        self.pending.set()
+        if log.starved:
+            self.starving.set()
+
+    # Appending.
+
+    async def keep_appending(self) -> None:
+        """At once when idle, at most every `append_interval` under load."""
+        interval = self.settings.append_interval.total_seconds()
+        while True:
+            await self.pending.wait()
+            self.pending.clear()
+            logs = [log for log in self.dirty if not log.repairing and not log.failure]
+            self.dirty.clear()
+            reached = await self.push(logs)
+            await asyncio.sleep(interval if reached else RETRY_SECONDS)
+
+    async def push(self, logs: list[EventLog]) -> bool:
+        """One append for each log in one round trip; False when Redis was not reached."""
+        batches = [(log, batch) for log in logs if (batch := log.batch())]
+        if not batches:
+            return True
+        pipeline = self.redis.pipeline(transaction=False)
+        for log, batch in batches:
+            self.add_append(pipeline, log, batch)
+        try:
+            answers = await pipeline.execute(raise_on_error=False)
+        except RedisUnreachable as error:
+            logger.warning("log.redis_unreachable", error=repr(error))
+            for log, _ in batches:
+                self.notify(log)
+            return False
+        for (log, batch), answer in zip(batches, answers, strict=True):
+            self.take_answer(log, batch, answer)
+        return True
+
+    def add_append(self, pipeline: Any, log: EventLog, batch: list[bytes]) -> None:
+        fence, run_id = log.fence.lock_value, log.fence.run_id
+        pipeline.evalsha(
+            self.script.sha, 2, keys.lock(run_id), keys.responses(run_id),
+            fence, self.ttl_ms, log.length, keys.news(run_id), *batch,
+        )  # fmt: skip
+
+    def take_answer(self, log: EventLog, batch: list[bytes], answer: Any) -> None:
+        if isinstance(answer, Exception):
+            self.repair(
+                log, self.load_script if isinstance(answer, exceptions.NoScriptError) else self.wait_out(answer)
+            )
+            return
+        verdict, _ = answer
+        if verdict == b"ok":
+            log.appended(len(batch))
+            if log.pending:
+                self.notify(log)
+            if log.tail_bytes > self.settings.max_tail_bytes:
+                self.starving.set()
+        elif verdict == b"lost":
+            log.lose()
+        elif verdict == b"missing":
+            self.repair(log, self.retake)
+        elif verdict == b"short":
+            self.repair(log, self.refill)
+        else:
+            self.repair(log, self.catch_up)
+
+    def repair(self, log: EventLog, cure: Callable[[EventLog], Awaitable[None]]) -> None:
+        """Mend one log beside the others; it is left out of the pipeline meanwhile."""
+        log.repairing = True
+        task = asyncio.create_task(self.mend(log, cure), name=f"mend log {log.fence.run_id}")
+        self.repairs.add(task)
+        task.add_done_callback(self.repairs.discard)
+
+    async def mend(self, log: EventLog, cure: Callable[[EventLog], Awaitable[None]]) -> None:
+        try:
+            await cure(log)
+        except (*RedisUnreachable, *PostgresUnreachable, exceptions.ResponseError) as error:
+            logger.warning("log.not_mended", run_id=str(log.fence.run_id), error=repr(error))
+            await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            log.repairing = False
+            self.notify(log)
+
+    async def load_script(self, log: EventLog) -> None:
+        await self.redis.script_load(APPEND)
+
+    def wait_out(self, error: Exception) -> Callable[[EventLog], Awaitable[None]]:
+        async def wait(log: EventLog) -> None:
+            logger.warning("log.append_refused", run_id=str(log.fence.run_id), error=repr(error))
+            log.refused(asyncio.get_running_loop().time())
+            await asyncio.sleep(RETRY_SECONDS)
+
+        return wait
+
+    async def retake(self, log: EventLog) -> None:
+        if not await self.leases.retake(log.fence):
+            log.lose()
+
+    async def refill(self, log: EventLog) -> None:
+        """Redis lost the list's end: push what the archive and the tail hold, under the fence."""
+        length = int(await self.redis.llen(keys.responses(log.fence.run_id)))
+        logger.warning("log.refill", run_id=str(log.fence.run_id), from_id=length, to_id=log.length)
+        while length < log.length:
+            lost = await self.lost_events(log, length)
+            verdict, length = await self.script(
+                keys=[keys.lock(log.fence.run_id), keys.responses(log.fence.run_id)],
+                args=[log.fence.lock_value, self.ttl_ms, length, keys.news(log.fence.run_id), *lost],
+            )
+            if verdict != b"ok":
+                return
+
+    async def lost_events(self, log: EventLog, first_id: int) -> list[bytes]:
+        if first_id < log.archived:
+            found = await archive.read(self.pool, log.fence.run_id, first_id)
+            return found[: min(BATCH_EVENTS, log.archived - first_id)]
+        start = first_id - log.archived
+        return [log.tail[index] for index in range(start, min(start + BATCH_EVENTS, len(log.tail)))]
+
+    async def catch_up(self, log: EventLog) -> None:
+        """The list is longer than we knew: our own append whose answer was lost, or a foreign producer."""
+        key = keys.responses(log.fence.run_id)
+        found = cast(list[bytes], await self.redis.lrange(key, log.length, log.length + BATCH_EVENTS - 1))
+        ours = 0
+        while ours < min(len(found), len(log.pending)) and found[ours] == log.pending[ours]:
+            ours += 1
+        log.appended(ours)
+        log.extend(found[ours:])
+        if any(events.final_status(event) for event in found[ours:]):
+            log.lose()
+
+    # Archiving.
+
+    async def keep_archiving(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self.settings.archive_interval.total_seconds()):
+                    await self.starving.wait()
+            except TimeoutError:
+                pass
+            self.starving.clear()
+            await self.archive_all()
+
+    async def archive_all(self) -> None:
+        """Store what every log has to store: one statement, and more only for what did not fit into it."""
+        more = True
+        while more:
+            pairs, more = self.due_blocks()
+            try:
+                await self.store_blocks(pairs)
+            except PostgresUnreachable as error:
+                logger.warning("log.postgres_unreachable", error=repr(error))
+                await asyncio.sleep(RETRY_SECONDS)
+                return
+
+    async def store_blocks(self, pairs: list[tuple[EventLog, Block]]) -> None:
+        stored = await archive.store(self.pool, [block for _, block in pairs]) if pairs else set()
+        for log, block in pairs:
+            if log.fence.run_id in stored:
+                log.archived_block(block)
+                self.leave_closed(log)
+            else:
+                await self.check_refusal(log)
+
+    def due_blocks(self) -> tuple[list[tuple[EventLog, Block]], bool]:
+        """The blocks of one statement, and whether some had to be left for the next."""
+        pairs: list[tuple[EventLog, Block]] = []
+        size = 0
+        for log in self.logs:
+            if size >= STATEMENT_BYTES:
+                return pairs, True
+            block = None if log.failure else log.block(self.epoch)
+            if block:
+                pairs.append((log, block))
+                size += sum(map(len, block.events))
+        return pairs, any(len(block.events) < len(log.tail) for log, block in pairs)
+
+    def leave_closed(self, log: EventLog) -> None:
+        if log.closed.is_set():
+            self.forget(log)
+
+    async def check_refusal(self, log: EventLog) -> None:
+        """A block that was not taken: stored by a statement whose answer was lost, or the fence was raised."""
+        row = await self.pool.fetchrow(
+            "SELECT attempt, archived_events, reserved_events, closed_at FROM agent_runs WHERE id = $1",
+            log.fence.run_id,
+        )
+        if row is None or row["attempt"] != log.fence.attempt:
+            log.lose()
+            self.forget(log)
+            return
+        stored = row["archived_events"] - log.archived
+        if stored > 0:
+            block = Block(log.fence, log.archived, list(log.tail)[:stored], row["reserved_events"], self.epoch)
+            log.archived_block(block)
+        if row["closed_at"]:
+            log.closed.set()
+            self.forget(log)
+
+    async def archive_run(self, log: EventLog) -> bool:
+        """Archive one log to its present end (a hand-over); False when its fence is lost."""
+        while log.archived < log.length and not log.failure:
+            self.starving.set()
+            log.moved.clear()
+            await log.moved.wait()
+        return log.failure is None

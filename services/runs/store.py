@@ -1,0 +1,138 @@
+"""The agent_runs table: rows in, rows out."""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from services.postgres import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One row of agent_runs, with `phase` computed by the database clock."""
+
+    id: UUID
+    kind: str
+    account_id: UUID
+    project_id: UUID
+    thread_id: UUID
+    agent_id: UUID | None
+    agent_version_id: UUID | None
+    created_by: UUID | None
+    status: str
+    phase: str
+    model_name: str
+    settings: dict[str, Any]
+    metadata: dict[str, Any]
+    webhook_url: str | None
+    priority: int
+    on_active: str
+    attempt: int
+    crashes: int
+    instance_id: str | None
+    heartbeat_at: datetime | None
+    stop_requested_at: datetime | None
+    not_before: datetime | None
+    expires_at: datetime | None
+    message_sent_at: datetime | None
+    error: str | None
+    usage: dict[str, Any]
+    archived_events: int
+    reserved_events: int
+    log_epoch: str | None
+    event_count: int | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    closed_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def final(self) -> bool:
+        return self.completed_at is not None
+
+    @property
+    def public_status(self) -> str:
+        """What JSON answers show: `running` until it is final (existing frontends rely on it)."""
+        return self.status if self.final else "running"
+
+
+PHASE = """CASE
+    WHEN completed_at IS NOT NULL THEN status
+    WHEN stop_requested_at IS NOT NULL THEN 'stopping'
+    WHEN status = 'queued' AND not_before > now() THEN 'waiting'
+    ELSE status
+END"""
+COLUMNS = ", ".join(f"{PHASE} AS phase" if f.name == "phase" else f.name for f in fields(Run))
+
+
+async def get(conn: Executor, run_id: UUID) -> Run | None:
+    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM agent_runs WHERE id = $1", run_id)
+    return Run(**row) if row else None
+
+
+async def list_runs(
+    conn: Executor,
+    account_id: UUID,
+    *,
+    status: str | None = None,
+    phase: str | None = None,
+    thread_id: UUID | None = None,
+    project_id: UUID | None = None,
+    before: tuple[datetime, UUID] | None = None,
+    limit: int = 50,
+) -> list[Run]:
+    """Runs of an account, newest first. `status="running"` means all that is not final; `phase` is exact.
+
+    `before` is the (created_at, id) of the last row of the page before.
+    """
+    wanted = Conditions()
+    wanted.add("account_id = {}", account_id)
+    if status == "running":
+        wanted.add("completed_at IS NULL")
+    elif status:
+        wanted.add("status = {}", status)
+    if phase:
+        wanted.add(f"{PHASE} = {{}}", phase)
+    if thread_id:
+        wanted.add("thread_id = {}", thread_id)
+    if project_id:
+        wanted.add("project_id = {}", project_id)
+    if before:
+        wanted.add("(created_at, id) < ({}, {})", *before)
+    rows = await conn.fetch(
+        f"SELECT {COLUMNS} FROM agent_runs WHERE {wanted.sql} ORDER BY created_at DESC, id DESC LIMIT {int(limit)}",
+        *wanted.values,
+    )
+    return [Run(**row) for row in rows]
+
+
+class Conditions:
+    """WHERE terms joined by AND; each `{}` becomes the next `$n`."""
+
+    def __init__(self) -> None:
+        self.terms: list[str] = []
+        self.values: list[Any] = []
+
+    def add(self, term: str, *values: Any) -> None:
+        first = len(self.values) + 1
+        self.values += values
+        self.terms.append(term.format(*(f"${first + n}" for n in range(len(values)))))
+
+    @property
+    def sql(self) -> str:
+        return " AND ".join(self.terms)
+
+
+async def next_queued(conn: Executor, project_id: UUID) -> Run | None:
+    """The oldest queued run of a project that is due."""
+    row = await conn.fetchrow(
+        f"""
+        SELECT {COLUMNS} FROM agent_runs
+        WHERE project_id = $1 AND status = 'queued' AND (not_before IS NULL OR not_before <= now())
+        ORDER BY created_at, id LIMIT 1
+        """,
+        project_id,
+    )
+    return Run(**row) if row else None

@@ -1,0 +1,60 @@
+"""What the rooms of a run share in one process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import uuid4
+
+from redis.asyncio import Redis
+
+from services.background import Background
+from services.postgres import Pool, open_pool
+from services.redis import Channels, open_redis
+from services.runs.dispatch import Dispatch
+from services.runs.lease import Leases
+from services.runs.log_writer import LogWriter
+from services.runs.tails import Tails
+from services.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Opened once per process (API or worker) by `open_stores`."""
+
+    settings: Settings
+    instance_id: str
+    pool: Pool
+    redis: Redis
+    channels: Channels
+    leases: Leases
+    writer: LogWriter
+    tails: Tails
+    dispatch: Dispatch
+    background: Background
+
+
+@asynccontextmanager
+async def open_stores(settings: Settings, *, pool_min: int | None = None) -> AsyncIterator[Stores]:
+    """Open pool, Redis, subscriptions, log writer and dispatch; close them in reverse.
+
+    Raises: what asyncpg raises when Postgres cannot be reached. Redis and the broker may come later.
+    """
+    instance_id = uuid4().hex[:12]
+    pool = await open_pool(settings.postgres, min_size=pool_min)
+    redis = open_redis(settings.redis)
+    channels = Channels(settings.redis)
+    leases = Leases(settings.runs, redis, pool, instance_id)
+    writer = LogWriter(settings.runs, redis, pool, leases)
+    tails = Tails(settings.streams, redis, pool, channels)
+    dispatch = Dispatch(settings, pool)
+    stores = Stores(settings, instance_id, pool, redis, channels, leases, writer, tails, dispatch, Background())
+    for room in (channels, writer, tails, dispatch):
+        room.open()
+    stores.background.spawn(leases.keep())
+    try:
+        yield stores
+    finally:
+        for closing in (stores.background, tails, writer, dispatch, channels):
+            await closing.close()
+        await redis.aclose()
+        await pool.close()

@@ -1,0 +1,243 @@
+"""Every setting of Longrun: the only reader of the environment."""
+
+from datetime import timedelta
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DEVELOPMENT_JWT_SECRET = "development-only-secret-of-32-bytes-or-more"  # noqa: S105 - refused in production
+
+
+def parse_duration(value: Any) -> Any:
+    """Turn `15`, `"0.5"`, `"150ms"`, `"6h"` into a timedelta; anything else is left to pydantic."""
+    if isinstance(value, int | float):
+        return timedelta(seconds=value)
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    for unit in sorted(UNIT_SECONDS, key=len, reverse=True):
+        number = text.removesuffix(unit)
+        if number != text and is_number(number):
+            return timedelta(seconds=float(number) * UNIT_SECONDS[unit])
+    return timedelta(seconds=float(text)) if is_number(text) else value
+
+
+def is_number(text: str) -> bool:
+    try:
+        return float(text) >= 0
+    except ValueError:
+        return False
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+
+class Section(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore", populate_by_name=True)
+
+
+class PostgresSettings(Section):
+    model_config = SettingsConfigDict(env_prefix="POSTGRES_")
+    url: SecretStr = Field(
+        SecretStr("postgresql://longrun:longrun@127.0.0.1:5432/longrun"), validation_alias="DATABASE_URL"
+    )
+    pool_min: int = Field(10, ge=0)
+    pool_max: int = Field(20, ge=1)
+    worker_pool_min: int = Field(1, ge=0)
+    max_queries: int = Field(50_000, ge=1)
+    idle_lifetime: Duration = timedelta(seconds=300)
+    command_timeout: Duration = timedelta(seconds=60)
+    connect_timeout: Duration = timedelta(seconds=10)
+
+
+class RedisSettings(Section):
+    model_config = SettingsConfigDict(env_prefix="REDIS_")
+    url: SecretStr = SecretStr("")
+    host: str = "127.0.0.1"
+    port: int = Field(6379, ge=1, le=65535)
+    password: SecretStr = SecretStr("")
+    pool_size: int = Field(6, ge=1)
+    socket_timeout: Duration = timedelta(seconds=5)
+    connect_timeout: Duration = timedelta(seconds=2)
+    ping_interval: Duration = timedelta(seconds=5)
+
+    @property
+    def dsn(self) -> str:
+        """The URL of our database number: REDIS_URL, else built from host, port and password."""
+        if self.url.get_secret_value():
+            return self.url.get_secret_value()
+        return redis_url(self.host, self.port, self.password.get_secret_value(), 0)
+
+
+class BrokerSettings(Section):
+    model_config = SettingsConfigDict(env_prefix="RABBITMQ_")
+    kind: Literal["rabbitmq", "redis"] = Field("rabbitmq", validation_alias="BROKER")
+    url: SecretStr = SecretStr("")
+    host: str = "127.0.0.1"
+    port: int = Field(5672, ge=1, le=65535)
+    user: str = "guest"
+    password: SecretStr = SecretStr("guest")
+    vhost: str = "/"
+    connection_attempts: int = Field(3, ge=1)
+    retry_delay: Duration = timedelta(seconds=1)
+    heartbeat: Duration = timedelta(seconds=30)
+    blocked_connection_timeout: Duration = timedelta(seconds=10)
+    socket_timeout: Duration = timedelta(seconds=5)
+    stack_timeout: Duration = timedelta(seconds=10)
+    redis_url: SecretStr = Field(SecretStr(""), validation_alias="BROKER_REDIS_URL")
+    redis_namespace: str = Field("dramatiq", validation_alias="BROKER_REDIS_NAMESPACE")
+    redis_pool_size: int = Field(32, ge=1, validation_alias="BROKER_REDIS_POOL_SIZE")
+    redis_heartbeat_timeout: Duration = Field(timedelta(seconds=5), validation_alias="BROKER_REDIS_HEARTBEAT_TIMEOUT")
+    redis_maintenance_chance: int = Field(20_000, ge=1, validation_alias="BROKER_REDIS_MAINTENANCE_CHANCE")
+    outbox_size: int = Field(10_000, ge=1, validation_alias="BROKER_OUTBOX_SIZE")
+
+    @property
+    def amqp_url(self) -> str:
+        """RABBITMQ_URL, else built from host, port, user, password and vhost."""
+        if self.url.get_secret_value():
+            return self.url.get_secret_value()
+        user, password = quote(self.user, safe=""), quote(self.password.get_secret_value(), safe="")
+        return f"amqp://{user}:{password}@{self.host}:{self.port}/{quote(self.vhost, safe='')}"
+
+
+class RunSettings(Section):
+    """Durations of CONTRACT section 6; tests scale them down."""
+
+    model_config = SettingsConfigDict(env_prefix="RUN_")
+    lock_ttl: Duration = timedelta(seconds=15)
+    heartbeat_interval: Duration = timedelta(seconds=5)
+    dead_after: Duration = timedelta(seconds=15)
+    sweep_interval: Duration = timedelta(seconds=2)
+    resend_after: Duration = timedelta(seconds=5)
+    close_after: Duration = timedelta(seconds=5)
+    stop_grace: Duration = timedelta(milliseconds=150)
+    timeout: Duration = timedelta(hours=6)
+    max_crashes: int = Field(5, ge=1)
+    drain: Literal["handover", "finish"] = "handover"
+    watchdog_timeout: Duration = timedelta(seconds=60)
+    drain_deadline: Duration = timedelta(seconds=2)
+    log_ttl: Duration = timedelta(hours=24)
+    append_interval: Duration = timedelta(milliseconds=10)
+    append_timeout: Duration = timedelta(seconds=30)
+    archive_interval: Duration = timedelta(seconds=1)
+    max_event_bytes: int = Field(1024 * 1024, ge=1024)
+    max_events: int = Field(200_000, ge=10)
+    max_log_bytes: int = Field(256 * 1024 * 1024, ge=1024)
+    max_tail_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+
+
+class StreamSettings(Section):
+    model_config = SettingsConfigDict(env_prefix="STREAM_")
+    ping_interval: Duration = timedelta(seconds=15)
+    retry: Duration = timedelta(seconds=3)
+    send_timeout: Duration = timedelta(seconds=30)
+    silence: Duration = timedelta(seconds=5)
+    window_bytes: int = Field(256 * 1024, ge=1024)
+    max_streams: int = Field(20_000, ge=1)
+    lag_bytes: int = Field(256 * 1024, ge=1024)
+
+
+class ApiSettings(Section):
+    model_config = SettingsConfigDict(env_prefix="API_")
+    cors_origins: tuple[str, ...] = ()
+    public_url: str = Field("http://127.0.0.1:8000", validation_alias="PUBLIC_URL")
+    max_body_bytes: int = Field(1024 * 1024, ge=1024)
+    max_prompt_chars: int = Field(200_000, ge=1)
+    max_files: int = Field(20, ge=0)
+    max_file_bytes: int = Field(50 * 1024 * 1024, ge=1)
+    max_upload_bytes: int = Field(200 * 1024 * 1024, ge=1)
+
+
+class AuthSettings(Section):
+    model_config = SettingsConfigDict(env_prefix="JWT_")
+    secret: SecretStr = SecretStr(DEVELOPMENT_JWT_SECRET)
+    algorithm: Literal["HS256"] = "HS256"
+    audience: str = "authenticated"
+    issuer: str = ""
+    leeway: Duration = timedelta(seconds=10)
+
+
+class ModelSettings(Section):
+    """Where models are reached; one key and base URL per provider prefix (TRAPS 28)."""
+
+    model_config = SettingsConfigDict(env_prefix="LLM_", protected_namespaces=())
+    default_model: str = Field("", validation_alias="DEFAULT_MODEL")
+    idle_timeout: Duration = timedelta(seconds=120)
+    connect_timeout: Duration = timedelta(seconds=10)
+    max_retries: int = Field(3, ge=0)
+    openai_api_key: SecretStr = Field(SecretStr(""), validation_alias="OPENAI_API_KEY")
+    openai_base_url: str = Field("https://api.openai.com/v1", validation_alias="OPENAI_BASE_URL")
+    openrouter_api_key: SecretStr = Field(SecretStr(""), validation_alias="OPENROUTER_API_KEY")
+    openrouter_base_url: str = Field("https://openrouter.ai/api/v1", validation_alias="OPENROUTER_BASE_URL")
+    groq_api_key: SecretStr = Field(SecretStr(""), validation_alias="GROQ_API_KEY")
+    groq_base_url: str = Field("https://api.groq.com/openai/v1", validation_alias="GROQ_BASE_URL")
+    ollama_api_key: SecretStr = Field(SecretStr(""), validation_alias="OLLAMA_API_KEY")
+    ollama_base_url: str = Field("http://127.0.0.1:11434/v1", validation_alias="OLLAMA_BASE_URL")
+    vllm_api_key: SecretStr = Field(SecretStr(""), validation_alias="VLLM_API_KEY")
+    vllm_base_url: str = Field("http://127.0.0.1:8001/v1", validation_alias="VLLM_BASE_URL")
+
+
+class LogSettings(Section):
+    model_config = SettingsConfigDict(env_prefix="LOG_")
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class DeploymentSettings(Section):
+    environment: Literal["development", "production"] = "development"
+
+
+class Settings(BaseModel):
+    """All sections. Build once at an entry point with `load()` and hand down."""
+
+    model_config = ConfigDict(frozen=True)
+    deployment: DeploymentSettings = Field(default_factory=DeploymentSettings)
+    postgres: PostgresSettings = Field(default_factory=PostgresSettings)
+    redis: RedisSettings = Field(default_factory=RedisSettings)
+    broker: BrokerSettings = Field(default_factory=BrokerSettings)
+    runs: RunSettings = Field(default_factory=RunSettings)
+    streams: StreamSettings = Field(default_factory=StreamSettings)
+    api: ApiSettings = Field(default_factory=ApiSettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @property
+    def production(self) -> bool:
+        return self.deployment.environment == "production"
+
+    @property
+    def broker_redis_url(self) -> str:
+        """BROKER_REDIS_URL, else our Redis with the next database number: the two never share one."""
+        named = self.broker.redis_url.get_secret_value()
+        return named or with_next_database(self.redis.dsn)
+
+    @model_validator(mode="after")
+    def refuse_unsafe_production(self) -> "Settings":
+        if self.production and self.auth.secret.get_secret_value() == DEVELOPMENT_JWT_SECRET:
+            raise ValueError("JWT_SECRET must be set when ENVIRONMENT=production")
+        return self
+
+
+def redis_url(host: str, port: int, password: str, database: int) -> str:
+    credentials = f":{quote(password, safe='')}@" if password else ""
+    return f"redis://{credentials}{host}:{port}/{database}"
+
+
+def with_next_database(url: str) -> str:
+    parts = urlsplit(url)
+    database = int(parts.path.strip("/") or 0)
+    return urlunsplit(parts._replace(path=f"/{database + 1}"))
+
+
+@lru_cache(maxsize=1)
+def load() -> Settings:
+    """Read the environment and `.env` once per process.
+
+    Raises: pydantic.ValidationError naming each setting that is wrong.
+    """
+    return Settings()

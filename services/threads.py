@@ -1,0 +1,162 @@
+"""Threads: the conversations of a project."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from services.errors import Forbidden, NotFound
+from services.postgres import Connection, Executor
+
+MISSING = "Thread not found."
+MISSING_RUN = "Run not found."
+READ_ONLY = "This thread is public: you may read it, not change it."
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    thread_id: UUID
+    account_id: UUID
+    project_id: UUID
+    metadata: dict[str, Any]
+    is_public: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+COLUMNS = ", ".join(f"t.{f.name}" for f in fields(Thread))
+READABLE = "(t.account_id = $2 OR t.is_public OR p.is_public)"
+
+
+async def create(conn: Connection, account_id: UUID, project_id: UUID) -> Thread:
+    row = await conn.fetchrow(
+        f"INSERT INTO threads AS t (account_id, project_id) VALUES ($1, $2) RETURNING {COLUMNS}",
+        account_id,
+        project_id,
+    )
+    assert row
+    return Thread(**row)
+
+
+async def readable(conn: Executor, account_id: UUID, thread_id: UUID) -> Thread:
+    """A thread of the account, or anybody's that is public by itself or by its project.
+
+    Raises: NotFound, alike for a thread that is somebody else's and one that is not there.
+    """
+    row = await conn.fetchrow(
+        f"SELECT {COLUMNS} FROM threads t JOIN projects p USING (project_id) WHERE t.thread_id = $1 AND {READABLE}",
+        thread_id,
+        account_id,
+    )
+    if not row:
+        raise NotFound(MISSING)
+    return Thread(**row)
+
+
+async def writable(conn: Connection, account_id: UUID, thread_id: UUID) -> Thread:
+    """A thread of the account.
+
+    Raises: NotFound as `readable`; Forbidden when it is somebody else's public one.
+    """
+    thread = await readable(conn, account_id, thread_id)
+    require_owner(account_id, thread)
+    return thread
+
+
+async def readable_by_run(conn: Executor, account_id: UUID, run_id: UUID) -> Thread:
+    """The thread of a run that the account may read.
+
+    Raises: NotFound, alike for a run that is somebody else's and one that is not there.
+    """
+    (thread,) = await readable_by_runs(conn, account_id, [run_id])
+    return thread
+
+
+async def writable_by_runs(conn: Executor, account_id: UUID, run_ids: Sequence[UUID]) -> None:
+    """Check that every run is one that the account may change.
+
+    Raises: NotFound when one of them may not even be read; Forbidden when one is only public.
+    """
+    for thread in await readable_by_runs(conn, account_id, run_ids):
+        require_owner(account_id, thread)
+
+
+async def readable_by_runs(conn: Executor, account_id: UUID, run_ids: Sequence[UUID]) -> list[Thread]:
+    asked = set(run_ids)
+    rows = await conn.fetch(
+        f"""
+        SELECT {COLUMNS}
+        FROM agent_runs r JOIN threads t USING (thread_id) JOIN projects p ON p.project_id = t.project_id
+        WHERE r.id = ANY($1::uuid[]) AND {READABLE}
+        """,
+        list(asked),
+        account_id,
+    )
+    if len(rows) < len(asked):
+        raise NotFound(MISSING_RUN)
+    return [Thread(**row) for row in rows]
+
+
+def require_owner(account_id: UUID, thread: Thread) -> None:
+    if thread.account_id != account_id:
+        raise Forbidden(READ_ONLY)
+
+
+async def page(conn: Connection, account_id: UUID, *, limit: int, offset: int) -> list[Thread]:
+    """The account's threads, newest first."""
+    rows = await conn.fetch(
+        f"""
+        SELECT {COLUMNS} FROM threads t WHERE account_id = $1
+        ORDER BY created_at DESC, thread_id DESC LIMIT $2 OFFSET $3
+        """,
+        account_id,
+        limit,
+        offset,
+    )
+    return [Thread(**row) for row in rows]
+
+
+async def count(conn: Connection, account_id: UUID) -> int:
+    total: int = await conn.fetchval("SELECT count(*) FROM threads WHERE account_id = $1", account_id)
+    return total
+
+
+async def count_messages(conn: Connection, thread_id: UUID) -> int:
+    total: int = await conn.fetchval("SELECT count(*) FROM messages WHERE thread_id = $1", thread_id)
+    return total
+
+
+async def update(
+    conn: Connection,
+    account_id: UUID,
+    thread_id: UUID,
+    *,
+    title: str | None = None,
+    is_public: bool | None = None,
+) -> Thread:
+    """Change what is given, in a thread of the account; the title lives in the metadata.
+
+    Raises: NotFound, Forbidden as `writable`.
+    """
+    await writable(conn, account_id, thread_id)
+    row = await conn.fetchrow(
+        f"""
+        UPDATE threads t SET is_public = coalesce($4, is_public), updated_at = now(),
+            metadata = metadata || jsonb_strip_nulls(jsonb_build_object('title', $3::text))
+        WHERE thread_id = $1 AND account_id = $2
+        RETURNING {COLUMNS}
+        """,
+        thread_id,
+        account_id,
+        title,
+        is_public,
+    )
+    if not row:
+        raise NotFound(MISSING)
+    return Thread(**row)
+
+
+async def delete(conn: Connection, account_id: UUID, thread_id: UUID) -> None:
+    """Delete a thread of the account with its messages and runs."""
+    await conn.execute("DELETE FROM threads WHERE thread_id = $1 AND account_id = $2", thread_id, account_id)
