@@ -1,0 +1,109 @@
+"""Providers that speak OpenAI's chat completions, as a stream of chunks."""
+
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any, cast
+
+import openai.resources.chat  # at boot: 0.4 s that would otherwise stall the loop of running runs (TRAPS 28)
+from httpx2 import AsyncClient
+from openai import AsyncOpenAI, omit
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+from openai.types.shared_params import ReasoningEffort
+
+from agent.catalog import Provider
+from agent.llm.chunk import Chunk, ToolCallPart, Usage
+from agent.llm.request import ModelRequest
+from services.http import timeouts
+from services.settings import Settings
+
+NO_KEY = "none"
+ChatStream = openai.AsyncStream[ChatCompletionChunk]
+
+
+class StreamEndedEarly(Exception):
+    """The stream ended in good order but without a finish reason: some proxy in between was cut off."""
+
+
+async def stream(
+    settings: Settings, http: AsyncClient, provider: Provider, request: ModelRequest
+) -> AsyncGenerator[Chunk, None]:
+    """Ask once and yield the answer as it comes; closing this iterator closes the provider's connection.
+
+    Raises: openai.OpenAIError, ValueError for an answer that cannot be read, StreamEndedEarly.
+    """
+    finished = False
+    async with await open_stream(settings, http, provider, request) as answer:
+        try:
+            async for raw in answer:
+                chunk = read(raw)
+                finished = finished or chunk.finish_reason is not None
+                yield chunk
+        except openai.APIConnectionError:
+            # After the finish reason only the usage can be missing: the answer itself is whole.
+            if not finished:
+                raise
+    if not finished:
+        raise StreamEndedEarly
+
+
+async def open_stream(settings: Settings, http: AsyncClient, provider: Provider, request: ModelRequest) -> ChatStream:
+    model = request.model.removeprefix(f"{provider.prefix}/")
+    client = make_client(settings, http, provider)
+    return await client.chat.completions.create(
+        model=model,
+        messages=cast("Iterable[ChatCompletionMessageParam]", request.messages),
+        stream=True,
+        stream_options={"include_usage": True},
+        reasoning_effort=cast("ReasoningEffort", request.reasoning_effort) if request.reasoning_effort else omit,
+    )
+
+
+def make_client(settings: Settings, http: AsyncClient, provider: Provider) -> AsyncOpenAI:
+    # The SDK's own retries are off: they repeat a call that was silent for the idle timeout, or is out of quota.
+    return AsyncOpenAI(
+        api_key=provider.key(settings) or NO_KEY,
+        base_url=provider.base_url(settings),
+        http_client=http,
+        timeout=timeouts(settings),
+        max_retries=0,
+    )
+
+
+def read(raw: ChatCompletionChunk) -> Chunk:
+    """One chunk of the wire; providers leave out what they like, so nothing is taken for granted."""
+    choices = getattr(raw, "choices", None) or []
+    usage = read_usage(getattr(raw, "usage", None))
+    if not choices:
+        return Chunk(usage=usage)
+    delta = getattr(choices[0], "delta", None)
+    return Chunk(
+        text=readable(getattr(delta, "content", None)),
+        reasoning=readable(getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)),
+        tool_calls=tuple(read_tool_call(part) for part in getattr(delta, "tool_calls", None) or []),
+        finish_reason=getattr(choices[0], "finish_reason", None),
+        usage=usage,
+    )
+
+
+def read_tool_call(part: Any) -> ToolCallPart:
+    function = getattr(part, "function", None)
+    return ToolCallPart(
+        index=getattr(part, "index", None) or 0,
+        call_id=getattr(part, "id", None) or "",
+        name=getattr(function, "name", None) or "",
+        arguments=readable(getattr(function, "arguments", None)),
+    )
+
+
+def read_usage(usage: Any) -> Usage | None:
+    if usage is None:
+        return None
+    prompt = int(getattr(usage, "prompt_tokens", None) or 0)
+    completion = int(getattr(usage, "completion_tokens", None) or 0)
+    return Usage(prompt, completion, int(getattr(usage, "total_tokens", None) or 0) or prompt + completion)
+
+
+def readable(text: Any) -> str:
+    """Text that every store takes: no NUL, and no half of a surrogate pair from a character cut in two."""
+    if not isinstance(text, str):
+        return ""
+    return text.replace("\x00", "").encode(errors="replace").decode()

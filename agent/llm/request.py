@@ -1,0 +1,25 @@
+"""What a model is asked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """`model` is a resolved name (`prefix/name`); `messages` are in the OpenAI shape, system prompt first."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    reasoning_effort: str | None = None
+
+    @property
+    def last_user_text(self) -> str:
+        said = [message for message in self.messages if message["role"] == "user"]
+        return plain_text(said[-1]["content"]) if said else ""
+
+
+def plain_text(content: Any) -> str:
+    """The text of a message's content, which is a string or a list of parts."""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content)

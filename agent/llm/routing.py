@@ -1,0 +1,64 @@
+"""Model name → provider: ask it, and again when asking again can help."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from httpx2 import AsyncClient
+
+from agent.catalog import PROVIDERS, Provider, resolve_model, split
+from agent.context import RunFailed
+from agent.llm import demo, openai_dialect
+from agent.llm.chunk import Chunk
+from agent.llm.errors import ModelError, sentence, wait_before_retry
+from agent.llm.request import ModelRequest
+from services.errors import Unprocessable
+from services.log import logger
+from services.settings import Settings
+
+
+async def stream(settings: Settings, http: AsyncClient, request: ModelRequest) -> AsyncGenerator[Chunk, None]:
+    """The answer of the model that `request` names; close the iterator to hang up on the provider.
+
+    A call that fails before it said anything is repeated up to LLM_MAX_RETRIES times if that can help.
+    Raises: RunFailed with the sentence for the user.
+    """
+    named = replace(request, model=check_name(settings, request.model))
+    prefix, _ = split(named.model)
+    answer = demo.stream(named) if prefix == "demo" else ask_provider(settings, http, PROVIDERS[prefix], named)
+    async with aclosing(answer):
+        async for chunk in answer:
+            yield chunk
+
+
+def check_name(settings: Settings, name: str) -> str:
+    try:
+        return resolve_model(settings, name)
+    except Unprocessable as error:
+        raise RunFailed(str(error.detail)) from error
+
+
+async def ask_provider(
+    settings: Settings, http: AsyncClient, provider: Provider, request: ModelRequest
+) -> AsyncGenerator[Chunk, None]:
+    if provider.needs_key and not provider.key(settings):
+        raise RunFailed(f"{request.model} needs a key: set {provider.key_name}.")
+    spoke, failures = False, 0
+    while True:
+        try:
+            async with aclosing(openai_dialect.stream(settings, http, provider, request)) as answer:
+                async for chunk in answer:
+                    spoke = spoke or chunk.speaks
+                    yield chunk
+            return
+        except ModelError as error:
+            failures += 1
+            log = logger.bind(model=request.model, failures=failures, error=repr(error.__cause__ or error))
+            wait = None if spoke or failures > settings.models.max_retries else wait_before_retry(error, failures)
+            if wait is None:
+                log.warning("model.failed")
+                raise RunFailed(sentence(error, settings, provider, request.model, spoke=spoke)) from error
+            log.info("model.retried", wait=wait)
+        await asyncio.sleep(wait * random.uniform(1.0, 1.25))  # noqa: S311 - jitter, not a secret

@@ -1,0 +1,125 @@
+"""Stored messages ↔ what a model is shown."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import orjson
+
+from agent.context import RunContext
+from services import messages
+from services.log import logger
+from services.messages import Message, NewMessage
+from services.postgres import Unreachable
+
+SYSTEM_PROMPT = (Path(__file__).parent / "prompts" / "system.md").read_text()
+ROLES = ("user", "assistant", "system")
+PARTS = {"text": str, "image_url": dict}
+RETRY_SECONDS = 0.5
+
+
+def system_prompt(today: date) -> str:
+    return SYSTEM_PROMPT.format(date=today.isoformat())
+
+
+def to_model(history: Iterable[Message], prompt: str) -> list[dict[str, Any]]:
+    """The thread in the shape of OpenAI's chat completions; what no model could read is left out."""
+    shown = (model_message(stored) for stored in history)
+    return [{"role": "system", "content": prompt}, *(said for said in shown if said)]
+
+
+def model_message(stored: Message) -> dict[str, Any] | None:
+    """One stored message as a model message, or None.
+
+    Content is a dict with role and content (ours), the same as a JSON string (older clients), or plain text.
+    """
+    said = as_dict(stored.content)
+    role = said.get("role") or stored.type
+    content = model_content(said.get("content"), role)
+    return {"role": role, "content": content} if role in ROLES and content else None
+
+
+def as_dict(content: Any) -> dict[str, Any]:
+    if isinstance(content, dict):
+        return content
+    if isinstance(content, str):
+        return parse(content) or {"content": content}
+    return {}
+
+
+def parse(text: str) -> dict[str, Any] | None:
+    """The message that a JSON string holds; a person's own JSON is not one and stays text."""
+    if not text.startswith("{"):
+        return None
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) and {"role", "content"} <= value.keys() else None
+
+
+def model_content(content: Any, role: Any) -> str | list[dict[str, Any]] | None:
+    if isinstance(content, str):
+        return content if content.strip() else None
+    if not isinstance(content, list):
+        return None
+    parts = [part for part in content if isinstance(part, dict) and readable_part(part)]
+    if role == "user":
+        return parts
+    return "".join(part["text"] for part in parts if part["type"] == "text") or None
+
+
+def readable_part(part: dict[str, Any]) -> bool:
+    kind = part.get("type")
+    return isinstance(kind, str) and kind in PARTS and bool(part.get(kind)) and isinstance(part[kind], PARTS[kind])
+
+
+async def load_history(ctx: RunContext) -> list[Message]:
+    """The thread's messages for the model, oldest first; waits while Postgres is away (the runner's claim decides)."""
+    while True:
+        try:
+            async with ctx.pool.acquire() as conn:
+                return await messages.model_history(conn, ctx.run.thread_id)
+        except Unreachable as error:
+            await pause(ctx, error)
+
+
+async def store(ctx: RunContext, message: NewMessage) -> Message:
+    """Store one message of the run under the draft's id; the row that is there already when it was stored before.
+
+    Waits while Postgres is away. Raises: FenceLost.
+    """
+    named = replace(
+        message,
+        message_id=ctx.draft.message_id,
+        agent_id=ctx.run.agent_id,
+        agent_version_id=ctx.run.agent_version_id,
+    )
+    while True:
+        try:
+            return await store_once(ctx, named)
+        except Unreachable as error:
+            await pause(ctx, error)
+
+
+async def store_once(ctx: RunContext, message: NewMessage) -> Message:
+    async with ctx.pool.acquire() as conn:
+        try:
+            return (await messages.add(conn, ctx.run.thread_id, [message], fence=ctx.fence))[0]
+        except asyncpg.UniqueViolationError:
+            # An earlier try was committed although its answer never came back.
+            stored = await messages.get(conn, ctx.run.thread_id, ctx.draft.message_id)
+            if stored is None:
+                raise
+            return stored
+
+
+async def pause(ctx: RunContext, error: Exception) -> None:
+    if ctx.pool.is_closing():
+        raise error
+    logger.warning("thread.postgres_unreachable", run_id=str(ctx.run.id), error=repr(error))
+    await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,257 @@
+import asyncio
+import socket
+import time
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from httpx2 import AsyncClient
+
+from agent.context import RunFailed
+from agent.llm import errors, routing
+from agent.llm.chunk import Chunk, ToolCallPart, Usage
+from agent.llm.request import ModelRequest
+from services.settings import DeploymentSettings, ModelSettings, Settings
+from tests import fakes
+from tests.agent.seeds import eventually, model_settings
+from tests.fakes import FakeModel, Reply
+
+QUESTION = [{"role": "user", "content": "Well?"}]
+WHOLE = "".join(fakes.WORDS)
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "FIRST_WAIT", 0.01)
+
+
+async def stream(
+    settings: Settings, http: AsyncClient, model: str = "openai/m", seen: list[Chunk] | None = None
+) -> list[Chunk]:
+    chunks = [] if seen is None else seen
+    async with aclosing(routing.stream(settings, http, ModelRequest(model, QUESTION))) as answer:
+        async for chunk in answer:
+            chunks.append(chunk)
+    return chunks
+
+
+def text(chunks: list[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+async def test_text_usage_and_finish_reason_arrive(fake: FakeModel, settings: Settings, http: AsyncClient) -> None:
+    fake.script(fakes.says(finish_reason="length"))
+    chunks = await stream(settings, http, "openai/some-model")
+    assert text(chunks) == WHOLE
+    assert [chunk.usage for chunk in chunks if chunk.usage] == [Usage(11, 7, 18)]
+    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["length"]
+    [asked] = fake.requests
+    assert asked.path == "/v1/chat/completions"
+    assert asked.headers["authorization"] == "Bearer sk-test"
+    assert asked.body == {
+        "model": "some-model",
+        "messages": QUESTION,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+async def test_reasoning_is_read_under_both_its_names(
+    fake: FakeModel, settings: Settings, http: AsyncClient, name: str
+) -> None:
+    fake.script(fakes.thinks("Let me ", "see.", name=name))
+    chunks = await stream(settings, http)
+    assert "".join(chunk.reasoning for chunk in chunks) == "Let me see."
+    assert text(chunks) == WHOLE
+
+
+async def test_tool_call_fragments_are_kept(fake: FakeModel, settings: Settings, http: AsyncClient) -> None:
+    call = {"index": 1, "id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"a'}}
+    fake.script(Reply([{"tool_calls": [call]}], finish_reason="tool_calls"))
+    chunks = await stream(settings, http)
+    assert chunks[0].tool_calls == (ToolCallPart(1, "call_1", "look", '{"a'),)
+
+
+async def test_text_that_no_store_takes_is_mended(fake: FakeModel, settings: Settings, http: AsyncClient) -> None:
+    fake.script(fakes.says("nul\x00", "half \ud83d"))
+    assert text(await stream(settings, http)) == "nulhalf ?"
+
+
+async def test_every_prefix_reaches_its_own_base_url_with_its_own_key(fake: FakeModel, http: AsyncClient) -> None:
+    for prefix in ("openrouter", "groq", "ollama", "vllm"):
+        there = model_settings(fake, **{f"{prefix}_base_url": fake.base_url, f"{prefix}_api_key": "k-1"})
+        fake.script(fakes.says())
+        assert text(await stream(there, http, f"{prefix}/maker/model")) == WHOLE
+        assert fake.requests[-1].headers["authorization"] == "Bearer k-1"
+        assert fake.requests[-1].model == "maker/model"
+
+
+async def test_reasoning_effort_is_sent_only_when_it_is_given(
+    fake: FakeModel, settings: Settings, http: AsyncClient
+) -> None:
+    fake.script(fakes.says())
+    async with aclosing(routing.stream(settings, http, ModelRequest("openai/m", QUESTION, "high"))) as answer:
+        assert [chunk async for chunk in answer]
+    assert fake.requests[0].body["reasoning_effort"] == "high"
+
+
+async def test_a_rate_limit_is_waited_out_for_as_long_as_the_provider_says(
+    fake: FakeModel, settings: Settings, http: AsyncClient
+) -> None:
+    fake.script(fakes.rate_limited("0.3"), fakes.says())
+    assert text(await stream(settings, http)) == WHOLE
+    first, second = fake.requests
+    assert 0.3 <= second.at - first.at < 1.5
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [fakes.broken(), fakes.broken(503), fakes.cut(after=0), fakes.truncated(after=0), fakes.fails_inside(after=0)],
+    ids=["500", "503", "cut", "truncated", "error event"],
+)
+async def test_a_failure_before_the_first_word_is_tried_again(
+    fake: FakeModel, settings: Settings, http: AsyncClient, failure: Reply
+) -> None:
+    fake.script(failure, failure, fakes.says())
+    assert text(await stream(settings, http)) == WHOLE
+    assert len(fake.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence", "requests"),
+    [
+        (fakes.wrong_key(), "OpenAI refused the API key; check OPENAI_API_KEY.", 1),
+        (fakes.out_of_quota(), "The OpenAI account behind OPENAI_API_KEY is out of quota", 1),
+        (fakes.rate_limited("3600"), "OpenAI is limiting the rate of requests; try again in 3600 seconds.", 1),
+        (fakes.rate_limited("0"), "OpenAI is limiting the rate of requests; try again later.", 3),
+        (fakes.broken(), "OpenAI had an internal error (HTTP 500); try again later.", 3),
+        (fakes.refuses(402, "Pay"), "is out of quota", 1),
+        (fakes.refuses(403, "Not for you"), "The key in OPENAI_API_KEY may not use openai/m: Not for you.", 1),
+        (fakes.refuses(404, "No such model"), "OpenAI does not know the model openai/m.", 1),
+        (fakes.refuses(400, "Too\nlong " + "x" * 999), "OpenAI refused the request (HTTP 400): Too long xxx", 1),
+        (fakes.garbage(), "OpenAI sent an answer that cannot be read; is OPENAI_BASE_URL right?", 1),
+        (fakes.cut(after=0), "The connection to OpenAI broke off before the answer was complete.", 3),
+        (fakes.silent(), "openai/m sent nothing for 0.3 seconds.", 1),
+        (fakes.hangs(after=0), "openai/m sent nothing for 0.3 seconds.", 1),
+    ],
+)
+async def test_a_call_that_fails_for_good_says_why_in_a_sentence(
+    fake: FakeModel, settings: Settings, http: AsyncClient, failure: Reply, sentence: str, requests: int
+) -> None:
+    fake.script(*[failure] * requests)
+    with pytest.raises(RunFailed) as failed:
+        await stream(settings, http)
+    assert sentence in str(failed.value)
+    assert "kept" not in str(failed.value)
+    assert "sk-" not in str(failed.value)
+    assert len(str(failed.value)) < 400
+    assert len(fake.requests) == requests
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence"),
+    [
+        (fakes.cut(after=3), "The connection to OpenAI broke off before the answer was complete."),
+        (fakes.truncated(after=3), "OpenAI ended the answer of openai/m before it was complete."),
+        (fakes.hangs(after=3), "openai/m sent nothing for 0.3 seconds."),
+        (fakes.fails_inside(after=3), "OpenAI reported an error while openai/m was answering: upstream overloaded."),
+    ],
+    ids=["cut", "truncated", "hang", "error event"],
+)
+async def test_a_failure_in_mid_text_is_never_tried_again(
+    fake: FakeModel, settings: Settings, http: AsyncClient, failure: Reply, sentence: str
+) -> None:
+    fake.script(failure)
+    seen: list[Chunk] = []
+    with pytest.raises(RunFailed) as failed:
+        await stream(settings, http, seen=seen)
+    assert str(failed.value) == f"{sentence} The text so far was kept."
+    assert text(seen) == "Hello, this "
+    assert len(fake.requests) == 1
+
+
+async def test_an_answer_that_breaks_off_after_its_finish_reason_is_whole(
+    fake: FakeModel, settings: Settings, http: AsyncClient
+) -> None:
+    fake.script(Reply([{"content": "All."}], ending="finish_and_cut"))
+    assert text(await stream(settings, http)) == "All."
+
+
+async def test_a_provider_that_refuses_connections_is_named_with_its_address(http: AsyncClient) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    nowhere = Settings(models=ModelSettings(vllm_base_url=f"http://127.0.0.1:{port}/v1", max_retries=1))
+    with pytest.raises(RunFailed, match=rf"^vLLM cannot be reached at http://127.0.0.1:{port}/v1 \(VLLM_BASE_URL\)"):
+        await stream(nowhere, http, "vllm/m")
+
+
+@pytest.mark.parametrize(
+    ("changed", "model", "sentence"),
+    [
+        ({"openai_api_key": " "}, "openai/m", "openai/m needs a key: set OPENAI_API_KEY."),
+        ({"openrouter_api_key": ""}, "openrouter/m", "openrouter/m needs a key: set OPENROUTER_API_KEY."),
+        ({"openai_api_key": "sk-ключ"}, "openai/m", "OPENAI_API_KEY holds characters that no API key has"),
+        ({"openai_base_url": "not a url"}, "openai/m", "OpenAI cannot be reached at not a url (OPENAI_BASE_URL)."),
+        ({}, "nobody/m", "names no known provider"),
+    ],
+)
+async def test_a_wrong_setting_is_named(
+    fake: FakeModel, http: AsyncClient, changed: dict[str, Any], model: str, sentence: str
+) -> None:
+    with pytest.raises(RunFailed) as failed:
+        await stream(model_settings(fake, **changed), http, model)
+    assert sentence in str(failed.value)
+    assert fake.requests == []
+
+
+async def test_production_refuses_a_demo_run_that_was_queued_earlier(settings: Settings, http: AsyncClient) -> None:
+    production = settings.model_copy(update={"deployment": DeploymentSettings(environment="production")})
+    with pytest.raises(RunFailed, match="production"):
+        await stream(production, http, "demo/echo")
+
+
+@pytest.mark.parametrize(
+    "reply", [fakes.silent(), fakes.hangs(after=0), fakes.hangs(after=2), fakes.says(*"abc" * 99, delay=0.01)]
+)
+async def test_a_cancelled_call_hangs_up_on_the_provider_at_once(
+    fake: FakeModel, http: AsyncClient, reply: Reply
+) -> None:
+    fake.script(reply)
+    patient = model_settings(fake, idle_timeout="60s")
+    calling = asyncio.create_task(stream(patient, http))
+    await eventually(lambda: bool(fake.requests) and fake.requests[0].chunks_sent >= min(len(reply.deltas), 2))
+    asked_to_stop = time.monotonic()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    [asked] = fake.requests
+    await asked.until_over()
+    assert asked.hung_up_at
+    assert asked.hung_up_at - asked_to_stop < 1
+
+
+async def test_a_caller_that_stops_reading_hangs_up_too(fake: FakeModel, settings: Settings, http: AsyncClient) -> None:
+    fake.script(fakes.says(*"abc" * 99, delay=0.01))
+    async with aclosing(routing.stream(settings, http, ModelRequest("openai/m", QUESTION))) as answer:
+        await anext(answer)
+    await fake.requests[0].until_over()
+    assert fake.requests[0].hung_up_at
+
+
+async def test_whole_answers_share_one_connection(fake: FakeModel, settings: Settings, http: AsyncClient) -> None:
+    for _ in range(3):
+        fake.script(fakes.says())
+        await stream(settings, http)
+    assert len({asked.connection for asked in fake.requests}) == 1
+
+
+def test_a_retry_after_date_is_understood() -> None:
+    moment = datetime.now(UTC) + timedelta(seconds=30)
+    assert 25 < (errors.seconds_from(format_datetime(moment, usegmt=True)) or 0) <= 30
+    assert errors.seconds_from(format_datetime(moment - timedelta(hours=1), usegmt=True)) == 0
+    assert errors.seconds_from("2.5") == 2.5
+    for nonsense in ("", "soon", "-3", "nan", "Infinity"):
+        assert errors.seconds_from(nonsense) is None

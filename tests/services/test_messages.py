@@ -1,0 +1,142 @@
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from services import messages
+from services.messages import NewMessage
+from services.runs.fence import Fence, FenceLost
+from tests.agent.seeds import fence_of, make_run, make_thread
+
+
+def said(text: str) -> NewMessage:
+    return NewMessage("user", {"role": "user", "content": text})
+
+
+async def test_messages_of_one_call_keep_their_order_and_their_ids(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        thread_id, named = await make_thread(conn), uuid4()
+        batch = [said(f"{n}") for n in range(50)] + [NewMessage("user", "plain", message_id=named)]
+        stored = await messages.add(conn, thread_id, batch)
+        assert [message.content for message in stored] == [new.content for new in batch]
+        assert stored[-1].message_id == named
+        assert await messages.model_history(conn, thread_id) == stored
+
+
+async def test_every_json_value_and_every_odd_text_comes_back(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        thread_id = await make_thread(conn)
+        contents: list[Any] = [
+            None,
+            [],
+            "",
+            7,
+            {"a": [1, None]},
+            "nul \x00 gone",
+            "a \\u0000 written out",
+            "half \ud83d pair",
+        ]
+        stored = await messages.add(conn, thread_id, [NewMessage("user", content) for content in contents])
+        assert [message.content for message in stored] == [
+            *contents[:5],
+            "nul  gone",
+            "a \\u0000 written out",
+            "half ? pair",
+        ]
+
+
+async def test_adding_nothing_stores_nothing(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        assert await messages.add(conn, await make_thread(conn), []) == []
+
+
+async def test_a_message_makes_its_thread_newer(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        thread_id = await make_thread(conn)
+        updated = "SELECT updated_at FROM threads WHERE thread_id = $1"
+        before = await conn.fetchval(updated, thread_id)
+        await messages.add(conn, thread_id, [said("hello")])
+        assert await conn.fetchval(updated, thread_id) > before
+
+
+async def test_a_fenced_message_belongs_to_its_run_and_counts_as_progress(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        thread_id = await make_thread(conn)
+        run = await make_run(conn, thread_id)
+        stored = await messages.add(conn, thread_id, [said("a"), said("b")], fence=fence_of(run))
+        assert [message.agent_run_id for message in stored] == [run.id, run.id]
+        assert await conn.fetchval("SELECT crashes FROM agent_runs WHERE id = $1", run.id) == 0
+
+
+@pytest.mark.parametrize(
+    "loss", ["attempt = attempt + 1", "status = 'stopped', completed_at = now()", "status = 'queued'"]
+)
+async def test_an_attempt_that_lost_its_run_cannot_store_any_more(pool: asyncpg.Pool, loss: str) -> None:
+    async with pool.acquire() as conn:
+        thread_id = await make_thread(conn)
+        run = await make_run(conn, thread_id)
+        await conn.execute(f"UPDATE agent_runs SET {loss} WHERE id = $1", run.id)
+        with pytest.raises(FenceLost):
+            await messages.add(conn, thread_id, [said("late")], fence=fence_of(run))
+        assert await messages.model_history(conn, thread_id) == []
+        assert await conn.fetchval("SELECT crashes FROM agent_runs WHERE id = $1", run.id) == 3
+
+
+async def test_a_message_that_races_a_take_over_waits_for_it_and_is_refused(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn, pool.acquire() as other:
+        thread_id = await make_thread(conn)
+        run = await make_run(conn, thread_id)
+        async with other.transaction():
+            await other.execute("UPDATE agent_runs SET attempt = attempt + 1 WHERE id = $1", run.id)
+            adding = asyncio.create_task(messages.add(conn, thread_id, [said("late")], fence=fence_of(run)))
+            done, _ = await asyncio.wait({adding}, timeout=0.2)
+            assert not done
+        with pytest.raises(FenceLost):
+            await adding
+
+
+async def test_a_fence_of_an_unknown_run_is_lost(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        with pytest.raises(FenceLost):
+            await messages.add(conn, await make_thread(conn), [said("x")], fence=Fence(uuid4(), 1, "worker"))
+
+
+async def test_a_given_id_is_stored_once(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        thread_id, once = await make_thread(conn), NewMessage("user", "x", message_id=uuid4())
+        await messages.add(conn, thread_id, [once])
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await messages.add(conn, thread_id, [once])
+
+
+async def test_pages_in_both_directions_join_without_gap_or_overlap(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        thread_id = await make_thread(conn)
+        stored = await messages.add(conn, thread_id, [said(f"{n}") for n in range(7)])
+        newest = await messages.page(conn, thread_id, limit=4)
+        older = await messages.page(conn, thread_id, limit=4, before=newest[-1].position)
+        assert newest + older == stored[::-1]
+        oldest = await messages.page(conn, thread_id, limit=4, descending=False)
+        newer = await messages.page(conn, thread_id, limit=4, after=oldest[-1].position, descending=False)
+        assert oldest + newer == stored
+
+
+async def test_the_model_is_not_shown_what_is_not_for_it(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        thread_id = await make_thread(conn)
+        await messages.add(conn, thread_id, [said("shown"), NewMessage("status", {}, is_llm_message=False)])
+        assert len(await messages.model_history(conn, thread_id)) == 1
+        assert len(await messages.page(conn, thread_id, limit=10)) == 2
+
+
+async def test_a_message_is_found_and_deleted_only_in_its_own_thread(pool: asyncpg.Pool) -> None:
+    async with pool.acquire() as conn:
+        thread_id, other_id = await make_thread(conn), await make_thread(conn)
+        [stored] = await messages.add(conn, thread_id, [said("x")])
+        assert await messages.get(conn, other_id, stored.message_id) is None
+        assert not await messages.delete(conn, other_id, stored.message_id)
+        assert await messages.get(conn, thread_id, stored.message_id) == stored
+        assert await messages.delete(conn, thread_id, stored.message_id)
+        assert await messages.get(conn, thread_id, stored.message_id) is None
