@@ -1,0 +1,14 @@
+"""What `dramatiq worker` imports: the broker is set first, then the actors declare themselves on it."""
+
+import dramatiq
+
+from services import log, settings
+from services.broker import make_broker
+from worker.runtime import Runtime
+
+configuration = settings.load()
+log.configure(configuration)
+broker = make_broker(configuration, middleware=[Runtime(configuration)])
+dramatiq.set_broker(broker)
+
+from worker import actors as actors  # noqa: E402 - actors attach to the broker that is set above

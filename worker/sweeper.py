@@ -1,0 +1,159 @@
+"""The sweeper, in every worker: finds runs that nobody looks after and sees to them. Database time only."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from services.errors import Unavailable
+from services.log import logger
+from services.postgres import Unreachable as PostgresUnreachable
+from services.redis import Unreachable as RedisUnreachable
+from services.runs import closing, keys, lifecycle
+from services.runs.lifecycle import EARLIER_UNFINISHED
+from services.runs.store import COLUMNS, Run
+from services.runs.stores import Stores
+
+BATCH = 200
+CLOSE_AT_ONCE = 20
+EXPIRED = "The run was not started in time: it expired in the queue."
+
+Step = Callable[[Stores], Awaitable[None]]
+
+
+async def keep_sweeping(stores: Stores) -> None:
+    interval = stores.settings.runs.sweep_interval.total_seconds()
+    while True:
+        await asyncio.sleep(interval * random.uniform(0.75, 1.25))  # noqa: S311 - jitter, no secret
+        await sweep(stores)
+
+
+async def sweep(stores: Stores) -> None:
+    """Every step once. A step that cannot reach a store is tried again at the next sweep."""
+    for step in STEPS:
+        try:
+            await step(stores)
+        except (*PostgresUnreachable, *RedisUnreachable, Unavailable) as error:
+            logger.warning("sweeper.step_postponed", step=step.__name__, error=repr(error))
+        except Exception:
+            logger.exception("sweeper.step_failed", step=step.__name__)
+
+
+async def send_unsent(stores: Stores) -> None:
+    """Queued rows whose message was never confirmed: at once when a delay is over, else after `resend_after`."""
+    await send(
+        stores,
+        """
+        status = 'queued' AND message_sent_at IS NULL AND (not_before IS NULL OR not_before <= now())
+        AND ((message_tried_at IS NULL AND not_before IS NOT NULL)
+             OR coalesce(message_tried_at, created_at) < now() - $1::interval)
+        """,
+        "never confirmed",
+    )
+
+
+async def send_lost(stores: Stores) -> None:
+    """Queued rows whose confirmed message is gone: only when the queue is empty and nothing else holds them up."""
+    condition = f"""
+        status = 'queued' AND message_sent_at < now() - $1::interval
+        AND (message_tried_at IS NULL OR message_tried_at < now() - $1::interval)
+        AND (not_before IS NULL OR not_before <= now()) AND NOT {EARLIER_UNFINISHED}
+    """
+    waiting = await stores.pool.fetchval(
+        f"SELECT EXISTS (SELECT 1 FROM agent_runs AS run WHERE {condition})", stores.settings.runs.resend_after
+    )
+    if waiting and await stores.dispatch.queue_is_empty():
+        await send(stores, condition, "message lost")
+
+
+async def rescue(stores: Stores) -> None:
+    """Running rows whose driver is dead: heartbeat old and lock absent. A worker that gets the message claims it."""
+    rows = await stores.pool.fetch(
+        f"""
+        SELECT id FROM agent_runs WHERE status = 'running' AND heartbeat_at < now() - $1::interval
+        ORDER BY heartbeat_at LIMIT {BATCH}
+        """,
+        stores.settings.runs.dead_after,
+    )
+    run_ids = [row["id"] for row in rows]
+    dead = await without_lock(stores, run_ids)
+    if dead:
+        await send(
+            stores,
+            """
+            id = ANY($2) AND status = 'running'
+            AND (message_tried_at IS NULL OR message_tried_at < now() - $1::interval)
+            """,
+            "driver dead",
+            dead,
+        )
+
+
+async def without_lock(stores: Stores, run_ids: list[UUID]) -> list[UUID]:
+    if not run_ids:
+        return []
+    pipeline = stores.redis.pipeline(transaction=False)
+    for run_id in run_ids:
+        pipeline.exists(keys.lock(run_id))
+    return [run_id for run_id, locked in zip(run_ids, await pipeline.execute(), strict=True) if not locked]
+
+
+async def send(stores: Stores, condition: str, reason: str, *values: object) -> None:
+    """Send the messages of rows that meet `condition` ($1 is `resend_after`); parallel sweepers share them."""
+    rows = await stores.pool.fetch(
+        f"""
+        UPDATE agent_runs SET message_tried_at = now() WHERE id IN (
+            SELECT id FROM agent_runs AS run WHERE {condition}
+            ORDER BY created_at LIMIT {BATCH} FOR UPDATE SKIP LOCKED
+        ) RETURNING {COLUMNS}
+        """,
+        stores.settings.runs.resend_after,
+        *values,
+    )
+    for row in rows:
+        run = Run(**row)
+        logger.info("sweeper.sent", run_id=str(run.id), reason=reason, attempt=run.attempt)
+        stores.dispatch.send_run(run)
+
+
+async def end_stopped(stores: Stores) -> None:
+    """Runs whose stop is committed and whose driver has not ended them: whoever was asked may be dead."""
+    await end(stores, "status = 'running' AND stop_requested_at < now() - $1::interval", "stopped", None)
+
+
+async def end_expired(stores: Stores) -> None:
+    """Runs that nobody started in time."""
+    condition = "status = 'queued' AND started_at IS NULL AND expires_at <= now() AND $1::interval IS NOT NULL"
+    await end(stores, condition, "failed", EXPIRED)
+
+
+async def end(stores: Stores, condition: str, status: str, error: str | None) -> None:
+    rows = await stores.pool.fetch(
+        f"SELECT id, attempt FROM agent_runs WHERE {condition} ORDER BY created_at LIMIT {BATCH}",
+        stores.settings.runs.sweep_interval,
+    )
+    for row in rows:
+        run = await lifecycle.end_from_outside(stores.pool, row["id"], row["attempt"], status, error=error)
+        if run:
+            logger.info("sweeper.ended", run_id=str(run.id), status=run.status)
+            await closing.close_from_outside(stores, run)
+
+
+async def close_cut(stores: Stores) -> None:
+    """Final rows whose last event or archive was cut: raise the fence and finish them here."""
+    rows = await stores.pool.fetch(
+        f"""
+        SELECT {COLUMNS} FROM agent_runs
+        WHERE completed_at IS NOT NULL AND closed_at IS NULL AND updated_at < now() - $1::interval
+        ORDER BY completed_at LIMIT {CLOSE_AT_ONCE}
+        """,
+        stores.settings.runs.close_after,
+    )
+    for row in rows:
+        run = await lifecycle.take_up_closing(stores.pool, Run(**row))
+        if run:
+            logger.info("sweeper.closing", run_id=str(run.id), status=run.status)
+            await closing.close_from_outside(stores, run)
+
+
+STEPS: tuple[Step, ...] = (send_unsent, send_lost, rescue, end_stopped, end_expired, close_cut)
