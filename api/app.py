@@ -1,0 +1,65 @@
+"""The application: `uvicorn --factory api.app:create_app`."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from api import errors
+from api.body_limit import BodyLimit
+from api.deps import Resources
+from api.routes import health, projects, runs, streams, threads
+from api.sse import Streams
+from services import log
+from services.log import logger
+from services.runs.stores import Stores, open_stores
+from services.settings import Settings, load
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The API of one process; its resources open with the lifespan."""
+    settings = settings or load()
+    log.configure(settings)
+    app = FastAPI(title="Longrun", version="0.1.0", lifespan=lifespan, middleware=middleware(settings))
+    app.state.settings = settings
+    errors.install(app)
+    for routes in (health, runs, streams, threads, projects):
+        app.include_router(routes.router, prefix="/api")
+    return app
+
+
+def middleware(settings: Settings) -> list[Middleware]:
+    """The outermost first: an answer of the boundary has its CORS headers too."""
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.api.cors_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
+    )
+    inner = [Middleware(errors.Boundary), Middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)]
+    return [cors, *inner] if settings.api.cors_origins else inner
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    async with AsyncExitStack() as stack:
+        stores = await enter_stores(settings, stack)
+        open_streams = Streams(settings.streams, stores.tails)
+        open_streams.open()
+        stack.push_async_callback(open_streams.close)
+        app.state.resources = Resources(settings, stores, open_streams)
+        logger.info("api.started", instance_id=stores.instance_id)
+        yield
+
+
+async def enter_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
+    """The stores; without their first connections while Postgres is away, so that the API starts and says 503."""
+    try:
+        return await stack.enter_async_context(open_stores(settings))
+    except errors.Unreachable as error:
+        logger.warning("api.postgres_unreachable", error=repr(error))
+        return await stack.enter_async_context(open_stores(settings, pool_min=0))

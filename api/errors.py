@@ -1,0 +1,114 @@
+"""Errors to JSON: the only place that turns an exception into an answer."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import asyncpg
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services import postgres, redis
+from services.errors import AppError, NotFound, Unavailable, Unprocessable
+from services.log import logger
+
+Model = TypeVar("Model", bound=BaseModel)
+
+Unreachable = (
+    *postgres.Unreachable,
+    *redis.Unreachable,
+    asyncpg.exceptions.OperatorInterventionError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""What the stores' clients raise while a store is away, restarting or failing over: 503, never 500."""
+
+SELF_EXPLANATORY = (ConnectionError, TimeoutError, *redis.Unreachable[1:], asyncpg.PostgresConnectionError)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(AppError, app_error)
+    app.add_exception_handler(RequestValidationError, invalid_request)
+    app.add_exception_handler(asyncpg.ForeignKeyViolationError, parent_gone)
+    app.add_exception_handler(ClientDisconnect, gone)
+    for kind in Unreachable:
+        app.add_exception_handler(kind, store_unreachable)
+
+
+def invalid(field: str, message: str, *, where: str = "body") -> RequestValidationError:
+    """The 422 for one field of a request, in the shape of FastAPI's own."""
+    return RequestValidationError([{"type": "value_error", "loc": (where, field), "msg": message}])
+
+
+def validated(model: type[Model], fields: dict[str, Any]) -> Model:
+    """A model from fields that FastAPI did not read for us.
+
+    Raises: RequestValidationError, as FastAPI would for a body.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise RequestValidationError([{**said, "loc": ("body", *said["loc"])} for said in error.errors()]) from error
+
+
+async def app_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)
+    if isinstance(error, Unprocessable) and isinstance(error.detail, str):
+        return problems([{"type": "value_error", "loc": ("body",), "msg": error.detail}])
+    return JSONResponse({"detail": error.detail}, error.status, dict(error.headers))
+
+
+async def invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return problems(error.errors())
+
+
+def problems(errors: Sequence[Any]) -> Response:
+    """FastAPI's list without `input`: it would send whole prompts and files back."""
+    detail = [{"type": said["type"], "loc": list(said["loc"]), "msg": said["msg"]} for said in errors]
+    return JSONResponse({"detail": detail}, 422)
+
+
+async def store_unreachable(request: Request, error: Exception) -> Response:
+    surprising = not isinstance(error, SELF_EXPLANATORY)
+    logger.warning("api.store_unreachable", path=request.url.path, error=repr(error), exc_info=surprising and error)
+    return await app_error(request, Unavailable())
+
+
+async def parent_gone(request: Request, error: Exception) -> Response:
+    """What was checked a moment ago has been deleted since, and took with it what this request would add to it."""
+    logger.info("api.parent_gone", path=request.url.path, error=repr(error))
+    return await app_error(request, NotFound())
+
+
+async def gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)
+
+
+class Boundary:
+    """The last resort of a request: whatever nobody expected is logged with its traceback and answered 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched_send)
+        except Exception:
+            if started:
+                raise
+            logger.exception("api.request_failed", method=scope["method"], path=scope["path"])
+            await JSONResponse({"detail": "Internal error."}, 500)(scope, receive, send)

@@ -1,0 +1,95 @@
+"""Projects."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from api.deps import CallerDep, PoolDep, ResourcesDep
+from api.fields import Line, Text
+from api.paging import LimitQuery, PageQuery, Pagination, pagination
+from api.routes.runs import stop_live_runs
+from services import projects
+from services.postgres import transaction
+from services.projects import Project
+
+router = APIRouter(prefix="/projects", tags=["projects"])
+
+
+class ProjectOut(BaseModel):
+    project_id: UUID
+    name: str
+    description: str
+    sandbox: dict[str, Any]
+    is_public: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class ProjectPage(BaseModel):
+    projects: list[ProjectOut]
+    pagination: Pagination
+
+
+class ProjectPatch(BaseModel):
+    name: Line | None = None
+    description: Text | None = None
+    is_public: bool | None = None
+
+
+class Deleted(BaseModel):
+    message: str
+
+
+def shown(project: Project) -> ProjectOut:
+    return ProjectOut(
+        project_id=project.project_id,
+        name=project.name,
+        description=project.description,
+        sandbox=project.shown_sandbox,
+        is_public=project.is_public,
+        created_at=project.created_at,
+        updated_at=project.updated_at,
+    )
+
+
+@router.get("")
+async def list_projects(caller: CallerDep, pool: PoolDep, page: PageQuery = 1, limit: LimitQuery = 1000) -> ProjectPage:
+    async with pool.acquire() as conn:
+        found = await projects.page(conn, caller.account_id, limit=limit, offset=(page - 1) * limit)
+        total = await projects.count(conn, caller.account_id)
+    return ProjectPage(projects=[shown(project) for project in found], pagination=pagination(page, limit, total))
+
+
+@router.get("/{project_id}")
+async def get_project(project_id: UUID, caller: CallerDep, pool: PoolDep) -> ProjectOut:
+    async with pool.acquire() as conn:
+        return shown(await projects.readable(conn, caller.account_id, project_id))
+
+
+@router.patch("/{project_id}")
+async def change_project(project_id: UUID, patch: ProjectPatch, caller: CallerDep, pool: PoolDep) -> ProjectOut:
+    async with transaction(pool) as conn:
+        return shown(
+            await projects.update(
+                conn,
+                caller.account_id,
+                project_id,
+                name=patch.name,
+                description=patch.description,
+                is_public=patch.is_public,
+            )
+        )
+
+
+@router.delete("/{project_id}")
+async def delete_project(project_id: UUID, caller: CallerDep, resources: ResourcesDep) -> Deleted:
+    """Stops the runs of the project, then deletes it with its threads."""
+    async with resources.pool.acquire() as conn:
+        await projects.writable(conn, caller.account_id, project_id)
+    await stop_live_runs(resources.stores, caller.account_id, project_id=project_id)
+    async with resources.pool.acquire() as conn:
+        await projects.delete(conn, caller.account_id, project_id)
+    return Deleted(message="Project deleted.")

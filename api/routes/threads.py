@@ -1,0 +1,210 @@
+"""Threads and their messages."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Form
+from pydantic import BaseModel
+
+from api.deps import CallerDep, PoolDep, ResourcesDep
+from api.fields import Content, Kind, Line, Prompt
+from api.paging import LimitQuery, PageQuery, Pagination, decode_position, pagination
+from api.routes.projects import Deleted, ProjectOut
+from api.routes.projects import shown as shown_project
+from api.routes.runs import RunOut, shown_run, stop_live_runs
+from services import messages, projects, threads
+from services.errors import NotFound
+from services.messages import Message, NewMessage
+from services.postgres import Pool, transaction
+from services.projects import Project
+from services.runs import store
+from services.threads import Thread
+
+router = APIRouter(prefix="/threads", tags=["threads"])
+
+RECENT_RUNS = 10
+
+
+class ThreadOut(BaseModel):
+    thread_id: UUID
+    project_id: UUID
+    metadata: dict[str, Any]
+    is_public: bool
+    created_at: datetime
+    updated_at: datetime
+    project: ProjectOut
+
+
+class ThreadDetail(ThreadOut):
+    message_count: int
+    recent_agent_runs: list[RunOut]
+
+
+class ThreadPage(BaseModel):
+    threads: list[ThreadOut]
+    pagination: Pagination
+
+
+class ThreadMade(BaseModel):
+    thread_id: UUID
+    project_id: UUID
+
+
+class ThreadPatch(BaseModel):
+    title: Line | None = None
+    is_public: bool | None = None
+
+
+class MessageOut(BaseModel):
+    message_id: UUID
+    thread_id: UUID
+    type: str
+    is_llm_message: bool
+    content: Any
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    agent_id: UUID | None
+    agent_version_id: UUID | None
+
+
+class MessagePage(BaseModel):
+    messages: list[MessageOut]
+    next_cursor: str | None
+
+
+class MessageIn(BaseModel):
+    type: Kind
+    content: Content
+    is_llm_message: bool = True
+
+
+class UserMessageIn(BaseModel):
+    message: Prompt
+
+
+def shown(thread: Thread, project: Project) -> ThreadOut:
+    return ThreadOut(
+        thread_id=thread.thread_id,
+        project_id=thread.project_id,
+        metadata=thread.metadata,
+        is_public=thread.is_public,
+        created_at=thread.created_at,
+        updated_at=thread.updated_at,
+        project=shown_project(project),
+    )
+
+
+def shown_message(message: Message) -> MessageOut:
+    return MessageOut.model_validate(message, from_attributes=True)
+
+
+@router.get("")
+async def list_threads(caller: CallerDep, pool: PoolDep, page: PageQuery = 1, limit: LimitQuery = 1000) -> ThreadPage:
+    async with pool.acquire() as conn:
+        found = await threads.page(conn, caller.account_id, limit=limit, offset=(page - 1) * limit)
+        total = await threads.count(conn, caller.account_id)
+        theirs = await projects.by_ids(conn, (thread.project_id for thread in found))
+    # A project that was deleted between the two queries took its threads with it.
+    shown_threads = [shown(thread, theirs[thread.project_id]) for thread in found if thread.project_id in theirs]
+    return ThreadPage(threads=shown_threads, pagination=pagination(page, limit, total))
+
+
+@router.post("", form_limits={"max_files": 0, "max_fields": 20})
+async def create_thread(name: Annotated[Line, Form()], caller: CallerDep, pool: PoolDep) -> ThreadMade:
+    """A thread in a new project of that name."""
+    async with transaction(pool) as conn:
+        project = await projects.create(conn, caller.account_id, name)
+        thread = await threads.create(conn, caller.account_id, project.project_id)
+    return ThreadMade(thread_id=thread.thread_id, project_id=project.project_id)
+
+
+@router.get("/{thread_id}")
+async def get_thread(thread_id: UUID, caller: CallerDep, pool: PoolDep) -> ThreadDetail:
+    async with pool.acquire() as conn:
+        thread = await threads.readable(conn, caller.account_id, thread_id)
+        theirs = await projects.by_ids(conn, [thread.project_id])
+        count = await threads.count_messages(conn, thread_id)
+        runs = await store.list_runs(conn, thread.account_id, thread_id=thread_id, limit=RECENT_RUNS)
+    if thread.project_id not in theirs:
+        raise NotFound(threads.MISSING)
+    return ThreadDetail(
+        **shown(thread, theirs[thread.project_id]).model_dump(),
+        message_count=count,
+        recent_agent_runs=[shown_run(run) for run in runs],
+    )
+
+
+@router.patch("/{thread_id}")
+async def change_thread(thread_id: UUID, patch: ThreadPatch, caller: CallerDep, pool: PoolDep) -> ThreadOut:
+    """The title is kept in the thread's metadata."""
+    async with transaction(pool) as conn:
+        thread = await threads.update(conn, caller.account_id, thread_id, title=patch.title, is_public=patch.is_public)
+        project = await projects.readable(conn, caller.account_id, thread.project_id)
+    return shown(thread, project)
+
+
+@router.delete("/{thread_id}")
+async def delete_thread(thread_id: UUID, caller: CallerDep, resources: ResourcesDep) -> Deleted:
+    """Stops the runs of the thread, then deletes it with its messages."""
+    async with resources.pool.acquire() as conn:
+        await threads.writable(conn, caller.account_id, thread_id)
+    await stop_live_runs(resources.stores, caller.account_id, thread_id=thread_id)
+    async with resources.pool.acquire() as conn:
+        await threads.delete(conn, caller.account_id, thread_id)
+    return Deleted(message="Thread deleted.")
+
+
+@router.get("/{thread_id}/messages")
+async def list_messages(
+    thread_id: UUID,
+    caller: CallerDep,
+    pool: PoolDep,
+    order: Literal["asc", "desc"] = "desc",
+    limit: LimitQuery = 1000,
+    cursor: str | None = None,
+) -> MessagePage:
+    edge = None if cursor is None else decode_position(cursor)
+    descending = order == "desc"
+    before, after = (edge, None) if descending else (None, edge)
+    async with pool.acquire() as conn:
+        await threads.readable(conn, caller.account_id, thread_id)
+        found = await messages.page(conn, thread_id, limit=limit + 1, before=before, after=after, descending=descending)
+    more = len(found) > limit
+    return MessagePage(
+        messages=[shown_message(message) for message in found[:limit]],
+        next_cursor=str(found[limit - 1].position) if more else None,
+    )
+
+
+@router.post("/{thread_id}/messages")
+async def create_message(thread_id: UUID, said: MessageIn, caller: CallerDep, pool: PoolDep) -> MessageOut:
+    """A text becomes `{role, content}`, the user's for type `user`, else the assistant's; other JSON stays as it is."""
+    content = said.content
+    if isinstance(content, str):
+        content = {"role": "user" if said.type == "user" else "assistant", "content": content}
+    new = NewMessage(said.type, content, is_llm_message=said.is_llm_message)
+    return await add_message(pool, caller.account_id, thread_id, new)
+
+
+@router.post("/{thread_id}/messages/add")
+async def add_user_message(thread_id: UUID, said: UserMessageIn, caller: CallerDep, pool: PoolDep) -> MessageOut:
+    new = NewMessage("user", {"role": "user", "content": said.message})
+    return await add_message(pool, caller.account_id, thread_id, new)
+
+
+async def add_message(pool: Pool, account_id: UUID, thread_id: UUID, new: NewMessage) -> MessageOut:
+    async with transaction(pool) as conn:
+        await threads.writable(conn, account_id, thread_id)
+        (stored,) = await messages.add(conn, thread_id, [new])
+    return shown_message(stored)
+
+
+@router.delete("/{thread_id}/messages/{message_id}")
+async def delete_message(thread_id: UUID, message_id: UUID, caller: CallerDep, pool: PoolDep) -> Deleted:
+    async with transaction(pool) as conn:
+        await threads.writable(conn, caller.account_id, thread_id)
+        if not await messages.delete(conn, thread_id, message_id):
+            raise NotFound("Message not found.")
+    return Deleted(message="Message deleted.")

@@ -1,0 +1,150 @@
+"""The event-stream response: one shared tail per run and process, no task that only waits, bounded sends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from sse_starlette import EventSourceResponse
+from sse_starlette.sse import AppStatus
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from services.log import logger
+from services.postgres import Unreachable as PostgresUnreachable
+from services.redis import Unreachable as RedisUnreachable
+from services.runs.store import Run
+from services.runs.tails import Reader, Tails
+from services.settings import StreamSettings
+
+TICK_SECONDS = 0.25
+HEADERS = {"Cache-Control": "no-cache, no-transform"}
+
+MEDIA_TYPE = "text/event-stream"
+
+
+def ending_comment(settings: StreamSettings, reason: str) -> Response:
+    """A stream that ends at once: 200, when to come back, and why (a status would end an EventSource for good)."""
+    return Response(
+        opening(settings) + b": %b, reconnect\n\n" % reason.encode(), headers=HEADERS, media_type=MEDIA_TYPE
+    )
+
+
+def opening(settings: StreamSettings) -> bytes:
+    return b"retry: %d\n\n" % int(settings.retry.total_seconds() * 1000)
+
+
+class Streams:
+    """All open streams of a process: their number is bounded, one ticker pings them and ends them at a drain."""
+
+    def __init__(self, settings: StreamSettings, tails: Tails) -> None:
+        self.settings, self.tails = settings, tails
+        self.open_streams: set[EventStream] = set()
+        self.task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        self.task = asyncio.create_task(self.keep_ticking(), name="streams")
+
+    async def close(self) -> None:
+        if self.task:
+            self.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.task
+
+    @property
+    def draining(self) -> bool:
+        """Set by sse-starlette's hook in uvicorn's signal handler: the lifespan's end comes too late (TRAPS 37)."""
+        return AppStatus.should_exit
+
+    @property
+    def full(self) -> bool:
+        return len(self.open_streams) >= self.settings.max_streams
+
+    async def keep_ticking(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            due = asyncio.get_running_loop().time() - self.settings.ping_interval.total_seconds()
+            for stream in tuple(self.open_streams):
+                if self.draining or stream.sent_at <= due:
+                    stream.wake()
+
+
+class EventStream(EventSourceResponse):
+    """A run's events as server-sent events, from `after` on, until the last one.
+
+    An EventSource gives up for good on any status but 200: what ends a stream early is said in a comment.
+    """
+
+    def __init__(self, streams: Streams, run: Run, after: int) -> None:
+        super().__init__(nothing(), headers=HEADERS, ping=0)
+        self.streams, self.run, self.after = streams, run, after
+        self.sent_at = 0.0
+        self.gone = False
+        self.reader: Reader | None = None
+
+    def wake(self) -> None:
+        if self.reader:
+            self.reader.wake()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] != "HEAD":
+            await self.speak(receive, send)
+        if not self.gone:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def speak(self, receive: Receive, send: Send) -> None:
+        await self.write(send, opening(self.streams.settings))
+        if self.streams.draining or self.streams.full:
+            reason = b"the server is restarting" if self.streams.draining else b"too many streams on this server"
+            await self.write(send, b": %b, reconnect\n\n" % reason)
+            return
+        self.streams.open_streams.add(self)
+        listener = asyncio.create_task(self.notice_disconnect(receive))
+        try:
+            await self.follow(send)
+        except (*RedisUnreachable, *PostgresUnreachable) as error:
+            logger.warning("stream.store_away", run_id=str(self.run.id), error=repr(error))
+            await self.write(send, b": the event store is away, reconnect\n\n")
+        finally:
+            listener.cancel()
+            self.streams.open_streams.discard(self)
+
+    async def follow(self, send: Send) -> None:
+        async with self.streams.tails.follow(self.run.id, after=self.after) as reader:
+            self.reader = reader
+            while not (self.gone or reader.over):
+                batch = await reader.next()
+                if batch:
+                    await self.write(send, batch.frames)
+                if self.streams.draining and not reader.over:
+                    await self.write(send, b": the server is restarting, reconnect\n\n")
+                    return
+                if not batch and self.silent:
+                    await self.write(send, b": ping\n\n")
+
+    @property
+    def silent(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return now - self.sent_at >= self.streams.settings.ping_interval.total_seconds()
+
+    async def write(self, send: Send, data: bytes) -> None:
+        """Send within the time limit; a reader that does not read is dropped, its cursor is its own."""
+        try:
+            async with asyncio.timeout(self.streams.settings.send_timeout.total_seconds()):
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except TimeoutError:
+            logger.info("stream.reader_dropped", run_id=str(self.run.id))
+            self.gone = True
+        self.sent_at = asyncio.get_running_loop().time()
+
+    async def notice_disconnect(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        self.wake()
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """The content of the base class, which our own `__call__` never iterates."""
+    return
+    yield b""

@@ -1,0 +1,133 @@
+"""Real servers, a database and an empty Redis per test. `./dev test` starts the servers and names them here."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from services.postgres import Pool, open_pool
+from services.redis import open_redis
+from services.runs.stores import Stores, open_stores
+from services.settings import BrokerSettings, PostgresSettings, RedisSettings, RunSettings, Settings
+
+OUR_REDIS, BROKER_REDIS = 14, 15
+"""Database numbers of the tests' own: those of a developer's instance stay untouched."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run only the tests marked slow: real durations")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: real durations; run with --slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = bool(config.getoption("--slow"))
+    chosen = [item for item in items if (item.get_closest_marker("slow") is not None) == wanted]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
+def named(variable: str) -> str:
+    """The address of a server. A missing one fails the test: nothing is skipped."""
+    url = os.environ.get(variable)
+    assert url, f"{variable} is not set: run the tests with ./dev test"
+    return url
+
+
+def with_path(url: str, path: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{path}"))
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[str]:
+    """A migrated database that every test's own is copied from."""
+    name = f"longrun_template_{uuid4().hex[:12]}"
+    asyncio.run(administer(f"CREATE DATABASE {name}"))
+    environment = {**os.environ, "DATABASE_URL": with_path(named("DATABASE_URL"), name)}
+    subprocess.run([sys.executable, "-m", "migrations"], env=environment, check=True, capture_output=True)
+    yield name
+    asyncio.run(administer(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def administer(*statements: str) -> None:
+    conn = await asyncpg.connect(named("DATABASE_URL"))
+    for statement in statements:
+        await conn.execute(statement)
+    await conn.close()
+
+
+@pytest.fixture
+async def database_url(template: str) -> AsyncIterator[str]:
+    name = f"longrun_test_{uuid4().hex[:12]}"
+    await administer(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield with_path(named("DATABASE_URL"), name)
+    await administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url() -> str:
+    return with_path(named("REDIS_URL"), str(OUR_REDIS))
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str) -> Settings:
+    """Both stores of the test, the Redis broker, and durations a tenth of the real ones."""
+    broker_url = SecretStr(with_path(named("REDIS_URL"), str(BROKER_REDIS)))
+    return Settings(
+        postgres=PostgresSettings(url=SecretStr(database_url), pool_min=1, pool_max=10),
+        redis=RedisSettings(url=SecretStr(redis_url), ping_interval=timedelta(seconds=1)),
+        broker=BrokerSettings(kind="redis", redis_url=broker_url),
+        runs=scaled_runs(),
+    )
+
+
+def scaled_runs() -> RunSettings:
+    return RunSettings(
+        lock_ttl=timedelta(seconds=1.5),
+        heartbeat_interval=timedelta(seconds=0.5),
+        dead_after=timedelta(seconds=1.5),
+        sweep_interval=timedelta(seconds=0.2),
+        resend_after=timedelta(seconds=0.5),
+        close_after=timedelta(seconds=0.5),
+        archive_interval=timedelta(seconds=0.1),
+    )
+
+
+@pytest.fixture
+async def pool(settings: Settings) -> AsyncIterator[Pool]:
+    pool = await open_pool(settings.postgres)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    """Our Redis database, emptied before; afterwards every key that is left must have a TTL."""
+    client = open_redis(settings.redis)
+    await client.flushdb()
+    yield client
+    assert not await keys_without_ttl(client)
+    await client.flushdb()
+    await client.aclose()
+
+
+async def keys_without_ttl(client: Redis) -> list[bytes]:
+    return [key async for key in client.scan_iter(count=1000) if await client.ttl(key) == -1]
+
+
+@pytest.fixture
+async def stores(settings: Settings, redis: Redis) -> AsyncIterator[Stores]:
+    """The rooms of one process, opened as API and workers open them."""
+    async with open_stores(settings) as stores:
+        yield stores

@@ -1,0 +1,24 @@
+"""Waiting in tests: for a condition, up to a deadline, never for a length of time."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(
+    look: Callable[[], T | Awaitable[T]], *, within: float = 5.0, every: float = 0.02, says: str = ""
+) -> T:
+    """The first true value of `look()`; AssertionError when there is none within `within` seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        value = look()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, says or f"{look} was not true within {within} s; last: {value!r}"
+        await asyncio.sleep(every)
