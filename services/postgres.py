@@ -27,6 +27,9 @@ Unreachable = (
 """What asyncpg raises while the server is away, restarting or failing over."""
 
 
+ACQUIRE_SECONDS = 10.0
+
+
 def dump_json(value: Any) -> str:
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
 
@@ -57,6 +60,9 @@ async def open_pool(settings: PostgresSettings, *, min_size: int | None = None) 
 
 @asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
-    """One pooled connection inside one transaction: commits at the end, rolls back on an error."""
-    async with pool.acquire() as conn, conn.transaction():
+    """One pooled connection inside one transaction: commits at the end, rolls back on an error.
+
+    Raises: TimeoutError when no connection is free within ten seconds.
+    """
+    async with pool.acquire(timeout=ACQUIRE_SECONDS) as conn, conn.transaction():
         yield conn

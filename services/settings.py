@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+LONGEST_SECONDS = 1e9
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DEVELOPMENT_JWT_SECRET = "development-only-secret-of-32-bytes-or-more"  # noqa: S105 - refused in production
 
@@ -28,12 +29,12 @@ def parse_duration(value: Any) -> Any:
 
 def is_number(text: str) -> bool:
     try:
-        return float(text) >= 0
+        return 0 <= float(text) < LONGEST_SECONDS
     except ValueError:
         return False
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(0))]
 
 
 class Section(BaseSettings):
@@ -52,6 +53,12 @@ class PostgresSettings(Section):
     idle_lifetime: Duration = timedelta(seconds=300)
     command_timeout: Duration = timedelta(seconds=60)
     connect_timeout: Duration = timedelta(seconds=10)
+
+    @model_validator(mode="after")
+    def fit_the_pool(self) -> "PostgresSettings":
+        if max(self.pool_min, self.worker_pool_min) > self.pool_max:
+            raise ValueError("POSTGRES_POOL_MIN and POSTGRES_WORKER_POOL_MIN must be at most POSTGRES_POOL_MAX")
+        return self
 
 
 class RedisSettings(Section):
@@ -129,6 +136,12 @@ class RunSettings(Section):
     max_log_bytes: int = Field(256 * 1024 * 1024, ge=1024)
     max_tail_bytes: int = Field(8 * 1024 * 1024, ge=1024)
 
+    @model_validator(mode="after")
+    def renew_before_the_lock_expires(self) -> "RunSettings":
+        if not timedelta(0) < self.heartbeat_interval <= self.lock_ttl / 2:
+            raise ValueError("RUN_HEARTBEAT_INTERVAL must be above zero and at most half of RUN_LOCK_TTL")
+        return self
+
 
 class StreamSettings(Section):
     model_config = SettingsConfigDict(env_prefix="STREAM_")
@@ -138,7 +151,6 @@ class StreamSettings(Section):
     silence: Duration = timedelta(seconds=5)
     window_bytes: int = Field(256 * 1024, ge=1024)
     max_streams: int = Field(20_000, ge=1)
-    lag_bytes: int = Field(256 * 1024, ge=1024)
 
 
 class ApiSettings(Section):

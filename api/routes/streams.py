@@ -24,7 +24,12 @@ CursorHeader = Annotated[str | None, Header(alias="Last-Event-ID")]
 MAX_CURSOR_DIGITS = 18
 
 
-@router.get("/agent-run/{run_id}/stream", response_class=EventStream, responses={204: {"description": "all was read"}})
+@router.get(
+    "/agent-run/{run_id}/stream",
+    status_code=200,
+    response_class=EventStream,
+    responses={204: {"description": "The last event was seen already."}},
+)
 async def stream_run(
     run_id: UUID,
     user_id: Annotated[UUID, Depends(stream_user)],

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from uuid import UUID
 
 from services.errors import NotFound
+from services.log import logger
 from services.redis import Unreachable
 from services.runs import control, keys, store
 from services.runs.store import Run
@@ -29,15 +30,15 @@ async def until_final(stores: Stores, run_id: UUID, seconds: float) -> Run:
                 stores.channels.listen(keys.control(run_id), on_message=heard, on_reset=ended.set)
             )
         except Unreachable:
-            ended.set()  # without announcements the row is looked at every two seconds
+            logger.warning("run.wait_without_announcements", run_id=str(run_id))
         while True:
+            ended.clear()
             run = await store.get(stores.pool, run_id)
             if run is None:
                 raise NotFound
             left = deadline - asyncio.get_running_loop().time()
             if run.final or left <= 0:
                 return run
-            ended.clear()
             try:
                 async with asyncio.timeout(min(left, LOOK_AGAIN_SECONDS)):
                     await ended.wait()

@@ -1,0 +1,93 @@
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from services.settings import (
+    AuthSettings,
+    BrokerSettings,
+    DeploymentSettings,
+    PostgresSettings,
+    RedisSettings,
+    RunSettings,
+    Settings,
+    parse_duration,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment_names() -> dict[str, Any]:
+    """Every name that the settings read, with its default."""
+    names = {}
+    for section in Settings.model_fields.values():
+        model = section.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        prefix = str(model.model_config.get("env_prefix", ""))
+        for name, field in model.model_fields.items():
+            names[str(field.validation_alias or f"{prefix}{name}".upper())] = field.get_default()
+    return names
+
+
+def example() -> dict[str, str]:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if re.match(r"[A-Z_]+=", line))
+
+
+def test_the_example_lists_every_setting_and_no_other() -> None:
+    assert set(example()) == set(environment_names())
+
+
+def test_the_example_shows_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment_names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    plain = Settings().model_dump()
+    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
+    assert Settings().model_dump() == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("15", 15), ("0.5", 0.5), ("150ms", 0.15), ("2 m", 120), ("6h", 21_600), ("30d", 2_592_000)]
+)
+def test_a_duration_takes_units_and_bare_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["soon", "-3s", "-3", "nan", "", "1e400s"])
+def test_a_bad_duration_names_its_setting(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_LOCK_TTL", text)
+    with pytest.raises(ValidationError, match=r"lock_ttl|LOCK_TTL"):
+        RunSettings()
+
+
+def test_production_refuses_the_development_secret() -> None:
+    production = DeploymentSettings(environment="production")
+    with pytest.raises(ValidationError, match="JWT_SECRET"):
+        Settings(deployment=production, auth=AuthSettings())
+    assert Settings(deployment=production, auth=AuthSettings(secret=SecretStr("s" * 32))).production
+
+
+def test_the_broker_never_shares_our_redis_database() -> None:
+    redis = RedisSettings(url=SecretStr("redis://127.0.0.1:6379/3"))
+    assert Settings(redis=redis, broker=BrokerSettings(redis_url=SecretStr(""))).broker_redis_url.endswith("/4")
+
+
+def test_secrets_do_not_show_when_settings_are_printed() -> None:
+    assert "hidden-word" not in repr(AuthSettings(secret=SecretStr("hidden-word" * 4)))
+
+
+def test_a_lock_that_would_expire_between_renewals_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_HEARTBEAT_INTERVAL", "10s")
+    with pytest.raises(ValidationError, match="RUN_HEARTBEAT_INTERVAL"):
+        RunSettings()
+
+
+def test_a_pool_smaller_than_its_minimum_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_POOL_MAX", "5")
+    with pytest.raises(ValidationError, match="POSTGRES_POOL_MAX"):
+        PostgresSettings()
