@@ -25,7 +25,8 @@ from worker.process import Process
 T = TypeVar("T")
 
 CANCEL_SECONDS = 5.0
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 0.5
+ARCHIVE_SECONDS = 5.0
 RETRY_SECONDS = (0.1, 0.5, 2.0)
 INTERNAL_ERROR = "The run failed because of an internal error."
 
@@ -53,21 +54,30 @@ Ending = Ended | HandedOver | Lost
 
 async def drive(process: Process, run_id: UUID) -> None:
     """Drive a run from wherever it stands to an ending, if it can be had; a duplicate message is harmless."""
+    with bound_contextvars(agent_run_id=str(run_id), instance_id=process.stores.instance_id):
+        try:
+            await drive_known(process, run_id)
+        except (*PostgresUnreachable, *RedisUnreachable) as error:
+            logger.warning("run.postponed", error=repr(error))
+            with suppress(*PostgresUnreachable):
+                await store.forget_message(process.stores.pool, run_id)
+
+
+async def drive_known(process: Process, run_id: UUID) -> None:
     stores = process.stores
     run = await store.get(stores.pool, run_id)
     if run is None or run.final:
-        logger.info("run.nothing_to_do", run_id=str(run_id), known=run is not None)
+        logger.info("run.nothing_to_do", known=run is not None)
         return
     if process.draining.is_set():
         stores.dispatch.send_run(run)
         return
-    with bound_contextvars(agent_run_id=str(run.id), thread_id=str(run.thread_id), instance_id=stores.instance_id):
-        async with claimed(process, run) as claim:
-            ending = await attend(process, *claim) if claim else None
-        if isinstance(ending, HandedOver):
-            stores.dispatch.send_run(run)
-        elif ending:
-            await wake_next(process, run.project_id)
+    async with claimed(process, run) as claim:
+        ending = await attend(process, *claim) if claim else None
+    if isinstance(ending, HandedOver):
+        stores.dispatch.send_run(run)
+    elif claim is None:
+        await store.forget_message(stores.pool, run_id)
 
 
 @asynccontextmanager
@@ -98,16 +108,32 @@ async def attend(process: Process, run: Run, held: Held) -> Ending:
         settings=process.settings,
     )
     try:
-        ending = await outcome(process, context, log, held)
-        return await conclude(process, context, log, held, ending)
+        async with losing_with(held, log):
+            ending = await outcome(process, context, log, held)
+            return await conclude(process, context, log, held, ending)
     except FenceLost:
         return Lost()
-    except (*RedisUnreachable, LogRefused) as error:
-        logger.warning("run.end_postponed", error=repr(error))  # the sweeper says the last event
+    except (*RedisUnreachable, *PostgresUnreachable, LogRefused) as error:
+        logger.warning("run.end_postponed", error=repr(error))  # the sweeper takes it up
         return Lost()
     finally:
         if log.failure or not log.closing:
             process.stores.writer.forget(log)
+
+
+@asynccontextmanager
+async def losing_with(held: Held, log: EventLog) -> AsyncIterator[None]:
+    """Whoever waits for the log learns at once when the lease is lost."""
+
+    async def lose() -> None:
+        await held.lost.wait()
+        log.lose()
+
+    watcher = asyncio.create_task(lose())
+    try:
+        yield
+    finally:
+        watcher.cancel()
 
 
 async def outcome(process: Process, context: RunContext, log: EventLog, held: Held) -> Ending:
@@ -188,7 +214,8 @@ async def hand_over(process: Process, log: EventLog, held: Held) -> Ending:
     with suppress(TimeoutError):  # chunks that Redis does not take now are void after a hand-over anyway
         async with asyncio.timeout(FLUSH_SECONDS):
             await log.flush()
-    await stores.writer.archive_run(log)
+    async with asyncio.timeout(ARCHIVE_SECONDS):
+        await stores.writer.archive_run(log)
     row = await persist(held, lambda: lifecycle.hand_over(stores.pool, held.fence, length=log.length))
     if row:
         logger.info("run.handed_over", attempt=row.attempt, length=log.length)
@@ -211,6 +238,7 @@ async def end(process: Process, context: RunContext, log: EventLog, held: Held, 
     row = row or await own_end(stores.pool, held)
     if row is None:
         raise FenceLost(str(held.fence.run_id))
+    stores.background.spawn(closing.wake_next(stores, row.project_id))
     await closing.say_last(stores, log, row)
     logger.info("run.ended", status=row.status, attempt=row.attempt, events=log.length, error=row.error)
 
@@ -240,11 +268,3 @@ async def persist(held: Held, write: Callable[[], Awaitable[T]]) -> T:
             logger.warning("run.write_repeated", error=repr(error))
             await asyncio.sleep(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)])
             tries += 1
-
-
-async def wake_next(process: Process, project_id: UUID) -> None:
-    """The project's next queued run may begin now."""
-    with suppress(*PostgresUnreachable):
-        waiting = await store.next_queued(process.stores.pool, project_id)
-        if waiting:
-            process.stores.dispatch.send_run(waiting)

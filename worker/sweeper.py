@@ -10,8 +10,7 @@ from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
 from services.runs import closing, keys, lifecycle
-from services.runs.lifecycle import EARLIER_UNFINISHED
-from services.runs.store import COLUMNS, Run
+from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 from services.runs.stores import Stores
 
 BATCH = 200
@@ -43,9 +42,9 @@ async def send_unsent(stores: Stores) -> None:
     """Queued rows whose message was never confirmed: at once when a delay is over, else after `resend_after`."""
     await send(
         stores,
-        """
+        f"""
         status = 'queued' AND message_sent_at IS NULL AND (not_before IS NULL OR not_before <= now())
-        AND ((message_tried_at IS NULL AND not_before IS NOT NULL)
+        AND NOT {EARLIER_UNFINISHED} AND ((message_tried_at IS NULL AND not_before IS NOT NULL)
              OR coalesce(message_tried_at, created_at) < now() - $1::interval)
         """,
         "never confirmed",
@@ -102,7 +101,7 @@ async def send(stores: Stores, condition: str, reason: str, *values: object) -> 
     """Send the messages of rows that meet `condition` ($1 is `resend_after`); parallel sweepers share them."""
     rows = await stores.pool.fetch(
         f"""
-        UPDATE agent_runs SET message_tried_at = now() WHERE id IN (
+        UPDATE agent_runs AS run SET message_tried_at = now() WHERE id IN (
             SELECT id FROM agent_runs AS run WHERE {condition}
             ORDER BY created_at LIMIT {BATCH} FOR UPDATE SKIP LOCKED
         ) RETURNING {COLUMNS}
@@ -143,7 +142,7 @@ async def close_cut(stores: Stores) -> None:
     """Final rows whose last event or archive was cut: raise the fence and finish them here."""
     rows = await stores.pool.fetch(
         f"""
-        SELECT {COLUMNS} FROM agent_runs
+        SELECT {COLUMNS} FROM agent_runs AS run
         WHERE completed_at IS NOT NULL AND closed_at IS NULL AND updated_at < now() - $1::interval
         ORDER BY completed_at LIMIT {CLOSE_AT_ONCE}
         """,

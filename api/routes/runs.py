@@ -309,9 +309,12 @@ def new_run(caller: Caller, thread: Thread, asked: RunOptions, model_name: str, 
 
 
 async def send(stores: Stores, started: Started) -> None:
-    """After the commit: tell the drivers of what was stopped, and wake a worker unless the run waits."""
+    """After the commit: tell the drivers of what was stopped, and wake a worker unless the run is delayed.
+
+    One that waits for an earlier run is sent too: that one may have ended before this start was committed.
+    """
     await stopping.announce(stores, started.stopped)
-    if started.run.phase != "waiting":
+    if started.run.not_before is None:
         stores.dispatch.send_run(started.run)
 
 

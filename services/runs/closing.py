@@ -8,7 +8,7 @@ from asyncpg import Record
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
-from services.runs import archive, control, events, keys
+from services.runs import archive, control, events, keys, store
 from services.runs.event_log import EventLog
 from services.runs.events import Event
 from services.runs.fence import Fence, FenceLost
@@ -27,11 +27,23 @@ async def say_last(stores: Stores, log: EventLog, run: Run) -> None:
     await control.announce_end(stores.redis, run.id, run.status)
 
 
+async def wake_next(stores: Stores, project_id: UUID) -> None:
+    """The project's next queued run may begin, now that the row of the one before it is final."""
+    try:
+        waiting = await store.next_queued(stores.pool, project_id)
+    except PostgresUnreachable as error:
+        logger.warning("run.next_not_woken", project_id=str(project_id), error=repr(error))  # the sweeper will
+        return
+    if waiting:
+        stores.dispatch.send_run(waiting)
+
+
 async def close_from_outside(stores: Stores, run: Run) -> None:
     """Finish a run that is final in its row and whose fence was raised for us; the text it streamed is kept.
 
     What cannot be done now (a store is away) is done by the sweeper.
     """
+    await wake_next(stores, run.project_id)
     fence = Fence(run.id, run.attempt, stores.instance_id)
     log: EventLog | None = None
     try:

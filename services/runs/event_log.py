@@ -77,6 +77,7 @@ class EventLog:
     async def close(self, last: bytes, *before: Event) -> None:
         """Append `before` and the last event in one step; `closed` is set once the whole log is archived."""
         await self.flush()
+        await self.settle(lambda: self.reserved - self.length > len(before))
         for event in before:
             self.put(self.encode(event))
         self.put(last)

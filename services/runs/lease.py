@@ -15,6 +15,11 @@ from services.runs import keys
 from services.runs.fence import Fence
 from services.settings import RunSettings
 
+HOLD = """
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
+redis.call('SET', KEYS[2], 'running', 'PX', ARGV[2])
+return 1
+"""
 RENEW = """
 local owner = redis.call('GET', KEYS[1])
 if not owner then return 0 end
@@ -55,7 +60,8 @@ class Leases:
         self.settings, self.redis, self.pool, self.instance_id = settings, redis, pool, instance_id
         self.held: dict[UUID, Held] = {}
         self.ttl_ms = int(settings.lock_ttl.total_seconds() * 1000)
-        self.renew, self.unlock, self.take = (redis.register_script(text) for text in (RENEW, RELEASE, SEIZE))
+        self.lock, self.renew = redis.register_script(HOLD), redis.register_script(RENEW)
+        self.unlock, self.take = redis.register_script(RELEASE), redis.register_script(SEIZE)
 
     @asynccontextmanager
     async def hold(self, run_id: UUID, attempt: int) -> AsyncIterator[Held | None]:
@@ -64,7 +70,7 @@ class Leases:
         Raises: redis errors when Redis cannot be asked.
         """
         fence = Fence(run_id, attempt, self.instance_id)
-        if not await self.redis.set(keys.lock(run_id), fence.lock_value, nx=True, px=self.ttl_ms):
+        if not await self.lock(keys=self.keys(fence), args=[fence.lock_value, self.ttl_ms]):
             yield None
             return
         held = self.held[run_id] = Held(fence, asyncio.get_running_loop().time())

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from services.postgres import Executor
 from services.runs.fence import Fence
-from services.runs.store import COLUMNS, Run
+from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 
 MOVES: dict[str, tuple[str, ...]] = {
     "running": ("queued", "running"),
@@ -20,13 +20,6 @@ MOVES: dict[str, tuple[str, ...]] = {
 
 RESERVED_AHEAD = 256
 """Event ids reserved beyond the log's end at a claim; see services.runs.archive for how it grows."""
-
-EARLIER_UNFINISHED = """EXISTS (
-    SELECT 1 FROM agent_runs earlier
-    WHERE earlier.project_id = run.project_id AND earlier.completed_at IS NULL
-      AND (earlier.created_at, earlier.id) < (run.created_at, run.id)
-      AND (earlier.not_before IS NULL OR earlier.not_before <= now())
-)"""
 
 
 async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timedelta) -> Run | None:
@@ -64,7 +57,7 @@ async def end(conn: Executor, fence: Fence, status: str, *, error: str | None, u
     """
     row = await conn.fetchrow(
         f"""
-        UPDATE agent_runs SET
+        UPDATE agent_runs AS run SET
             status = CASE WHEN stop_requested_at IS NULL THEN $3 ELSE 'stopped' END,
             error = CASE WHEN stop_requested_at IS NULL THEN $4 END,
             usage = usage || $5, completed_at = now(), updated_at = now()
@@ -87,7 +80,7 @@ async def end_from_outside(
     """End a run that this process does not drive: raises the fence, so that its driver can write no more."""
     row = await conn.fetchrow(
         f"""
-        UPDATE agent_runs SET
+        UPDATE agent_runs AS run SET
             status = CASE WHEN stop_requested_at IS NULL THEN $3 ELSE 'stopped' END,
             error = CASE WHEN stop_requested_at IS NULL THEN $4 END,
             attempt = attempt + 1, completed_at = now(), updated_at = now()
@@ -110,7 +103,7 @@ async def request_stops(conn: Executor, run_ids: Sequence[UUID]) -> list[Run]:
     """
     rows = await conn.fetch(
         f"""
-        UPDATE agent_runs SET
+        UPDATE agent_runs AS run SET
             stop_requested_at = coalesce(stop_requested_at, now()), updated_at = now(),
             attempt = attempt + (status = 'queued')::int,
             completed_at = CASE WHEN status = 'queued' THEN now() END,
@@ -127,7 +120,7 @@ async def take_up_closing(conn: Executor, run: Run) -> Run | None:
     """Raise the fence of a final run whose end was cut between row and last event, to finish it here."""
     row = await conn.fetchrow(
         f"""
-        UPDATE agent_runs SET attempt = attempt + 1, updated_at = now()
+        UPDATE agent_runs AS run SET attempt = attempt + 1, updated_at = now()
         WHERE id = $1 AND attempt = $2 AND completed_at IS NOT NULL AND closed_at IS NULL
         RETURNING {COLUMNS}
         """,
@@ -144,7 +137,7 @@ async def hand_over(conn: Executor, fence: Fence, *, length: int) -> Run | None:
     """
     row = await conn.fetchrow(
         f"""
-        UPDATE agent_runs SET
+        UPDATE agent_runs AS run SET
             status = 'queued', instance_id = NULL, heartbeat_at = NULL, message_sent_at = NULL,
             message_tried_at = now(), reserved_events = $3, updated_at = now()
         WHERE id = $1 AND attempt = $2 AND status = ANY($4) AND archived_events = $3 AND stop_requested_at IS NULL

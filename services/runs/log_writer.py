@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from redis import exceptions
@@ -38,6 +39,7 @@ return {'ok', length + #ARGV - 4}
 """The atomic step: fence, expected length (so that a repeated append cannot double), RPUSH, EXPIRE, PUBLISH."""
 
 RETRY_SECONDS = 0.1
+CLOSE_SECONDS = 2.0
 STATEMENT_BYTES = 8 * 1024 * 1024
 VOID = events.Event("status", {"status_type": "void"})
 
@@ -64,7 +66,10 @@ class LogWriter:
         ]
 
     async def close(self) -> None:
-        """Stop; what is pending stays unwritten, so logs are closed or handed over before."""
+        """Archive once more and stop; what is pending stays unwritten, so logs are closed or handed over before."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.archive_all()
         tasks = [*self.tasks, *self.repairs]
         for task in tasks:
             task.cancel()

@@ -66,7 +66,7 @@ async def clear_the_way(conn: Connection, new: NewRun) -> list[Run]:
 async def insert(conn: Connection, new: NewRun) -> Run:
     row = await conn.fetchrow(
         f"""
-        INSERT INTO agent_runs (
+        INSERT INTO agent_runs AS run (
             kind, account_id, project_id, thread_id, model_name, created_by, agent_id, agent_version_id,
             settings, metadata, webhook_url, priority, on_active, created_at, not_before, expires_at
         ) VALUES (

@@ -58,17 +58,26 @@ class Run:
         return self.status if self.final else "running"
 
 
-PHASE = """CASE
+EARLIER_UNFINISHED = """EXISTS (
+    SELECT 1 FROM agent_runs AS earlier
+    WHERE earlier.project_id = run.project_id AND earlier.completed_at IS NULL
+      AND (earlier.created_at, earlier.id) < (run.created_at, run.id)
+      AND (earlier.not_before IS NULL OR earlier.not_before <= now())
+)"""
+"""Whether the project of `agent_runs AS run` has a run that must end first; a delayed one holds up nobody."""
+
+PHASE = f"""CASE
     WHEN completed_at IS NOT NULL THEN status
     WHEN stop_requested_at IS NOT NULL THEN 'stopping'
-    WHEN status = 'queued' AND not_before > now() THEN 'waiting'
+    WHEN status = 'queued' AND (not_before > now() OR {EARLIER_UNFINISHED}) THEN 'waiting'
     ELSE status
 END"""
 COLUMNS = ", ".join(f"{PHASE} AS phase" if f.name == "phase" else f.name for f in fields(Run))
+"""What a statement over `agent_runs AS run` returns for a Run."""
 
 
 async def get(conn: Executor, run_id: UUID) -> Run | None:
-    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM agent_runs WHERE id = $1", run_id)
+    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM agent_runs AS run WHERE id = $1", run_id)
     return Run(**row) if row else None
 
 
@@ -102,7 +111,10 @@ async def list_runs(
     if before:
         wanted.add("(created_at, id) < ({}, {})", *before)
     rows = await conn.fetch(
-        f"SELECT {COLUMNS} FROM agent_runs WHERE {wanted.sql} ORDER BY created_at DESC, id DESC LIMIT {int(limit)}",
+        f"""
+        SELECT {COLUMNS} FROM agent_runs AS run WHERE {wanted.sql}
+        ORDER BY created_at DESC, id DESC LIMIT {int(limit)}
+        """,
         *wanted.values,
     )
     return [Run(**row) for row in rows]
@@ -129,10 +141,18 @@ async def next_queued(conn: Executor, project_id: UUID) -> Run | None:
     """The oldest queued run of a project that is due."""
     row = await conn.fetchrow(
         f"""
-        SELECT {COLUMNS} FROM agent_runs
+        SELECT {COLUMNS} FROM agent_runs AS run
         WHERE project_id = $1 AND status = 'queued' AND (not_before IS NULL OR not_before <= now())
         ORDER BY created_at, id LIMIT 1
         """,
         project_id,
     )
     return Run(**row) if row else None
+
+
+async def forget_message(conn: Executor, run_id: UUID) -> None:
+    """The wake-up message of a run was spent without effect: the sweeper sends another one soon."""
+    await conn.execute(
+        "UPDATE agent_runs SET message_sent_at = NULL, message_tried_at = now() WHERE id = $1 AND status = 'queued'",
+        run_id,
+    )
