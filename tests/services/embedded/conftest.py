@@ -38,15 +38,16 @@ def state(folder: Path) -> Iterator[State]:
 
 
 @pytest.fixture
-async def supervisor() -> AsyncIterator[Supervisor]:
+async def supervisor(folder: Path) -> AsyncIterator[Supervisor]:
+    """Stopped before `folder`, where its servers keep their data, is removed."""
     running = Supervisor(Console(io.StringIO()))
     yield running
     await running.stop_all()
 
 
 @pytest.fixture
-def dev() -> Iterator[Dev]:
-    """Starts `./dev` commands without its shell part; what is still alive at the end is stopped."""
+def dev(folder: Path) -> Iterator[Dev]:
+    """Starts `./dev` commands without its shell part; stops what is still alive before `folder` is removed."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str | Path, **names: str) -> subprocess.Popen[str]:
