@@ -16,7 +16,8 @@ HEALTH_KEY_SECONDS = 60
 @dramatiq.actor(queue_name=HEALTH_QUEUE)
 async def check_health(key: str) -> None:
     """Set `key` to `healthy` for a minute: a worker takes messages and reaches Redis."""
-    await current_process().stores.redis.set(key, "healthy", ex=HEALTH_KEY_SECONDS)
+    process = await current_process()
+    await process.stores.redis.set(key, "healthy", ex=HEALTH_KEY_SECONDS)
 
 
 @dramatiq.actor(queue_name=RUN_QUEUE)
@@ -34,7 +35,7 @@ async def run_agent_background(
     except ValueError:
         logger.error("run.unknown", agent_run_id=agent_run_id[:80])
         return
-    await runner.drive(current_process(), run_id)
+    await runner.drive(await current_process(), run_id)
 
 
 @dramatiq.actor(queue_name=RUN_QUEUE)

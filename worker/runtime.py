@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
+import os
 import queue
 import signal
 import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from concurrent.futures import Future, wait
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import dramatiq
 import uvloop
 from dramatiq.asyncio import EventLoopThread, set_event_loop_thread
-from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.brokers.redis import _RedisConsumer as RedisConsumer
 from dramatiq.logging import get_logger
 from dramatiq.middleware import MiddlewareError
 
@@ -31,14 +33,16 @@ BOOT_RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)
 SHUTDOWN_SECONDS = 10.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
-_process: Process | None = None
+BOOT_SECONDS = 5.0
+IDLE_POLL_MS = {"redis": 50, "rabbitmq": 200}
+"""How long an idle consumer or thread sleeps: on Redis it is the pick-up latency (TRAPS 14)."""
+
+_opened: Future[Process] = Future()
 
 
-def current_process() -> Process:
-    """What this worker process opened at boot. Raises: RuntimeError outside a worker."""
-    if _process is None:
-        raise RuntimeError("this is no worker process: it is started with `dramatiq worker`")
-    return _process
+async def current_process() -> Process:
+    """What this worker process has opened; waits while its stores are not reachable yet."""
+    return await asyncio.shield(asyncio.wrap_future(_opened))
 
 
 class LoopThread(EventLoopThread):
@@ -65,29 +69,27 @@ class Runtime(dramatiq.Middleware):
             raise MiddlewareError("--threads must be at least 2: one thread stays free for short actors")
         # Runs take all threads but one; a queue of runs never waits in a process that has no slot for it (TRAPS 10).
         worker.queue_prefetch = worker.worker_threads - 1
+        worker.worker_timeout = IDLE_POLL_MS[self.settings.broker.kind]
         self.thread = LoopThread()
         self.thread.start(timeout=5.0)
         set_event_loop_thread(self.thread)
-        booted = threading.Event()
-        asyncio.run_coroutine_threadsafe(self.live(booted), self.thread.loop).add_done_callback(report)
-        while not booted.wait(timeout=1.0):
-            logger.info("worker.waiting_for_stores")
+        asyncio.run_coroutine_threadsafe(self.live(), self.thread.loop).add_done_callback(report)
+        # Dramatiq's master takes no signals until every child has booted: messages wait for the stores instead.
+        if not wait([_opened], timeout=BOOT_SECONDS).done:
+            logger.warning("worker.boots_without_stores")
         Watchdog(self.thread.loop, self.settings.runs.watchdog_timeout).start()
         self.listen_for_stop(worker)
 
-    async def live(self, booted: threading.Event) -> None:
+    async def live(self) -> None:
         """The life of the process on its loop: stores open, sweeper beating, until it is told to close."""
-        global _process
         self.closing = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
             stores = await stack.enter_async_context(self.stores_once_reachable())
             http = await stack.enter_async_context(open_client(self.settings))
-            _process = Process(self.settings, stores, http)
+            _opened.set_result(Process(self.settings, stores, http))
             stores.background.spawn(keep_sweeping(stores))
             logger.info("worker.ready", instance_id=stores.instance_id)
-            booted.set()
             await self.closing.wait()
-        _process = None
         self.closed.set()
 
     @contextlib.asynccontextmanager
@@ -129,11 +131,13 @@ class Runtime(dramatiq.Middleware):
     def drain(self, worker: dramatiq.Worker) -> None:
         """Take nothing more, give back what was prefetched, and tell live runs to hand over."""
         logger.info("worker.draining", policy=self.settings.runs.drain)
+        if not _opened.done():
+            os._exit(0)  # nothing was begun, and what was taken is delivered again
         give_back(worker)
         if self.settings.runs.drain == "finish":
             time.sleep(self.settings.runs.drain_deadline.total_seconds())
-        if self.thread and _process:
-            self.thread.loop.call_soon_threadsafe(_process.draining.set)
+        if self.thread:
+            self.thread.loop.call_soon_threadsafe(_opened.result().draining.set)
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         if self.thread and self.closing:
@@ -150,13 +154,11 @@ def give_back(worker: dramatiq.Worker) -> None:
             message = worker.work_queue.get_nowait().message
             waiting[message.queue_name].append(message)
     for name, thread in worker.consumers.items():
-        if isinstance(worker.broker, RabbitmqBroker):
-            if thread.consumer is not None:
-                cast(StampedConsumer, thread.consumer).give_back(waiting[name])
-        else:
-            thread.pause()
-            if waiting[name]:
-                thread.requeue_messages(waiting[name])
+        if isinstance(thread.consumer, StampedConsumer):
+            thread.consumer.give_back(waiting[name])
+        elif isinstance(thread.consumer, RedisConsumer):
+            thread.consumer.prefetch = 0
+            thread.requeue_messages(waiting[name])
 
 
 def report(life: Any) -> None:
