@@ -6,23 +6,31 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from api import errors
 from api.body_limit import BodyLimit
 from api.deps import Resources
 from api.routes import health, projects, runs, streams, threads
 from api.sse import Streams
+from api.transport import keep_transport
 from services import log
 from services.log import logger
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings, load
 
 
+class Longrun(FastAPI):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        keep_transport(scope, send)
+        await super().__call__(scope, receive, send)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API of one process; its resources open with the lifespan."""
     settings = settings or load()
     log.configure(settings)
-    app = FastAPI(title="Longrun", version="0.1.0", lifespan=lifespan, middleware=middleware(settings))
+    app = Longrun(title="Longrun", version="0.1.0", lifespan=lifespan, middleware=middleware(settings))
     app.state.settings = settings
     errors.install(app)
     for routes in (health, runs, streams, threads, projects):
@@ -39,7 +47,10 @@ def middleware(settings: Settings) -> list[Middleware]:
         allow_headers=["*"],
         expose_headers=["Retry-After"],
     )
-    inner = [Middleware(errors.Boundary), Middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)]
+    inner = [
+        Middleware(errors.Boundary),
+        Middleware(BodyLimit, max_bytes=settings.api.max_body_bytes),
+    ]
     return [cors, *inner] if settings.api.cors_origins else inner
 
 

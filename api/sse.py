@@ -9,6 +9,7 @@ from sse_starlette.sse import AppStatus
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.transport import abort
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
@@ -19,6 +20,7 @@ from services.settings import StreamSettings
 TICK_SECONDS = 0.25
 HEADERS = {"Cache-Control": "no-cache, no-transform"}
 
+SLICE_BYTES = 256 * 1024
 MEDIA_TYPE = "text/event-stream"
 
 
@@ -79,6 +81,7 @@ class EventStream(EventSourceResponse):
         self.streams, self.run, self.after = streams, run, after
         self.sent_at = 0.0
         self.gone = False
+        self.dropped = False
         self.reader: Reader | None = None
 
     def wake(self) -> None:
@@ -89,7 +92,9 @@ class EventStream(EventSourceResponse):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] != "HEAD":
             await self.speak(receive, send)
-        if not self.gone:
+        if self.dropped:
+            await abort(scope)
+        elif not self.gone:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def speak(self, receive: Receive, send: Send) -> None:
@@ -115,7 +120,7 @@ class EventStream(EventSourceResponse):
             while not (self.gone or reader.over):
                 batch = await reader.next()
                 if batch:
-                    await self.write(send, batch.frames)
+                    await self.write_all(send, batch.frames)
                 if self.streams.draining and not reader.over:
                     await self.write(send, b": the server is restarting, reconnect\n\n")
                     return
@@ -127,6 +132,12 @@ class EventStream(EventSourceResponse):
         now = asyncio.get_running_loop().time()
         return now - self.sent_at >= self.streams.settings.ping_interval.total_seconds()
 
+    async def write_all(self, send: Send, frames: bytes) -> None:
+        """In slices, so that a large batch is never wholly in a socket's buffer."""
+        for start in range(0, len(frames), SLICE_BYTES):
+            if not self.gone:
+                await self.write(send, frames[start : start + SLICE_BYTES])
+
     async def write(self, send: Send, data: bytes) -> None:
         """Send within the time limit; a reader that does not read is dropped, its cursor is its own."""
         try:
@@ -134,7 +145,7 @@ class EventStream(EventSourceResponse):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError:
             logger.info("stream.reader_dropped", run_id=str(self.run.id))
-            self.gone = True
+            self.gone = self.dropped = True
         self.sent_at = asyncio.get_running_loop().time()
 
     async def notice_disconnect(self, receive: Receive) -> None:

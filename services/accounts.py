@@ -1,7 +1,7 @@
 """Accounts and their members."""
 
 from dataclasses import dataclass
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from services.postgres import Connection
 
@@ -18,7 +18,7 @@ async def ensure_personal(conn: Connection, user_id: UUID, name: str | None = No
         """
         WITH made AS (
             INSERT INTO accounts (account_id, name) VALUES ($1, $2)
-            ON CONFLICT (account_id) DO NOTHING
+            ON CONFLICT DO NOTHING -- of either unique index: a user's first requests may come together
             RETURNING account_id, name
         ), owner AS (
             INSERT INTO account_members (account_id, user_id, role) SELECT account_id, $1, 'owner' FROM made
@@ -36,11 +36,13 @@ async def ensure_personal(conn: Connection, user_id: UUID, name: str | None = No
 
 async def account_named(conn: Connection, name: str) -> Account:
     """The personal account of that name, made (with a user of the same id) when there is none."""
-    row = await conn.fetchrow("SELECT account_id, name FROM accounts WHERE name = $1 AND personal", name)
-    if row:
-        return Account(**row)
-    user_id = await conn.fetchval("SELECT gen_random_uuid()")
-    return await ensure_personal(conn, user_id, name)
+    found = "SELECT account_id, name FROM accounts WHERE name = $1 AND personal"
+    row = await conn.fetchrow(found, name)
+    if row is None:
+        await ensure_personal(conn, uuid4(), name)
+        row = await conn.fetchrow(found, name)  # ours, or the one that another process made meanwhile
+    assert row is not None
+    return Account(**row)
 
 
 async def is_member(conn: Connection, account_id: UUID, user_id: UUID) -> bool:

@@ -1,10 +1,22 @@
 """Tasks that outlive the request or run that began them, and end with the process."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from services.log import logger
+
+RETRY_SECONDS = 0.2
+
+
+async def repeat(tick: Callable[[], Awaitable[object]]) -> None:
+    """Run `tick` for ever; it does its own waiting. What one tick raises is logged, and the next one comes."""
+    while True:
+        try:
+            await tick()
+        except Exception:
+            logger.exception("background.tick_failed", tick=getattr(tick, "__qualname__", repr(tick)))
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 class Background:

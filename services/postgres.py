@@ -23,8 +23,9 @@ Unreachable = (
     asyncpg.exceptions.OperatorInterventionError,
     asyncpg.TooManyConnectionsError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.exceptions.TransactionRollbackError,
 )
-"""What asyncpg raises while the server is away, restarting or failing over."""
+"""What asyncpg raises while the server is away, restarting or failing over, or when it chose us to break a deadlock."""
 
 
 ACQUIRE_SECONDS = 10.0

@@ -155,8 +155,8 @@ class Channels:
             listener.on_reset()
 
     async def write(self, pubsub: PubSub) -> None:
-        interval = self.settings.ping_interval.total_seconds()
-        while True:
+        interval, task = self.settings.ping_interval.total_seconds(), asyncio.current_task()
+        while not (task and task.cancelling()):  # redis-py may swallow the cancellation while it reconnects
             try:
                 async with asyncio.timeout(interval):
                     words = await self.outgoing.get()

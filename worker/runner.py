@@ -161,6 +161,8 @@ async def ending_of(work: "asyncio.Task[Ending]", process: Process, held: Held, 
     if held.stop_asked.is_set():
         await cancel(work)
         return Ended("stopped")
+    if work.cancelled():
+        return Ended("failed", INTERNAL_ERROR)  # it cancelled itself: nobody else has
     if work.done():
         return work.result()
     await cancel(work)
@@ -193,7 +195,7 @@ async def produce(context: RunContext, log: EventLog) -> Ending:
 
 
 def opening(run: Run, log: EventLog) -> events.Event:
-    if log.length == 0:
+    if log.blank:
         return events.status("thread_run_start", run.id)
     return events.status("run_resumed", run.id, attempt=run.attempt)
 
@@ -227,9 +229,12 @@ async def hand_over(process: Process, log: EventLog, held: Held) -> Ending:
 
 async def end(process: Process, context: RunContext, log: EventLog, held: Held, ending: Ended) -> None:
     """Row first, then the last words; text that was streamed and not stored is kept."""
-    if ending.status != "completed":
-        await keep_draft(context)
-    await log.flush()
+    try:
+        if ending.status != "completed":
+            await agent_loop.keep_draft(context)
+        await log.flush()
+    except LogRefused as error:
+        ending = Ended("failed", ending.error or str(error))
     stores = process.stores
     row = await persist(
         held,
@@ -241,13 +246,6 @@ async def end(process: Process, context: RunContext, log: EventLog, held: Held, 
     stores.background.spawn(closing.wake_next(stores, row.project_id))
     await closing.say_last(stores, log, row)
     logger.info("run.ended", status=row.status, attempt=row.attempt, events=log.length, error=row.error)
-
-
-async def keep_draft(context: RunContext) -> None:
-    try:
-        await agent_loop.keep_draft(context)
-    except LogRefused as error:
-        logger.warning("run.draft_not_said", error=str(error))  # the row is stored; the log takes no more
 
 
 async def own_end(pool: Executor, held: Held) -> Run | None:

@@ -101,6 +101,14 @@ async def read(conn: Executor, run_id: UUID, first_id: int, *, blocks: int = 4) 
     return events[first_id - rows[0]["first_id"] :]
 
 
+async def size(conn: Executor, run_id: UUID) -> int:
+    """Bytes of a run's archived events."""
+    total = await conn.fetchval(
+        "SELECT sum(octet_length(events)) FROM agent_run_event_blocks WHERE agent_run_id = $1", run_id
+    )
+    return int(total or 0)
+
+
 def reserve(length: int, reserved: int, appended: int) -> int:
     """How far to reserve ids beyond `length`, after `appended` events in the last interval: twice that, bounded."""
     return max(reserved, length + min(max(256, 2 * appended), 16_384))

@@ -4,26 +4,27 @@ from typing import cast
 from uuid import UUID, uuid5
 
 from asyncpg import Record
+from redis.exceptions import ResponseError
 
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
 from services.runs import archive, control, events, keys, store
-from services.runs.event_log import EventLog
+from services.runs.event_log import EventLog, LogRefused
 from services.runs.events import Event
 from services.runs.fence import Fence, FenceLost
 from services.runs.store import Run
 from services.runs.stores import Stores
 
 
-async def say_last(stores: Stores, log: EventLog, run: Run) -> None:
-    """Publish the end of a run whose row is final: thread_run_end and the last event in one step, then the signal.
+async def say_last(stores: Stores, log: EventLog, run: Run, *before: Event) -> None:
+    """Publish the end of a run whose row is final: `before`, thread_run_end and the last event in one step.
 
     Raises: FenceLost, LogRefused, redis errors; the sweeper finishes what is cut here.
     """
     last = events.last_event(run.status, run.error)
     start = [events.status("thread_run_start", run.id)] if log.length == 0 and not log.pending else []
-    await log.close(last, *start, events.status("thread_run_end", run.id))
+    await log.close(last, *start, *before, events.status("thread_run_end", run.id))
     await control.announce_end(stores.redis, run.id, run.status)
 
 
@@ -53,7 +54,7 @@ async def close_from_outside(stores: Stores, run: Run) -> None:
         await finish(stores, log, run)
     except FenceLost:
         logger.info("run.closed_elsewhere", run_id=str(run.id))
-    except (*RedisUnreachable, *PostgresUnreachable) as error:
+    except (*RedisUnreachable, *PostgresUnreachable, ResponseError, LogRefused) as error:
         logger.warning("run.close_postponed", run_id=str(run.id), error=repr(error))
     finally:
         if log and (log.failure or not log.closing):
@@ -65,17 +66,20 @@ async def finish(stores: Stores, log: EventLog, run: Run) -> None:
         log.closing = True
         log.notify(log)
     else:
-        await keep_text(stores, log, run)
-        await say_last(stores, log, run)
+        kept = await keep_text(stores, log, run)
+        await say_last(stores, log, run, *kept)
         logger.info("run.ended", run_id=str(run.id), status=run.status, attempt=run.attempt, by="outside")
     await stores.leases.release(log.fence)
 
 
-async def keep_text(stores: Stores, log: EventLog, run: Run) -> None:
-    """Store the text that was streamed and not stored, as its driver would have; repeating it changes nothing."""
+async def keep_text(stores: Stores, log: EventLog, run: Run) -> list[Event]:
+    """Store the text that was streamed and not stored, as its driver would have; repeating it changes nothing.
+
+    Returns the event that says so.
+    """
     text = events.unstored_text(await whole_log(stores, log))
     if not text:
-        return
+        return []
     metadata = {"stream_status": "complete", "thread_run_id": str(run.id), "interrupted": True}
     content = {"role": "assistant", "content": text}
     row = await stored_text(stores, run, content) or await stores.pool.fetchrow(
@@ -93,7 +97,7 @@ async def keep_text(stores: Stores, log: EventLog, run: Run) -> None:
     )
     if row is None:
         raise FenceLost(str(run.id))
-    await log.append(Event("assistant", content, metadata, is_llm_message=True, **row))
+    return [Event("assistant", content, metadata, is_llm_message=True, **row)]
 
 
 async def stored_text(stores: Stores, run: Run, content: dict[str, str]) -> Record | None:

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from uuid import UUID
 
+from services.background import repeat
 from services.broker import RUN_QUEUE, Publisher, queue_length, run_message
 from services.log import logger
 from services.postgres import Pool, Unreachable
@@ -24,7 +25,7 @@ class Dispatch:
 
     def open(self) -> None:
         self.publisher.open()
-        self.task = asyncio.create_task(self.keep_noting(), name="dispatch notes")
+        self.task = asyncio.create_task(repeat(self.note_news), name="dispatch notes")
 
     async def close(self) -> None:
         await self.publisher.close()
@@ -55,12 +56,11 @@ class Dispatch:
             self.confirmed.add(run_id)
             self.news.set()
 
-    async def keep_noting(self) -> None:
-        while True:
-            await self.news.wait()
-            self.news.clear()
-            await self.note()
-            await asyncio.sleep(NOTE_INTERVAL_SECONDS)
+    async def note_news(self) -> None:
+        await self.news.wait()
+        self.news.clear()
+        await self.note()
+        await asyncio.sleep(NOTE_INTERVAL_SECONDS)
 
     async def note(self) -> None:
         """One statement for all that was confirmed; a note that is lost costs a second message, no more."""
@@ -69,7 +69,8 @@ class Dispatch:
             return
         try:
             await self.pool.execute(
-                "UPDATE agent_runs SET message_sent_at = now() WHERE id = ANY($1) AND status = 'queued'", list(run_ids)
+                "UPDATE agent_runs SET message_sent_at = now() WHERE id = ANY($1) AND status = 'queued'",
+                sorted(run_ids),
             )
         except Unreachable as error:
             logger.warning("dispatch.not_noted", count=len(run_ids), error=repr(error))

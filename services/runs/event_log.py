@@ -47,6 +47,8 @@ class EventLog:
         self.appended_since_archive = 0
         self.closing = False
         self.ended = False
+        self.blank = True
+        """Whether nothing was said before this attempt, `void` events aside."""
         self.closed = asyncio.Event()
         self.failure: Exception | None = None
         self.refused_since: float | None = None

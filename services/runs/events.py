@@ -14,6 +14,7 @@ FINAL_MESSAGES = {
     "stopped": "The run was stopped.",
     "failed": "The run failed.",
 }
+LONGEST_NAME = 200
 MESSAGE_SHAPED = b'{"sequence":'
 
 
@@ -40,15 +41,18 @@ def status(status_type: str, run_id: UUID, **content: Any) -> Event:
 
 def encode(event: Event, *, sequence: int, thread_id: UUID, max_bytes: int) -> bytes:
     """The bytes of an event; one that is larger than `max_bytes` is shortened and says `truncated: true`."""
-    content = orjson.dumps(event.content).decode()
-    encoded = dump_message(event, content, event.metadata, sequence, thread_id)
-    if len(encoded) <= max_bytes:
-        return encoded
-    shortened = orjson.dumps(shorten(event.content, max_bytes // 4)).decode()
-    return dump_message(event, shortened, {**event.metadata, "truncated": True}, sequence, thread_id)
+    encoded = dump_message(event, event.content, event.metadata, sequence, thread_id)
+    budget = max_bytes // 2
+    while len(encoded) > max_bytes:
+        content, metadata = shorten(event.content, budget), shorten(event.metadata, budget // 4)
+        encoded = dump_message(event, content, {**metadata, "truncated": True}, sequence, thread_id)
+        budget //= 4
+    return encoded
 
 
-def dump_message(event: Event, content: str, metadata: dict[str, Any], sequence: int, thread_id: UUID) -> bytes:
+def dump_message(
+    event: Event, content: dict[str, Any], metadata: dict[str, Any], sequence: int, thread_id: UUID
+) -> bytes:
     created_at = event.created_at or datetime.now(UTC)
     return orjson.dumps(
         {
@@ -57,8 +61,8 @@ def dump_message(event: Event, content: str, metadata: dict[str, Any], sequence:
             "thread_id": thread_id,
             "type": event.type,
             "is_llm_message": event.is_llm_message,
-            "content": content,
-            "metadata": orjson.dumps(metadata).decode(),
+            "content": orjson.dumps(content, default=str).decode(),
+            "metadata": orjson.dumps(metadata, default=str).decode(),
             "created_at": created_at,
             "updated_at": event.updated_at or created_at,
         },
@@ -67,17 +71,17 @@ def dump_message(event: Event, content: str, metadata: dict[str, Any], sequence:
 
 
 def shorten(value: Any, budget: int) -> Any:
-    """Cut every text of a JSON value so that their sum is within `budget` bytes; says so in a dict."""
+    """A JSON value cut down to about `budget` bytes: texts, lists and dicts share it, and a cut dict says so."""
     if isinstance(value, str):
         return value.encode()[: max(budget, 0)].decode(errors="ignore")
     if isinstance(value, list):
-        kept = value[:100]
+        kept = value[: min(len(value), max(budget, 0) // 16)]
         return [shorten(item, budget // max(len(kept), 1)) for item in kept]
     if isinstance(value, dict):
-        short = sum(len(orjson.dumps(item)) for item in value.values() if not isinstance(item, str | list | dict))
-        large = max(sum(isinstance(item, str | list | dict) for item in value.values()), 1)
-        cut = {key: shorten(item, (budget - short) // large) for key, item in value.items()}
-        return {**cut, "truncated": True}
+        names = [name for name in value if len(name) <= LONGEST_NAME][: max(budget, 0) // 32]
+        small = {name: value[name] for name in names if not isinstance(value[name], str | list | dict)}
+        share = budget // max(len(names) - len(small), 1)
+        return {name: small.get(name, shorten(value[name], share)) for name in names} | {"truncated": True}
     return value
 
 

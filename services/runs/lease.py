@@ -73,6 +73,8 @@ class Leases:
         if not await self.lock(keys=self.keys(fence), args=[fence.lock_value, self.ttl_ms]):
             yield None
             return
+        if overtaken := self.held.get(run_id):
+            self.lose(overtaken, "another attempt began in this process")
         held = self.held[run_id] = Held(fence, asyncio.get_running_loop().time())
         try:
             yield held
@@ -113,15 +115,14 @@ class Leases:
         )
         return bool(attempt == fence.attempt)
 
-    async def keep(self) -> None:
-        """Beat for ever."""
-        while True:
-            await asyncio.sleep(self.settings.heartbeat_interval.total_seconds())
-            await self.beat()
+    async def beat_later(self) -> None:
+        """One interval, then a beat."""
+        await asyncio.sleep(self.settings.heartbeat_interval.total_seconds())
+        await self.beat()
 
     async def beat(self) -> None:
         """Renew every lock (one pipeline) and every row's heartbeat (one statement); notice losses and stops."""
-        leases = list(self.held.values())
+        leases = sorted(self.held.values(), key=lambda held: held.fence.run_id)  # one order for all: no deadlocks
         if leases:
             await asyncio.gather(self.renew_locks(leases), self.beat_rows(leases))
             self.give_up_unseen(leases)

@@ -8,6 +8,7 @@ from typing import Any, cast
 from redis import exceptions
 from redis.asyncio import Redis
 
+from services.background import repeat
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
@@ -61,8 +62,8 @@ class LogWriter:
 
     def open(self) -> None:
         self.tasks = [
-            asyncio.create_task(self.keep_appending(), name="log appends"),
-            asyncio.create_task(self.keep_archiving(), name="log archive"),
+            asyncio.create_task(repeat(self.append_pending), name="log appends"),
+            asyncio.create_task(repeat(self.archive_due), name="log archive"),
         ]
 
     async def close(self) -> None:
@@ -98,6 +99,8 @@ class LogWriter:
             reserved=run.reserved_events,
             notify=self.notify,
         )
+        log.blank = log.length == 0
+        log.written_bytes = await archive.size(self.pool, run.id) + log.tail_bytes if run.archived_events else 0
         log.ended = run.final and await self.has_last_event(log)
         if not whole and not log.ended and earlier > log.length:
             logger.warning("log.void", run_id=str(run.id), first_id=log.length, count=earlier - log.length)
@@ -124,16 +127,14 @@ class LogWriter:
 
     # Appending.
 
-    async def keep_appending(self) -> None:
+    async def append_pending(self) -> None:
         """At once when idle, at most every `append_interval` under load."""
-        interval = self.settings.append_interval.total_seconds()
-        while True:
-            await self.pending.wait()
-            self.pending.clear()
-            logs = [log for log in self.dirty if not log.repairing and not log.failure]
-            self.dirty.clear()
-            reached = await self.push(logs)
-            await asyncio.sleep(interval if reached else RETRY_SECONDS)
+        await self.pending.wait()
+        self.pending.clear()
+        logs = [log for log in self.dirty if not log.repairing and not log.failure]
+        self.dirty.clear()
+        reached = await self.push(logs)
+        await asyncio.sleep(self.settings.append_interval.total_seconds() if reached else RETRY_SECONDS)
 
     async def push(self, logs: list[EventLog]) -> bool:
         """One append for each log in one round trip; False when Redis was not reached."""
@@ -249,15 +250,12 @@ class LogWriter:
 
     # Archiving.
 
-    async def keep_archiving(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self.settings.archive_interval.total_seconds()):
-                    await self.starving.wait()
-            except TimeoutError:
-                pass
-            self.starving.clear()
-            await self.archive_all()
+    async def archive_due(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.archive_interval.total_seconds()):
+                await self.starving.wait()
+        self.starving.clear()
+        await self.archive_all()
 
     async def archive_all(self) -> None:
         """Store what every log has to store: one statement, and more only for what did not fit into it."""
@@ -284,7 +282,7 @@ class LogWriter:
         """The blocks of one statement, and whether some had to be left for the next."""
         pairs: list[tuple[EventLog, Block]] = []
         size = 0
-        for log in self.logs:
+        for log in sorted(self.logs, key=lambda log: log.fence.run_id):  # one order for all: no deadlocks
             if size >= STATEMENT_BYTES:
                 return pairs, True
             block = None if log.failure else log.block(self.epoch)

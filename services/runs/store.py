@@ -58,13 +58,15 @@ class Run:
         return self.status if self.final else "running"
 
 
-EARLIER_UNFINISHED = """EXISTS (
-    SELECT 1 FROM agent_runs AS earlier
-    WHERE earlier.project_id = run.project_id AND earlier.completed_at IS NULL
-      AND (earlier.created_at, earlier.id) < (run.created_at, run.id)
-      AND (earlier.not_before IS NULL OR earlier.not_before <= now())
+TURN = "({0}.started_at IS NULL, coalesce({0}.not_before, {0}.created_at), {0}.id)"
+"""The order of a project's runs: what was begun first, then what is due longest."""
+
+EARLIER_UNFINISHED = f"""EXISTS (
+    SELECT 1 FROM agent_runs AS other
+    WHERE other.project_id = run.project_id AND other.completed_at IS NULL AND other.id <> run.id
+      AND (other.status = 'running' OR {TURN.format("other")} < {TURN.format("run")})
 )"""
-"""Whether the project of `agent_runs AS run` has a run that must end first; a delayed one holds up nobody."""
+"""Whether the project of `agent_runs AS run` has a run that must end first."""
 
 PHASE = f"""CASE
     WHEN completed_at IS NOT NULL THEN status
@@ -143,7 +145,7 @@ async def next_queued(conn: Executor, project_id: UUID) -> Run | None:
         f"""
         SELECT {COLUMNS} FROM agent_runs AS run
         WHERE project_id = $1 AND status = 'queued' AND (not_before IS NULL OR not_before <= now())
-        ORDER BY created_at, id LIMIT 1
+        ORDER BY {TURN.format("run")} LIMIT 1
         """,
         project_id,
     )

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from services.background import Background
+from services.background import Background, repeat
 from services.postgres import Pool, open_pool
 from services.redis import Channels, open_redis
 from services.runs.dispatch import Dispatch
@@ -50,7 +50,7 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
     stores = Stores(settings, instance_id, pool, redis, channels, leases, writer, tails, dispatch, Background())
     for room in (channels, writer, tails, dispatch):
         room.open()
-    stores.background.spawn(leases.keep())
+    stores.background.spawn(repeat(leases.beat_later))
     try:
         yield stores
     finally:

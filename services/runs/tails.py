@@ -11,6 +11,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
+from services.background import repeat
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
@@ -21,6 +22,8 @@ from services.runs.store import Run
 from services.settings import StreamSettings
 
 READ_EVENTS = 500
+EVENT_BYTES = 2048
+"""How large an event is thought to be before one was seen: reads are bounded in bytes by their count."""
 RETRY_SECONDS = 0.2
 
 
@@ -40,7 +43,7 @@ class Batch:
     def frames(self) -> bytes:
         """The batch as server-sent events, encoded once for all readers."""
         return b"".join(
-            b"id: %d\ndata: %b\n\n" % (number, event if b"\n" not in event else b"\ndata: ".join(event.splitlines()))
+            b"id: %d\ndata: %b\n\n" % (number, data_lines(event))
             for number, event in enumerate(self.events, self.first_id)
         )
 
@@ -48,6 +51,11 @@ class Batch:
         """The part from `event_id` on; the batch itself when that is all of it."""
         skipped = event_id - self.first_id
         return self if skipped <= 0 else Batch(event_id, self.events[skipped:], self.last)
+
+
+def data_lines(event: bytes) -> bytes:
+    """An event that a foreign producer wrote over several lines has one `data:` for each."""
+    return event if b"\n" not in event and b"\r" not in event else b"\ndata: ".join(event.splitlines())
 
 
 def make_batch(first_id: int, found: list[bytes]) -> Batch:
@@ -67,13 +75,23 @@ class Tail:
         """The id after the newest event seen, None before the first look."""
         self.window: deque[Batch] = deque()
         self.size = 0
+        self.mean_bytes = float(EVENT_BYTES)
         self.over = False
         self.readers: set[Reader] = set()
         self.heard_at = 0.0
 
+    @property
+    def read_count(self) -> int:
+        """How many events to read at once: about a window's worth."""
+        return max(1, min(READ_EVENTS, int(self.window_bytes / self.mean_bytes)))
+
+    def learn(self, found: list[bytes]) -> None:
+        self.mean_bytes = (self.mean_bytes + sum(map(len, found)) / len(found)) / 2
+
     def extend(self, batch: Batch) -> None:
         if not batch.events:
             return
+        self.learn(batch.events)
         self.window.append(batch)
         self.end, self.over = batch.end, batch.last
         self.size += sum(map(len, batch.events))
@@ -109,6 +127,9 @@ class Reader:
         Raises: redis or asyncpg errors when neither store can be read.
         """
         if self.over:
+            return None
+        if self.tail.over and not self.behind:
+            self.over = True  # the cursor was beyond the last event
             return None
         batch = self.newest()
         if batch is None and self.behind:
@@ -150,8 +171,8 @@ class Tails:
 
     def open(self) -> None:
         self.tasks = [
-            asyncio.create_task(self.keep_reading(), name="tails"),
-            asyncio.create_task(self.keep_checking(), name="silent tails"),
+            asyncio.create_task(repeat(self.read_marked), name="tails"),
+            asyncio.create_task(repeat(self.check_silent), name="silent tails"),
         ]
 
     async def close(self) -> None:
@@ -189,19 +210,19 @@ class Tails:
         self.dirty[tail] = None
         self.news.set()
 
-    async def keep_reading(self) -> None:
-        while True:
-            await self.news.wait()
-            self.news.clear()
-            tails = [tail for tail in self.dirty if tail.readers and not tail.over]
-            self.dirty.clear()
-            try:
-                await self.read_news(tails)
-            except RedisUnreachable as error:
-                logger.warning("tails.redis_unreachable", error=repr(error))
-                await asyncio.sleep(RETRY_SECONDS)
-                for tail in tails:
-                    self.mark(tail)
+    async def read_marked(self) -> None:
+        """Wait for news, then read them all; what could not be read is marked again."""
+        await self.news.wait()
+        self.news.clear()
+        tails = [tail for tail in self.dirty if tail.readers and not tail.over]
+        self.dirty.clear()
+        try:
+            await self.read_news(tails)
+        except (*RedisUnreachable, *PostgresUnreachable) as error:
+            logger.warning("tails.store_unreachable", error=repr(error))
+            await asyncio.sleep(RETRY_SECONDS)
+            for tail in tails:
+                self.mark(tail)
 
     async def read_news(self, tails: list[Tail]) -> None:
         """One LRANGE for each run that has news, all in one round trip."""
@@ -210,16 +231,16 @@ class Tails:
             await self.find_ends(fresh)
         if not tails:
             return
-        ends = [tail.end or 0 for tail in tails]
+        looks = [(tail, tail.end or 0, tail.read_count) for tail in tails]
         pipeline = self.redis.pipeline(transaction=False)
-        for tail, end in zip(tails, ends, strict=True):
-            pipeline.lrange(keys.responses(tail.run_id), end, end + READ_EVENTS - 1)
+        for tail, end, count in looks:
+            pipeline.lrange(keys.responses(tail.run_id), end, end + count - 1)
         now = asyncio.get_running_loop().time()
-        for tail, end, found in zip(tails, ends, await pipeline.execute(), strict=True):
+        for (tail, end, count), found in zip(looks, await pipeline.execute(), strict=True):
             if found:
                 tail.heard_at = now
                 self.extend(tail, end, found)
-            if len(found) == READ_EVENTS:
+            if len(found) == count:
                 self.mark(tail)
 
     def extend(self, tail: Tail, first_id: int, found: list[bytes]) -> None:
@@ -241,35 +262,34 @@ class Tails:
 
     async def read(self, tail: Tail, first_id: int) -> Batch | None:
         """Events from `first_id` on for one reader that is behind the window: Redis first, else the archive."""
-        found = await self.read_list(tail.run_id, first_id)
+        found = await self.read_list(tail, first_id)
         if not found:
-            found = await archive.read(self.pool, tail.run_id, first_id)
+            found = await archive.read(self.pool, tail.run_id, first_id, blocks=1)
+        if found:
+            tail.learn(found)
         if not found and tail.over:
             return tail.window[-1]  # after retention: only what is left, the last event
         return make_batch(first_id, found) if found else None
 
-    async def read_list(self, run_id: UUID, first_id: int) -> list[bytes]:
+    async def read_list(self, tail: Tail, first_id: int) -> list[bytes]:
+        key, last_id = keys.responses(tail.run_id), first_id + tail.read_count - 1
         try:
-            return cast(
-                list[bytes],
-                await self.redis.lrange(keys.responses(run_id), first_id, first_id + READ_EVENTS - 1),
-            )
+            return cast(list[bytes], await self.redis.lrange(key, first_id, last_id))
         except RedisUnreachable:
             return []
 
-    async def keep_checking(self) -> None:
+    async def check_silent(self) -> None:
         """A log that is silent is looked at in the row: its news may have been lost, or Redis with all of it."""
         interval = self.settings.silence.total_seconds()
-        while True:
-            await asyncio.sleep(interval)
-            since = asyncio.get_running_loop().time() - interval
-            silent = [tail for tail in self.tails.values() if not tail.over and tail.heard_at <= since]
-            for tail in silent:
-                self.mark(tail)
-            try:
-                await self.check(silent)
-            except PostgresUnreachable as error:
-                logger.warning("tails.postgres_unreachable", error=repr(error))
+        await asyncio.sleep(interval)
+        since = asyncio.get_running_loop().time() - interval
+        silent = [tail for tail in self.tails.values() if not tail.over and tail.heard_at <= since]
+        for tail in silent:
+            self.mark(tail)
+        try:
+            await self.check(silent)
+        except PostgresUnreachable as error:
+            logger.warning("tails.postgres_unreachable", error=repr(error))
 
     async def check(self, tails: list[Tail]) -> None:
         """Read from the archive what it has and the list has not; when both are gone, say the end of the row."""

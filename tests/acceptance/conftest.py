@@ -1,0 +1,142 @@
+"""A deployment that tests share (`system`) or a test's own (`deploy`), checked after each test, stopped at the end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.acceptance.client import Client
+from tests.acceptance.operators import SCALED, Deployment, empty_stores
+from tests.conftest import administer, named, with_path
+from tests.fakes import FakeModel
+
+Deploy = Callable[..., Awaitable[Deployment]]
+used = pytest.StashKey[list[Deployment]]()
+failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the logs of the processes of its test."""
+    report = yield
+    if report.failed:
+        item.stash[failed] = True
+        for deployment in item.stash.get(used, []):
+            report.sections += deployment.logs()
+    return report
+
+
+@pytest.fixture(scope="session")
+def fake() -> Iterator[FakeModel]:
+    """The scripted model provider that all workers call."""
+    with FakeModel() as fake:
+        yield fake
+
+
+def model_settings(fake: FakeModel) -> dict[str, str]:
+    return {"OPENAI_BASE_URL": fake.base_url, "OPENAI_API_KEY": "sk-of-a-test", "LLM_IDLE_TIMEOUT": "1s"}
+
+
+@pytest.fixture(scope="session", params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+class Standing:
+    """The deployment that most tests share, made when first asked for; never two at a time: they share queues."""
+
+    def __init__(self, template: str, fake: FakeModel, folder: Path) -> None:
+        self.template, self.folder = template, folder
+        self.names = {**SCALED, **model_settings(fake)}
+        self.deployment: Deployment | None = None
+        self.database = ""
+
+    async def at(self, broker: str) -> Deployment:
+        """An API and two live workers; what the test before killed is started again."""
+        if self.deployment and self.deployment.broker == broker:
+            await self.deployment.refill(workers=2)
+            return self.deployment
+        await self.close()
+        self.database = f"longrun_test_{uuid4().hex[:12]}"
+        await administer(f"CREATE DATABASE {self.database} TEMPLATE {self.template}")
+        folder = self.folder / self.database
+        folder.mkdir()
+        self.deployment = Deployment(folder, broker, with_path(named("DATABASE_URL"), self.database), self.names)
+        await start(self.deployment, workers=2)
+        return self.deployment
+
+    async def close(self) -> None:
+        if self.deployment:
+            self.deployment.close()
+            self.deployment = None
+            await administer(f"DROP DATABASE {self.database} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def standing(template: str, fake: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    standing = Standing(template, fake, tmp_path_factory.mktemp("standing"))
+    try:
+        yield standing
+    finally:
+        asyncio.run(standing.close())
+
+
+@pytest.fixture
+async def system(standing: Standing, broker: str, request: pytest.FixtureRequest) -> AsyncIterator[Deployment]:
+    """The shared deployment: whole before the test, settled after it."""
+    deployment = await standing.at(broker)
+    request.node.stash[used] = [deployment]
+    deployment.begin_test()
+    yield deployment
+    await check(request.node, [deployment])
+
+
+@pytest.fixture
+async def deploy(
+    standing: Standing,
+    broker: str,
+    database_url: str,
+    fake: FakeModel,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[Deploy]:
+    """`await deploy(workers=2, NAME="value")`: a deployment of the test's own, with settings of its own."""
+    await standing.close()
+    deployments: list[Deployment] = request.node.stash.setdefault(used, [])
+
+    async def deploy(
+        *, workers: int = 2, threads: int = 16, durations: dict[str, str] = SCALED, **names: str
+    ) -> Deployment:
+        deployment = Deployment(tmp_path, broker, database_url, {**durations, **model_settings(fake), **names})
+        deployments.append(deployment)
+        await start(deployment, workers=workers, threads=threads)
+        return deployment
+
+    try:
+        yield deploy
+        await check(request.node, deployments)
+    finally:
+        for deployment in deployments:
+            deployment.close()
+
+
+async def start(deployment: Deployment, *, workers: int, threads: int = 16) -> None:
+    await empty_stores(deployment.broker)
+    await asyncio.gather(deployment.start_api(), deployment.start_workers(workers, threads=threads))
+
+
+async def check(node: pytest.Item, deployments: list[Deployment]) -> None:
+    if not node.stash.get(failed, False):
+        for deployment in deployments:
+            await deployment.check_settled()
+
+
+@pytest.fixture
+async def client(system: Deployment) -> AsyncIterator[Client]:
+    async with system.client() as client:
+        yield client

@@ -1,0 +1,293 @@
+"""API and workers started as operators start them: separate processes, settings in the environment, logs in files."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
+
+import asyncpg
+import pika
+import pika.exceptions
+from httpx2 import AsyncClient, TransportError
+from redis.asyncio import Redis
+
+from services.broker import HEALTH_QUEUE, RUN_QUEUE
+from tests.acceptance.client import Client, until
+from tests.conftest import BROKER_REDIS, OUR_REDIS, keys_without_ttl, named, with_path
+from tests.waiting import eventually
+
+CHECKOUT = Path(__file__).parents[2]
+SECRET = "the-secret-of-the-acceptance-tests-only"
+SCALED = {
+    "RUN_LOCK_TTL": "1.5s",
+    "RUN_HEARTBEAT_INTERVAL": "0.5s",
+    "RUN_DEAD_AFTER": "1.5s",
+    "RUN_SWEEP_INTERVAL": "0.2s",
+    "RUN_RESEND_AFTER": "0.5s",
+    "RUN_CLOSE_AFTER": "0.5s",
+    "RUN_ARCHIVE_INTERVAL": "0.1s",
+    "STREAM_SILENCE": "0.5s",
+}
+"""A tenth of the real durations."""
+REAL: dict[str, str] = {}
+START_SECONDS = 30.0
+LOG_TAIL_BYTES = 12_000
+
+
+@dataclass
+class Operated:
+    """One started process, leader of its own process group."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def said(self, pattern: str) -> int:
+        """How many lines of the log `pattern` is found in."""
+        return sum(bool(re.search(pattern, line)) for line in self.text.splitlines())
+
+    @property
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def signal(self, number: int) -> None:
+        """To this process only, as `docker stop` and systemd's KillMode=mixed do."""
+        os.kill(self.process.pid, number)
+
+    def signal_group(self, number: int) -> None:
+        """To the process and all it forked, as Ctrl-C and systemd's default do."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    async def exited(self, within: float = 10.0) -> int:
+        """The exit code."""
+        await eventually(lambda: not self.running, within=within, says=f"{self.name} did not exit")
+        return self.process.wait()
+
+    def end(self) -> None:
+        self.signal_group(signal.SIGKILL)
+        self.process.wait()
+
+
+@dataclass
+class Deployment:
+    """One API and its workers on a database of their own. `environment` overrides what the stores' fixtures say."""
+
+    folder: Path
+    broker: str
+    database_url: str
+    environment: dict[str, str] = field(default_factory=dict)
+    operated: list[Operated] = field(default_factory=list)
+    port: int = field(default_factory=lambda: free_port())
+    flushed: bool = False
+    """Set by a test that empties Redis: a log that was complete before is then only in the archive."""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When the test began: what `check_settled` looks at."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def redis_url(self) -> str:
+        return with_path(named("REDIS_URL"), str(OUR_REDIS))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        stores = {
+            "BROKER": self.broker,
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": self.redis_url,
+            "BROKER_REDIS_URL": with_path(named("REDIS_URL"), str(BROKER_REDIS)),
+            "JWT_SECRET": SECRET,
+            "LOG_FORMAT": "console",
+        }
+        if self.broker == "rabbitmq":
+            stores["RABBITMQ_URL"] = named("RABBITMQ_URL")
+        return {**stores, **self.environment}
+
+    def client(self, user_id: UUID | None = None) -> Client:
+        return Client.signed_in(self.url, SECRET, user_id)
+
+    def launch(self, name: str, *arguments: str) -> Operated:
+        log = self.folder / f"{name}-{len(self.operated)}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=CHECKOUT,
+                env={**os.environ, **self.settings},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        started = Operated(log.stem, process, log)
+        self.operated.append(started)
+        return started
+
+    async def start_api(self) -> Operated:
+        """An API on this deployment's port, once it answers."""
+        options = ["--host", "127.0.0.1", "--port", str(self.port), "--loop", "uvloop", "--http", "httptools"]
+        api = self.launch(
+            "api", "uvicorn", "--factory", "api.app:create_app", *options, "--no-access-log",
+            "--timeout-graceful-shutdown", "5",
+        )  # fmt: skip
+        await until(lambda: self.answers(api), within=START_SECONDS, every=0.05, says="the API did not answer")
+        return api
+
+    async def answers(self, api: Operated) -> bool:
+        assert api.running, f"{api.name} exited:\n{api.text}"
+        async with AsyncClient(trust_env=False) as http:
+            try:
+                return (await http.get(f"{self.url}/api/health")).status_code == 200
+            except TransportError:
+                return False
+
+    def launch_worker(self, *, processes: int = 1, threads: int = 16) -> Operated:
+        size = ["--processes", str(processes), "--threads", str(threads)]
+        return self.launch("worker", "dramatiq", "worker", *size, "--worker-shutdown-timeout", "86400000")
+
+    @property
+    def workers(self) -> list[Operated]:
+        """Those that run."""
+        return [one for one in self.operated if one.name.startswith("worker") and one.running]
+
+    @property
+    def api(self) -> Operated | None:
+        return next((one for one in self.operated if one.name.startswith("api") and one.running), None)
+
+    async def refill(self, workers: int) -> None:
+        """Start what an earlier test has killed, end what it has added."""
+        for surplus in self.workers[workers:]:
+            surplus.end()
+        if not self.api:
+            await self.start_api()
+        await self.start_workers(workers - len(self.workers))
+
+    def begin_test(self) -> None:
+        self.flushed, self.since = False, datetime.now(UTC)
+
+    async def start_workers(self, count: int = 1, *, processes: int = 1, threads: int = 16) -> list[Operated]:
+        """So many workers, each a Dramatiq master of its own, once all are ready."""
+        workers = [self.launch_worker(processes=processes, threads=threads) for _ in range(count)]
+        for worker in workers:
+            await self.ready(worker, processes)
+        return workers
+
+    async def ready(self, worker: Operated, processes: int = 1) -> None:
+        def look() -> bool:
+            assert worker.running, f"{worker.name} exited:\n{worker.text}"
+            return worker.said("Worker process is ready for action") >= processes
+
+        await eventually(look, within=START_SECONDS, every=0.05, says=f"{worker.name} was not ready")
+
+    async def driver_of(self, run_id: str, within: float = 5.0) -> Operated:
+        """The worker that drives a run now."""
+
+        async def look() -> Operated | None:
+            rows = await self.rows("SELECT instance_id FROM agent_runs WHERE id = $1", UUID(run_id))
+            instance_id = rows[0]["instance_id"]
+            ready = rf"worker\.ready.*instance_id={instance_id}"
+            return next((one for one in self.operated if instance_id and one.said(ready)), None)
+
+        found = await until(look, within=within, says="no worker drives the run")
+        assert found
+        return found
+
+    async def rows(self, query: str, *values: Any) -> list[asyncpg.Record]:
+        """Straight from the database, whatever stands between it and the deployment."""
+        conn = await asyncpg.connect(self.database_url)
+        try:
+            rows: list[asyncpg.Record] = await conn.fetch(query, *values)
+            return rows
+        finally:
+            await conn.close()
+
+    def redis(self) -> Redis:
+        return Redis.from_url(self.redis_url, protocol=2)
+
+    async def check_settled(self, within: float = 15.0) -> None:
+        """What must be true after every test: all runs closed, logs and archives whole, every key with a TTL."""
+        await until(self.all_closed, within=within, says="not every run was closed")
+        runs = await self.rows(
+            """
+            SELECT run.id, run.event_count, run.archived_events,
+                   (SELECT sum(event_count) FROM agent_run_event_blocks WHERE agent_run_id = run.id) AS stored
+            FROM agent_runs run WHERE created_at >= $1
+            """,
+            self.since,
+        )
+        async with self.redis() as redis:
+            for run in runs:
+                listed = await redis.llen(f"agent_run:{run['id']}:responses")
+                assert run["event_count"] == run["archived_events"] == run["stored"], dict(run)
+                assert listed == run["event_count"] or (self.flushed and listed == 0), (listed, dict(run))
+            assert not await keys_without_ttl(redis)
+            locks = [key async for key in redis.scan_iter("agent_run_lock:*", count=1000)]
+            await until(lambda: redis_has_none(redis, locks), within=5.0, says=f"locks are left: {locks}")
+
+    async def all_closed(self) -> bool:
+        """The archive of a run that ended a moment ago is complete within its interval."""
+        open_runs = await self.rows("SELECT id, status FROM agent_runs WHERE closed_at IS NULL")
+        return not open_runs
+
+    def close(self) -> None:
+        for process in self.operated:
+            process.end()
+
+    def logs(self) -> list[tuple[str, str]]:
+        """The end of each process's log, for the report of a test that failed."""
+        return [(f"log of {one.name}", one.text[-LOG_TAIL_BYTES:]) for one in self.operated]
+
+
+async def redis_has_none(redis: Redis, keys: list[bytes]) -> bool:
+    return not keys or not await redis.exists(*keys)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def empty_stores(broker: str) -> None:
+    """No key and no message of an earlier deployment."""
+    for number in (OUR_REDIS, BROKER_REDIS):
+        async with Redis.from_url(with_path(named("REDIS_URL"), str(number)), protocol=2) as redis:
+            await redis.flushdb()
+    if broker == "rabbitmq":
+        delete_queues()
+
+
+def delete_queues() -> None:
+    """The queues as Dramatiq names them; a broken consumer may hold them for a moment."""
+    parts = urlsplit(named("RABBITMQ_URL"))
+    connection = pika.BlockingConnection(pika.URLParameters(urlunsplit(parts)))
+    deadline = time.monotonic() + 5.0
+    for queue in (RUN_QUEUE, HEALTH_QUEUE):
+        for suffix in ("", ".DQ", ".XQ"):
+            while True:
+                deleted = connection.channel().queue_delete(f"{queue}{suffix}")
+                if deleted or time.monotonic() > deadline:
+                    break
+    connection.close()

@@ -1,0 +1,96 @@
+"""Workers and APIs that are asked to stop: runs are handed over, readers come back, nothing is lost (promise 5)."""
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from tests.acceptance.client import Client, check_whole_log
+from tests.acceptance.operators import Deployment, Operated
+from tests.acceptance.test_crashes import TEXT, check_went_on
+
+HAND_OVER_SECONDS = 2.0
+
+
+async def hand_over(deployment: Deployment, client: Client, *signals: tuple[str, int]) -> tuple[Operated, float]:
+    """Ask the worker of a run that is being read to stop; the worker, and seconds until another goes on."""
+    started = await client.initiate(TEXT)
+    async with client.stream(started.run_id) as stream:
+        seen = await stream.take(20)
+        worker = await deployment.driver_of(started.run_id)
+        asked = time.monotonic()
+        for target, number in signals:
+            worker.signal_group(number) if target == "group" else worker.signal(number)
+            await asyncio.sleep(0.1)
+        seen += await stream.until("run_resumed")
+        resumed = stream.heard_at - asked
+        events = seen + await stream.rest()
+    await check_went_on(client, started, events)
+    return worker, resumed
+
+
+ONCE = [("process", signal.SIGTERM)]
+GROUP = [("group", signal.SIGTERM)]
+TWICE = [*GROUP, *ONCE]
+CTRL_C = [("group", signal.SIGINT)]
+
+
+@pytest.mark.parametrize(
+    ("broker", "signals"),
+    [("redis", TWICE), ("rabbitmq", ONCE), ("rabbitmq", GROUP), ("rabbitmq", TWICE), ("rabbitmq", CTRL_C)],
+    ids=["twice", "once", "group", "twice", "ctrl-c"],
+    indirect=["broker"],
+    scope="session",
+)
+async def test_a_worker_that_is_asked_to_stop_hands_its_run_over(
+    system: Deployment, client: Client, signals: list[tuple[str, int]]
+) -> None:
+    worker, resumed = await hand_over(system, client, *signals)
+    print(f"handed over after {resumed:.2f} s")  # noqa: T201 - the measured figure
+    assert resumed < HAND_OVER_SECONDS
+    assert await worker.exited() == 0
+    assert not worker.said(r"\[error|Traceback|CRITICAL"), worker.text
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
+async def test_all_workers_are_replaced_while_runs_go_on(system: Deployment, client: Client) -> None:
+    old = system.workers
+    runs = [await client.initiate(TEXT) for _ in range(10)]
+    reading = [asyncio.ensure_future(client.read(run.run_id)) for run in runs]
+    await system.start_workers(1)
+    for worker in old:
+        worker.signal(signal.SIGTERM)
+    assert [await worker.exited() for worker in old] == [0, 0]
+    for events in await asyncio.gather(*reading):
+        check_whole_log(events, "completed")
+    assert {(await client.get(run.run_id))["status"] for run in runs} == {"completed"}
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
+async def test_readers_go_on_at_a_new_api_where_the_old_one_left_them(system: Deployment, client: Client) -> None:
+    old = system.api
+    assert old
+    started = await client.initiate(TEXT)
+    async with client.stream(started.run_id) as stream:
+        seen = await stream.take(20)
+        asked = time.monotonic()
+        old.signal(signal.SIGTERM)
+        seen += await stream.rest()
+        assert any("restarting" in comment for comment in stream.comments), stream.comments
+    assert await old.exited() == -signal.SIGTERM, "uvicorn raises the signal again when it is done"
+    assert time.monotonic() - asked < 5 * HAND_OVER_SECONDS
+    await system.start_api()
+    events = seen + await client.read(started.run_id, seen[-1].id)
+    await check_went_on(client, started, events, attempts=1)
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
+async def test_an_api_that_is_killed_costs_a_run_nothing(system: Deployment, client: Client) -> None:
+    api = system.api
+    assert api
+    started = await client.initiate(TEXT)
+    api.signal_group(signal.SIGKILL)
+    await api.exited()
+    await system.start_api()
+    await check_went_on(client, started, await client.read(started.run_id), attempts=1)

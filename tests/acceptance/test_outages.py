@@ -1,0 +1,125 @@
+"""A store or broker that is away for a while: what can be answered is, runs wait, nobody is restarted (promise 8)."""
+
+import asyncio
+import time
+
+import pytest
+from httpx2 import Response
+
+from tests.acceptance.client import Client, check_whole_log, follow, until
+from tests.acceptance.conftest import Deploy
+from tests.acceptance.operators import Deployment
+from tests.acceptance.proxy import Proxy
+from tests.acceptance.test_crashes import TEXT, check_went_on
+from tests.conftest import OUR_REDIS, named, with_path
+
+OUTAGE_SECONDS = 3.0
+"""Twice the scaled lock TTL and the scaled patience with a dead driver."""
+FAST_SECONDS = 1.0
+BACK_SECONDS = 20.0
+
+
+def away(proxy: Proxy, how: str) -> None:
+    proxy.hang() if how == "hangs" else proxy.down()
+
+
+def back(proxy: Proxy, how: str) -> None:
+    proxy.flow() if how == "hangs" else proxy.up()
+
+
+async def is_ready(client: Client) -> bool:
+    return (await client.http.get("/health/ready")).status_code == 200
+
+
+async def check_unavailable(answer: Response) -> None:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+async def test_a_run_started_while_rabbitmq_is_away_begins_when_it_is_back(deploy: Deploy, how: str) -> None:
+    with Proxy(named("RABBITMQ_URL")) as rabbitmq:
+        deployment = await deploy(workers=1, RABBITMQ_URL=rabbitmq.url, RABBITMQ_HEARTBEAT="2s")
+        async with deployment.client() as client:
+            live = await client.initiate(TEXT)
+            async with client.stream(live.run_id) as stream:
+                seen = await stream.take(10)
+                away(rabbitmq, how)
+                began = time.monotonic()
+                waiting = [await client.initiate() for _ in range(5)]
+                assert time.monotonic() - began < 5 * FAST_SECONDS
+                await check_unavailable(await client.http.get("/health/ready"))
+                await check_went_on(client, live, seen + await stream.rest(), attempts=1)
+            assert [(await client.get(run.run_id))["phase"] for run in waiting] == ["queued"] * 5
+            back(rabbitmq, how)
+            began = time.monotonic()
+            for run in waiting:
+                check_whole_log(await follow(client, run.run_id, BACK_SECONDS), "completed")
+            print(f"completed {time.monotonic() - began:.2f} s after RabbitMQ was back")  # noqa: T201 - measured
+            await until(lambda: is_ready(client), within=BACK_SECONDS)
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+async def test_a_live_run_waits_for_redis_and_keeps_its_claim(deploy: Deploy, how: str) -> None:
+    with Proxy(with_path(named("REDIS_URL"), str(OUR_REDIS))) as redis:
+        deployment = await deploy(workers=2, REDIS_URL=redis.url, REDIS_SOCKET_TIMEOUT="1s")
+        async with deployment.client() as client:
+            live = await client.initiate(TEXT)
+            reading = asyncio.ensure_future(follow(client, live.run_id))
+            async with client.stream(live.run_id) as stream:
+                await stream.take(10)
+            stopped = await client.initiate(TEXT)
+            async with client.stream(stopped.run_id) as stream:
+                await stream.take(10)
+            away(redis, how)
+            ended = time.monotonic() + OUTAGE_SECONDS
+            await check_unavailable(await client.http.get("/health/ready"))
+            assert (await client.get(live.run_id))["phase"] == "running"
+            async with client.stream(live.run_id) as stream:
+                assert stream.status == 200
+                early = await stream.rest() if how == "refuses" else []
+                assert early == []
+            late = await client.initiate()
+            assert await client.stop(stopped.run_id) == "stopped"
+            await asyncio.sleep(max(ended - time.monotonic(), 0))
+            back(redis, how)
+            await check_went_on(client, live, await reading, attempts=1)
+            check_whole_log(await follow(client, late.run_id), "completed")
+            check_whole_log(await follow(client, stopped.run_id), "stopped")
+            await until(lambda: is_ready(client))
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+async def test_ordinary_routes_say_503_while_postgres_is_away_and_live_runs_go_on(
+    deploy: Deploy, database_url: str, how: str
+) -> None:
+    with Proxy(database_url) as postgres:
+        deployment: Deployment = await deploy(
+            workers=2, DATABASE_URL=postgres.url, POSTGRES_COMMAND_TIMEOUT="0.5s", POSTGRES_CONNECT_TIMEOUT="0.5s"
+        )
+        async with deployment.client() as client:
+            live = await client.initiate(TEXT)
+            reading = asyncio.ensure_future(follow(client, live.run_id))
+            async with client.stream(live.run_id) as stream:
+                await stream.take(10)
+                away(postgres, how)
+                ended = time.monotonic() + OUTAGE_SECONDS
+                for path in ("/health/ready", f"/agent-run/{live.run_id}", "/threads", "/agent-runs/active"):
+                    await check_unavailable(await client.http.get(path))
+                form = {"prompt": "Hello", "model_name": "demo/echo"}
+                await check_unavailable(await client.http.post("/agent/initiate", data=form))
+                await check_unavailable(await client.http.post(f"/agent-run/{live.run_id}/stop"))
+                assert len(await stream.take(10)) == 10, "what Redis holds is still told"
+            async with client.stream(live.run_id) as stream:
+                assert await stream.rest() == []
+                assert stream.status == 200
+                assert "a store is away, reconnect" in stream.comments
+            await asyncio.sleep(max(ended - time.monotonic(), 0))
+            back(postgres, how)
+            await check_went_on(client, live, await reading, attempts=1)
+            await until(lambda: is_ready(client))
+            again = await client.initiate()
+            check_whole_log(await follow(client, again.run_id), "completed")

@@ -1,0 +1,47 @@
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from services.runs.stores import Stores, open_stores
+from services.settings import Settings
+from tests.proxy import Proxy
+
+
+@pytest.fixture
+async def other(settings: Settings, redis: Redis) -> AsyncIterator[Stores]:
+    """The rooms of a second process."""
+    async with open_stores(settings) as stores:
+        yield stores
+
+
+@pytest.fixture
+async def redis_proxy(settings: Settings) -> AsyncIterator[Proxy]:
+    async with Proxy(settings.redis.dsn) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def postgres_proxy(settings: Settings) -> AsyncIterator[Proxy]:
+    async with Proxy(settings.postgres.url.get_secret_value()) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def far(settings: Settings, redis: Redis, redis_proxy: Proxy) -> AsyncIterator[Stores]:
+    """The rooms of a process that reaches Redis through `redis_proxy`, with a second's patience."""
+    changes = {"url": SecretStr(redis_proxy.url), "socket_timeout": "0.5", "connect_timeout": "0.5"}
+    near = settings.redis.model_validate({**settings.redis.model_dump(), **changes})
+    async with open_stores(settings.model_copy(update={"redis": near})) as stores:
+        yield stores
+        redis_proxy.restore()
+
+
+@pytest.fixture
+async def far_from_postgres(settings: Settings, redis: Redis, postgres_proxy: Proxy) -> AsyncIterator[Stores]:
+    """The rooms of a process that reaches Postgres through `postgres_proxy`."""
+    near = settings.postgres.model_copy(update={"url": SecretStr(postgres_proxy.url)})
+    async with open_stores(settings.model_copy(update={"postgres": near})) as stores:
+        yield stores
+        postgres_proxy.restore()

@@ -1,0 +1,479 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
+from typing import Any
+
+import orjson
+import pytest
+from redis.asyncio import Redis
+
+from services.runs import archive, events, keys, lifecycle
+from services.runs.event_log import LogRefused
+from services.runs.events import Event
+from services.runs.fence import Fence, FenceLost
+from services.runs.stores import Stores, open_stores
+from services.settings import Settings
+from tests.proxy import Proxy
+from tests.services.runs.seeds import (
+    Driver,
+    archived,
+    bury,
+    chunk,
+    die,
+    driving,
+    end,
+    eventually,
+    kinds,
+    listed,
+    row_of,
+    text_of,
+    with_runs,
+)
+
+
+@asynccontextmanager
+async def driving_with(settings: Settings, **runs: Any) -> AsyncIterator[Driver]:
+    async with open_stores(with_runs(settings, **runs)) as stores, driving(stores) as driver:
+        yield driver
+
+
+def numbered(log: list[bytes]) -> list[int]:
+    return [orjson.loads(event)["sequence"] for event in log]
+
+
+async def script_calls(redis: Redis) -> int:
+    stats = await redis.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+async def test_what_many_producers_say_is_ordered_and_gapless(stores: Stores) -> None:
+    async with driving(stores) as driver:
+
+        async def produce(name: str) -> None:
+            for number in range(200):
+                await driver.log.append(chunk(driver.run, f"{name}{number} "))
+                if number % 7 == 0:
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(*(produce(name) for name in "abcde"))
+        await driver.log.flush()
+        log = await listed(stores, driver.run.id)
+        assert numbered(log) == list(range(1000))
+        words = text_of(log).split()
+        for name in "abcde":
+            assert [word for word in words if word[0] == name] == [f"{name}{number}" for number in range(200)]
+
+
+async def test_an_event_of_an_idle_log_is_there_at_once(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("warm")
+        for number in range(5):
+            await driver.log.append(chunk(driver.run, str(number)))
+            await eventually(partial(length_is, driver, number + 2), within=0.05, every=0.002)
+
+
+async def length_is(driver: Driver, count: int) -> bool:
+    return int(await driver.stores.redis.llen(keys.responses(driver.run.id))) == count
+
+
+async def test_a_burst_takes_few_round_trips(stores: Stores, redis: Redis) -> None:
+    async with driving(stores) as driver:
+        await driver.say("warm")
+        before = await script_calls(redis)
+        for number in range(1000):
+            await driver.log.append(chunk(driver.run, str(number)))
+            if number % 50 == 0:
+                await asyncio.sleep(0)
+        await driver.log.flush()
+        assert await script_calls(redis) - before <= 30
+        assert len(await listed(stores, driver.run.id)) == 1001
+
+
+async def test_every_append_is_announced_and_keeps_a_ttl(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        heard: list[bytes] = []
+        news = keys.news(driver.run.id)
+        async with stores.channels.listen(news, on_message=heard.append, on_reset=lambda: None):
+            await driver.say("a")
+            await eventually(lambda: heard == [b"new"], within=1.0)
+        assert await stores.redis.ttl(keys.responses(driver.run.id)) > 80_000
+
+
+async def test_nothing_is_appended_once_the_lock_is_in_other_hands(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("mine")
+        await stores.redis.set(keys.lock(driver.run.id), f"stranger:{driver.run.attempt + 1}", px=5000)
+        with pytest.raises(FenceLost):
+            await driver.say("too late")
+        with pytest.raises(FenceLost):
+            await driver.log.append(chunk(driver.run, "later still"))
+        assert text_of(await listed(stores, driver.run.id)) == "mine"
+
+
+async def test_a_missing_lock_is_taken_again_by_an_append(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        await stores.redis.delete(keys.lock(driver.run.id))
+        await driver.say("b")
+        assert text_of(await listed(stores, driver.run.id)) == "ab"
+        assert await stores.redis.pttl(keys.lock(driver.run.id)) > 0
+
+
+async def test_a_missing_lock_refuses_an_append_once_the_fence_was_raised(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "stopped")
+        await stores.redis.delete(keys.lock(driver.run.id))
+        with pytest.raises(FenceLost):
+            await driver.say("b")
+        assert text_of(await listed(stores, driver.run.id)) == "a"
+
+
+async def test_a_flush_of_redis_between_two_appends_changes_no_id_and_no_byte(stores: Stores, redis: Redis) -> None:
+    random = Random(3)
+    async with driving(stores) as driver:
+        before: list[bytes] = []
+        for _ in range(8):
+            await driver.say(*(f"{number} " for number in range(random.randint(1, 1500))))
+            if random.random() < 0.5:
+                await driver.archived()
+            assert (await listed(stores, driver.run.id))[: len(before)] == before
+            before = await listed(stores, driver.run.id)
+            await redis.flushall()
+        await driver.say("end")
+        after = await listed(stores, driver.run.id)
+        assert after[:-1] == before
+        assert numbered(after) == list(range(len(after)))
+        assert await redis.ttl(keys.responses(driver.run.id)) > 0
+
+
+async def test_a_list_that_lost_its_end_is_repaired(stores: Stores, redis: Redis) -> None:
+    async with driving(stores) as driver:
+        await driver.say(*map(str, range(50)))
+        await driver.archived()
+        await driver.say(*map(str, range(50)))
+        whole = await listed(stores, driver.run.id)
+        for kept in (99, 70, 50, 20, 1):
+            await redis.ltrim(keys.responses(driver.run.id), 0, kept - 1)
+            await driver.say("x")
+            assert (await listed(stores, driver.run.id))[:100] == whole
+        assert numbered(await listed(stores, driver.run.id)) == list(range(105))
+
+
+async def test_an_append_whose_answer_was_lost_is_not_doubled(stores: Stores, redis: Redis) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        await driver.log.append(*(chunk(driver.run, text) for text in "bcd"))
+        arrived = list(driver.log.pending)[:2]
+        assert len(arrived) == 2
+        await redis.rpush(keys.responses(driver.run.id), *arrived)
+        await driver.say("e")
+        log = await listed(stores, driver.run.id)
+        assert text_of(log) == "abcde"
+        assert numbered(log) == list(range(5))
+
+
+async def test_appends_whose_answers_the_network_loses_are_not_doubled(far: Stores, redis_proxy: Proxy) -> None:
+    async with driving(far) as driver:
+        await driver.say("warm ")
+        for number in range(3):
+            redis_proxy.lose_replies()
+            await driver.log.append(chunk(driver.run, f"{number} "))
+            await asyncio.sleep(0.05)  # the request is on its way; its answer is what gets lost
+            redis_proxy.cut()
+            redis_proxy.restore()
+            await driver.log.flush()
+        log = await listed(far, driver.run.id)
+        assert text_of(log) == "warm 0 1 2 "
+        assert numbered(log) == [0, 1, 2, 3]
+
+
+async def test_a_foreign_producer_keeps_ids_consistent_and_is_archived(stores: Stores, redis: Redis) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        await redis.rpush(keys.responses(driver.run.id), b'{"foreign": 1}')
+        await driver.say("b", "c")
+        await redis.rpush(keys.responses(driver.run.id), b'{"foreign": 2}', b'{"foreign": 3}')
+        await driver.say("d")
+        await driver.archived()
+        log = await listed(stores, driver.run.id)
+        assert kinds(log) == ["chunk", "foreign", "chunk", "chunk", "foreign", "foreign", "chunk"]
+        assert await archived(stores.pool, driver.run.id) == log
+        await redis.flushall()
+        await driver.say("e")
+        assert (await listed(stores, driver.run.id))[:-1] == log
+
+
+async def test_ids_are_given_out_only_within_what_the_row_reserves(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        said = driver.log.append(*(chunk(driver.run, "x" * 10) for _ in range(5000)))
+        work = asyncio.create_task(said)
+        while not work.done() or driver.log.pending:
+            length = await stores.redis.llen(keys.responses(driver.run.id))
+            reserved = (await row_of(stores.pool, driver.run.id)).reserved_events
+            assert length <= reserved
+        assert len(await listed(stores, driver.run.id)) == 5000
+
+
+async def test_a_log_waits_for_reserved_ids_while_postgres_is_away(
+    far_from_postgres: Stores, postgres_proxy: Proxy
+) -> None:
+    async with driving(far_from_postgres) as driver:
+        postgres_proxy.refuse()
+        await driver.log.append(*(chunk(driver.run, str(number)) for number in range(600)))
+        await eventually(lambda: driver.log.length == 256, within=2.5)
+        assert len(await listed(far_from_postgres, driver.run.id)) == 256
+        postgres_proxy.restore()
+        async with asyncio.timeout(5):
+            await driver.log.flush()
+        assert len(await listed(far_from_postgres, driver.run.id)) == 600
+
+
+async def test_an_event_over_a_mebibyte_is_shortened_and_says_so(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("ä" * 1_000_000)
+        [event] = await listed(stores, driver.run.id)
+        assert len(event) <= 1024 * 1024
+        said = orjson.loads(event)
+        assert orjson.loads(said["metadata"])["truncated"] is True
+        assert orjson.loads(said["content"])["truncated"] is True
+        assert orjson.loads(said["content"])["content"].startswith("ää")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"content": '"\\\n' * 700_000},
+        {"content": "\x00" * 1_100_000},
+        {"items": ["x" * 5000] * 5000},
+        {f"key{number}": "y" * 200 for number in range(20_000)},
+        {"deep": {"deeper": {"deepest": ["z" * 2_000_000]}}},
+        {"k" * 2_000_000: "v"},
+        {"numbers": [[1.5] * 100] * 10_000},
+    ],
+    ids=["quotes", "nul", "list", "keys", "deep", "long key", "numbers"],
+)
+def test_whatever_is_too_large_fits_after_shortening(content: dict[str, Any]) -> None:
+    from uuid import uuid4  # noqa: PLC0415
+
+    event = Event("tool", content)
+    encoded = events.encode(event, sequence=0, thread_id=uuid4(), max_bytes=1024 * 1024)
+    assert len(encoded) <= 1024 * 1024
+    assert orjson.loads(orjson.loads(encoded)["metadata"])["truncated"] is True
+
+
+async def test_large_metadata_is_shortened_too(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.log.append(Event("tool", {"a": 1}, {"stream_status": "chunk", "result": "x" * 2_000_000}))
+        await driver.log.flush()
+        [event] = await listed(stores, driver.run.id)
+        assert len(event) <= 1024 * 1024
+
+
+async def test_a_log_that_reached_its_bound_takes_no_more(settings: Settings, redis: Redis) -> None:
+    async with driving_with(settings, max_events=20) as driver:
+        await driver.say(*map(str, range(20)))
+        with pytest.raises(LogRefused, match="its log reached 20 events"):
+            await driver.say("one too many")
+        row = await end(driver, "failed")
+        await driver.log.close(events.last_event(row.status, row.error))
+        assert kinds(await listed(driver.stores, driver.run.id))[-1] == "last:failed"
+
+
+async def test_the_bytes_of_a_log_are_bounded_over_all_attempts(settings: Settings, redis: Redis) -> None:
+    async with driving_with(settings, max_log_bytes=20_000) as driver:
+        await driver.say("x" * 15_000)
+        await driver.archived()
+        die(driver)
+        async with driving(driver.stores, await bury(driver.stores, driver.run.id)) as second:
+            await second.say("x" * 6_000)
+            with pytest.raises(LogRefused, match="its log reached 20000 bytes"):
+                await second.say("y")
+
+
+async def test_appends_pause_while_redis_is_away_and_go_on_afterwards(far: Stores, redis_proxy: Proxy) -> None:
+    async with driving(far) as driver:
+        await driver.say("a")
+        redis_proxy.refuse()
+        await driver.log.append(chunk(driver.run, "b"))
+        flushed = asyncio.create_task(driver.log.flush())
+        done, _ = await asyncio.wait([flushed], timeout=0.5)
+        assert not done
+        redis_proxy.restore()
+        async with asyncio.timeout(5):
+            await flushed
+        assert text_of(await listed(far, driver.run.id)) == "ab"
+        assert not driver.held.lost.is_set()
+
+
+async def test_appends_go_on_after_redis_stalled(far: Stores, redis_proxy: Proxy) -> None:
+    async with driving(far) as driver:
+        await driver.say("a")
+        redis_proxy.stall()
+        await driver.log.append(*(chunk(driver.run, text) for text in "bc"))
+        done, _ = await asyncio.wait([asyncio.create_task(driver.log.flush())], timeout=0.8)
+        assert not done
+        redis_proxy.restore()
+        await driver.say("d")
+        assert text_of(await listed(far, driver.run.id)) == "abcd"
+
+
+async def test_appends_wait_for_a_paused_server(stores: Stores, redis: Redis) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        await redis.client_pause(300)
+        await driver.say("b")
+        assert text_of(await listed(stores, driver.run.id)) == "ab"
+
+
+async def test_a_pending_backlog_holds_its_producer_back(far: Stores, redis_proxy: Proxy) -> None:
+    async with driving(far) as driver:
+        await driver.say("a")
+        redis_proxy.refuse()
+
+        async def produce() -> None:
+            for _ in range(400):
+                await driver.log.append(chunk(driver.run, "x" * 10_000))
+
+        producing = asyncio.create_task(produce())
+        done, _ = await asyncio.wait([producing], timeout=0.5)
+        assert not done
+        assert driver.log.pending_bytes < 2 * 1024 * 1024
+        redis_proxy.restore()
+        async with asyncio.timeout(10):
+            await producing
+
+
+async def test_a_redis_that_refuses_to_write_ends_the_log_after_a_while(settings: Settings, redis: Redis) -> None:
+    from datetime import timedelta  # noqa: PLC0415
+
+    async with driving_with(settings, append_timeout=timedelta(seconds=0.5)) as driver:
+        await driver.say("a")
+        await redis.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(LogRefused, match=r"could not be written for 0\.5 seconds"):
+                async with asyncio.timeout(2.5):
+                    await driver.say("b")
+        finally:
+            await redis.config_set("maxmemory", "0")
+
+
+async def test_a_short_refusal_to_write_is_waited_out(stores: Stores, redis: Redis) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        await redis.config_set("maxmemory", "1")
+        try:
+            await driver.log.append(chunk(driver.run, "b"))
+            await eventually(lambda: driver.log.refused_since is not None, within=2.5)
+        finally:
+            await redis.config_set("maxmemory", "0")
+        await driver.say("c")
+        assert text_of(await listed(stores, driver.run.id)) == "abc"
+
+
+async def test_a_server_that_forgot_its_scripts_is_taught_again(stores: Stores, redis: Redis) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        await redis.script_flush()
+        await driver.say("b")
+        assert text_of(await listed(stores, driver.run.id)) == "ab"
+
+
+async def test_nothing_is_void_after_a_proper_hand_over(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as first:
+        await first.say("a", "b")
+        await first.archived()
+        assert await lifecycle.hand_over(stores.pool, first.held.fence, length=first.log.length)
+        first.stores.writer.forget(first.log)
+    await stores.redis.flushall()
+    async with driving(other, await row_of(stores.pool, first.run.id)) as second:
+        await second.say("c")
+        await second.archived()
+        log = await listed(other, second.run.id)
+        assert kinds(log) == ["chunk"] * 3
+        assert numbered(log) == [0, 1, 2]
+
+
+async def test_a_log_is_continued_from_redis_when_only_the_worker_died(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as first:
+        await first.say("a", "b")
+        await first.archived()
+        await first.say("c")
+        die(first)
+        async with driving(other, await bury(stores, first.run.id)) as second:
+            await second.say("d")
+            log = await listed(other, second.run.id)
+            assert text_of(log) == "abcd"
+            assert numbered(log) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("archive_first", [True, False], ids=["partly archived", "nothing archived"])
+async def test_ids_that_nobody_remembers_become_void(stores: Stores, other: Stores, archive_first: bool) -> None:
+    async with driving(stores) as first:
+        await first.say("a", "b")
+        if archive_first:
+            await first.archived()
+        stores.writer.logs.discard(first.log)
+        await first.say("c", "d")
+        lost = await listed(stores, first.run.id)
+        die(first)
+        await stores.redis.flushall()
+        row = await bury(stores, first.run.id)
+        async with driving(other, row) as second:
+            await second.say("e")
+            log = await listed(other, second.run.id)
+            assert log[: row.archived_events] == lost[: row.archived_events]
+            assert set(kinds(log[row.archived_events : row.reserved_events])) == {"void"}
+            assert kinds(log[row.reserved_events :]) == ["chunk"]
+            assert numbered(log) == list(range(len(log)))
+            await second.archived()
+            assert await archived(stores.pool, row.id) == log
+
+
+async def test_an_empty_log_after_a_crash_is_void_since_a_flush_cannot_be_told_from_silence(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as first:
+        die(first)
+        async with driving(other, await bury(stores, first.run.id)) as second:
+            assert second.log.blank, "the run still begins with thread_run_start"
+            await second.say("a")
+            said = kinds(await listed(other, second.run.id))
+            assert said == ["void"] * first.run.reserved_events + ["chunk"]
+
+
+async def test_a_tail_that_a_restart_of_redis_truncated_is_void_up_to_the_reserve(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as first:
+        await first.say("a", "b", "c")
+        await first.archived()
+        await stores.pool.execute("UPDATE agent_runs SET log_epoch = 'before' WHERE id = $1", first.run.id)
+        die(first)
+        row = await bury(stores, first.run.id)
+        async with driving(other, row) as second:
+            await second.say("d")
+            log = await listed(other, second.run.id)
+            assert text_of(log) == "abcd"
+            assert len(log) == row.reserved_events + 1
+
+
+async def test_two_logs_of_one_run_in_one_process_do_not_mix(stores: Stores) -> None:
+    """The process of a stuck driver may be asked to end its run: the old log must not take the new one's blocks."""
+    async with driving(stores) as driver:
+        await driver.say("a")
+        await driver.archived()
+        ended = await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "stopped")
+        assert ended
+        fence = Fence(ended.id, ended.attempt, stores.instance_id)
+        await stores.leases.seize(fence)
+        fresh = await stores.writer.open_log(ended, fence)
+        driver.log.extend([b"never appended"])
+        await fresh.close(events.last_event("stopped", None))
+        async with asyncio.timeout(5):
+            await fresh.closed.wait()
+        assert await archive.read(stores.pool, ended.id, 0) == await listed(stores, ended.id)
+        assert not driver.log.closed.is_set()
+        await eventually(lambda: driver.log.failure, within=1.0, says="the old log was not told")

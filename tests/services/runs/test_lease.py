@@ -1,0 +1,259 @@
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+from redis.asyncio import Redis
+
+from services.postgres import Pool
+from services.runs import control, keys, lifecycle
+from services.runs.fence import Fence
+from services.runs.lease import Leases
+from services.runs.store import Run
+from services.runs.stores import Stores, open_stores
+from services.settings import Settings
+from tests.services.runs.seeds import age, claim, driving, eventually, fence_of, make_run, set_columns, with_runs
+
+
+async def test_only_one_of_two_processes_gets_the_lock(stores: Stores, settings: Settings) -> None:
+    run = await make_run(stores.pool)
+    async with open_stores(settings) as other, AsyncExitStack() as stack:
+        found = [await stack.enter_async_context(each.leases.hold(run.id, 1)) for each in (stores, other)]
+        assert found[0]
+        assert found[1] is None
+        assert await stores.redis.get(keys.lock(run.id)) == f"{stores.instance_id}:1".encode()
+
+
+async def test_the_lock_has_a_ttl_and_is_renewed_while_held(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        lock = keys.lock(driver.run.id)
+        assert 0 < await stores.redis.pttl(lock) <= 1500
+        await stores.redis.pexpire(lock, 700)
+        await eventually(lambda: above(stores.redis, lock, 1000), within=2.5)
+        assert await stores.redis.exists(lock)
+        assert not driver.held.lost.is_set()
+
+
+async def above(redis: Redis, key: str, limit: int) -> bool:
+    return bool(await redis.pttl(key) > limit)
+
+
+async def test_a_driven_run_is_marked_active_at_once_and_no_longer_afterwards(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        active = keys.active(stores.instance_id, driver.run.id)
+        assert await stores.redis.get(active) == b"running"
+        assert await stores.redis.pttl(active) > 0
+    assert not await stores.redis.exists(active)
+
+
+async def test_a_driven_run_is_marked_active_after_a_beat(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await stores.leases.beat()
+        active = keys.active(stores.instance_id, driver.run.id)
+        assert await stores.redis.get(active) == b"running"
+        assert await stores.redis.pttl(active) > 0
+
+
+async def test_the_lock_is_released_only_by_its_owner(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        run = driver.run
+        await stores.leases.release(fence_of(run, "stranger"))
+        await stores.leases.release(Fence(run.id, run.attempt - 1, stores.instance_id))
+        assert await stores.redis.exists(keys.lock(run.id))
+        await stores.redis.set(keys.lock(run.id), "stranger:7", px=1000)
+    assert await stores.redis.get(keys.lock(run.id)) == b"stranger:7"
+
+
+async def test_the_lock_is_free_after_the_block(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        pass
+    assert not await stores.redis.exists(keys.lock(driver.run.id))
+
+
+async def test_a_lock_in_other_hands_is_noticed(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await stores.redis.set(keys.lock(driver.run.id), "stranger:2", px=5000)
+        await eventually(driver.held.lost.is_set, within=2.5)
+
+
+async def test_a_raised_fence_is_noticed(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        assert await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "stopped")
+        await eventually(driver.held.lost.is_set, within=2.5)
+
+
+async def test_a_deleted_run_is_noticed(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await stores.pool.execute("DELETE FROM threads WHERE thread_id = $1", driver.run.thread_id)
+        await eventually(driver.held.lost.is_set, within=2.5)
+
+
+async def test_an_end_of_our_own_is_no_loss(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await lifecycle.end(stores.pool, driver.held.fence, "completed", error=None, usage={})
+        await stores.leases.beat()
+        assert not driver.held.lost.is_set()
+
+
+async def test_a_beat_before_the_claim_is_no_loss(stores: Stores) -> None:
+    run = await make_run(stores.pool)
+    async with stores.leases.hold(run.id, 1) as held:
+        assert held
+        await stores.leases.beat()
+        assert not held.lost.is_set()
+
+
+async def test_a_stop_in_the_row_is_noticed_without_any_announcement(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await lifecycle.request_stops(stores.pool, [driver.run.id])
+        await eventually(driver.held.stop_asked.is_set, within=2.5)
+
+
+async def test_a_missing_lock_is_taken_again(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await stores.redis.flushdb()
+        await stores.leases.beat()
+        assert not driver.held.lost.is_set()
+        assert await stores.redis.get(keys.lock(driver.run.id)) == driver.held.fence.lock_value.encode()
+        assert await stores.redis.pttl(keys.lock(driver.run.id)) > 0
+
+
+async def test_a_missing_lock_is_not_taken_again_once_the_fence_was_raised(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "stopped")
+        await stores.redis.flushdb()
+        assert not await stores.leases.retake(driver.held.fence)
+        assert not await stores.redis.exists(keys.lock(driver.run.id))
+
+
+async def test_a_fence_raised_while_the_lock_is_taken_again_gives_it_back(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        run = driver.run
+        await stores.redis.flushdb()
+        answers = []
+        is_mine = Leases.is_mine
+
+        async def raised_after_the_first_look(leases: Leases, fence: Fence) -> bool:
+            answers.append(await is_mine(leases, fence))
+            if len(answers) == 1:
+                await lifecycle.end_from_outside(stores.pool, run.id, run.attempt, "stopped")
+            return answers[-1]
+
+        with patch.object(Leases, "is_mine", raised_after_the_first_look):
+            assert not await stores.leases.retake(driver.held.fence)
+        assert answers == [True, False]
+        assert not await stores.redis.exists(keys.lock(run.id))
+
+
+async def test_a_lock_is_seized_for_a_higher_attempt_only(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        run = driver.run
+        assert not await stores.leases.seize(Fence(run.id, run.attempt - 1, "stranger"))
+        assert await stores.redis.get(keys.lock(run.id)) == driver.held.fence.lock_value.encode()
+        assert await stores.leases.seize(Fence(run.id, run.attempt + 1, "stranger"))
+        assert await stores.redis.get(keys.lock(run.id)) == f"stranger:{run.attempt + 1}".encode()
+        assert await stores.redis.pttl(keys.lock(run.id)) > 0
+
+
+async def test_attempts_are_compared_as_numbers_when_a_lock_is_seized(stores: Stores) -> None:
+    run = await make_run(stores.pool)
+    assert await stores.leases.seize(Fence(run.id, 9, "nine"))
+    assert await stores.leases.seize(Fence(run.id, 10, "ten"))
+    assert not await stores.leases.seize(Fence(run.id, 9, "nine"))
+
+
+async def test_one_that_was_overtaken_in_its_own_process_is_told(stores: Stores) -> None:
+    """A process that was frozen finds its own run to be rescued, and claims it beside the old driver."""
+    async with driving(stores) as old:
+        await stores.redis.delete(keys.lock(old.run.id))
+        async with driving(stores, await age(stores.pool, old.run.id, "heartbeat_at")) as new:
+            await eventually(old.held.lost.is_set, within=2.5, says="the old driver was not told")
+            assert not new.held.lost.is_set()
+
+
+async def test_the_beat_goes_on_while_redis_refuses_to_write(stores: Stores, redis: Redis) -> None:
+    async with driving(stores) as driver:
+        await redis.config_set("maxmemory", "1")
+        try:
+            for _ in range(3):
+                before = await stores.pool.fetchval("SELECT clock_timestamp()")
+                await eventually(partial(beaten_since, stores.pool, driver.run, before), within=2.5)
+            assert not driver.held.lost.is_set()
+        finally:
+            await redis.config_set("maxmemory", "0")
+
+
+async def beaten_since(pool: Pool, run: Run, moment: Any) -> bool:
+    return bool(await pool.fetchval("SELECT heartbeat_at > $2 FROM agent_runs WHERE id = $1", run.id, moment))
+
+
+async def test_the_beat_goes_on_after_a_deadlock_in_postgres(stores: Stores) -> None:
+    async with driving(stores) as one, driving(stores) as two:
+        runs = sorted((one.run, two.run), key=lambda run: str(run.id))
+        for order in (runs, runs[::-1]):
+            await provoke_deadlock(stores.pool, *order)
+        before = await stores.pool.fetchval("SELECT clock_timestamp()")
+        await eventually(lambda: beaten_since(stores.pool, one.run, before), within=2.5, says="the beat ended")
+
+
+async def provoke_deadlock(pool: Pool, first: Run, second: Run) -> None:
+    """Lock one row, let a beat wait for it with the other in hand, then ask for the other."""
+    lock = "SELECT 1 FROM agent_runs WHERE id = $1 FOR UPDATE"
+    async with pool.acquire() as conn, conn.transaction():
+        await conn.fetch(lock, first.id)
+        waits = (
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        await eventually(lambda: pool.fetchval(waits), within=2.5)
+        await conn.fetch(lock, second.id)
+
+
+async def test_a_lease_is_given_up_when_neither_store_answers(stores: Stores, settings: Settings) -> None:
+    async with driving(stores) as driver:
+        driver.held.seen_at -= settings.runs.dead_after.total_seconds() + 1
+        stores.leases.give_up_unseen([driver.held])
+        assert driver.held.lost.is_set()
+
+
+async def test_a_stop_said_after_the_subscription_is_heard(stores: Stores) -> None:
+    async with driving(stores) as driver, control.watch(stores.channels, driver.held):
+        assert await control.announce_stop(stores.redis, driver.run.id) == 1
+        await eventually(driver.held.stop_asked.is_set, within=1.0)
+
+
+async def test_a_stop_said_before_the_subscription_stands_in_the_row(settings: Settings, redis: Redis) -> None:
+    async with open_stores(with_runs(settings)) as stores, driving(stores) as driver:
+        await lifecycle.request_stops(stores.pool, [driver.run.id])
+        assert await control.announce_stop(stores.redis, driver.run.id) == 0
+        async with control.watch(stores.channels, driver.held):
+            await eventually(driver.held.stop_asked.is_set, within=2.5)
+
+
+async def test_a_bare_stop_from_anybody_on_the_instance_channel_counts(stores: Stores) -> None:
+    async with driving(stores) as driver, control.watch(stores.channels, driver.held):
+        await stores.redis.publish(keys.instance_control(driver.run.id, stores.instance_id), "STOP")
+        await eventually(driver.held.stop_asked.is_set, within=1.0)
+
+
+async def test_other_words_and_other_runs_stop_nothing(stores: Stores) -> None:
+    async with driving(stores) as driver, control.watch(stores.channels, driver.held):
+        other = await set_columns(stores.pool, (await make_run(stores.pool)).id)
+        await control.announce_stop(stores.redis, other.id)
+        await control.announce_end(stores.redis, driver.run.id, "completed")
+        await stores.redis.publish(keys.instance_control(driver.run.id, "another"), "STOP")
+        await stores.redis.publish(keys.control(driver.run.id), "STOP")
+        await eventually(driver.held.stop_asked.is_set, within=1.0)
+    async with driving(stores) as driver, control.watch(stores.channels, driver.held):
+        await control.announce_end(stores.redis, driver.run.id, "completed")
+        await stores.redis.publish(keys.instance_control(driver.run.id, "another"), "STOP")
+        await stores.redis.ping()
+        assert not driver.held.stop_asked.is_set()
+
+
+async def test_the_end_is_announced_with_the_word_of_its_status(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    heard: list[bytes] = []
+    async with stores.channels.listen(keys.control(run.id), on_message=heard.append, on_reset=lambda: None):
+        for status in ("completed", "failed", "stopped"):
+            await control.announce_end(stores.redis, run.id, status)
+        await eventually(lambda: heard == [b"END_STREAM", b"ERROR", b"STOP"], within=1.0)

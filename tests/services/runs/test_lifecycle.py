@@ -1,0 +1,172 @@
+import asyncio
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+from services.runs import lifecycle
+from services.runs.fence import Fence
+from services.runs.store import Run
+from services.runs.stores import Stores
+from tests.services.runs.seeds import age, claim, make_place, make_run, row_of, set_columns
+
+SOON = timedelta(minutes=5)
+
+
+async def try_claim(stores: Stores, run: Run, instance_id: str = "w") -> Run | None:
+    return await lifecycle.claim(stores.pool, run, instance_id, dead_after=stores.settings.runs.dead_after)
+
+
+async def test_of_two_claims_at_once_one_wins(stores: Stores) -> None:
+    for _ in range(20):
+        run = await make_run(stores.pool)
+        claims = await asyncio.gather(*(try_claim(stores, run, name) for name in ("one", "two")))
+        [winner] = [claimed for claimed in claims if claimed]
+        assert (winner.attempt, winner.crashes, winner.status) == (1, 0, "running")
+        assert (await row_of(stores.pool, run.id)).instance_id == winner.instance_id
+
+
+async def test_a_running_run_is_claimed_only_when_its_heartbeat_is_old(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    assert await try_claim(stores, run) is None
+    taken = await try_claim(stores, await age(stores.pool, run.id, "heartbeat_at"))
+    assert taken
+    assert (taken.attempt, taken.crashes) == (2, 1)
+
+
+async def test_a_claim_that_read_an_older_attempt_is_refused(stores: Stores) -> None:
+    run = await make_run(stores.pool)
+    await claim(stores, run)
+    await age(stores.pool, run.id, "heartbeat_at")
+    assert await try_claim(stores, run) is None
+
+
+async def test_a_stopped_run_is_not_claimed(stores: Stores) -> None:
+    run = await make_run(stores.pool)
+    await lifecycle.request_stops(stores.pool, [run.id])
+    assert await try_claim(stores, await row_of(stores.pool, run.id)) is None
+
+
+async def test_a_run_whose_stop_is_asked_is_not_taken_over(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    await lifecycle.request_stops(stores.pool, [run.id])
+    assert await try_claim(stores, await age(stores.pool, run.id, "heartbeat_at")) is None
+
+
+async def test_an_expired_run_is_not_claimed(stores: Stores) -> None:
+    run = await make_run(stores.pool)
+    assert await try_claim(stores, await age(stores.pool, run.id, "expires_at")) is None
+
+
+async def test_a_run_that_was_started_once_does_not_expire(stores: Stores) -> None:
+    run = await make_run(stores.pool)
+    assert await try_claim(stores, await age(stores.pool, run.id, "expires_at", "started_at"))
+
+
+async def test_a_run_that_is_not_due_is_not_claimed(stores: Stores) -> None:
+    run = await make_run(stores.pool, not_before=datetime.now(UTC) + SOON)
+    assert await try_claim(stores, run) is None
+
+
+async def test_an_earlier_unfinished_run_of_the_project_goes_first(stores: Stores) -> None:
+    place = await make_place(stores.pool)
+    first, second = await make_run(stores.pool, place), await make_run(stores.pool, place)
+    assert await try_claim(stores, second) is None
+    await lifecycle.request_stops(stores.pool, [first.id])
+    assert await try_claim(stores, second)
+
+
+async def test_an_earlier_run_that_is_not_due_yet_does_not_hold_up_the_next(stores: Stores) -> None:
+    place = await make_place(stores.pool)
+    await make_run(stores.pool, place, not_before=datetime.now(UTC) + SOON)
+    assert await try_claim(stores, await make_run(stores.pool, place))
+
+
+async def test_a_delayed_run_that_is_due_waits_for_the_run_in_progress(stores: Stores) -> None:
+    place = await make_place(stores.pool)
+    delayed = await make_run(stores.pool, place, not_before=datetime.now(UTC) + SOON)
+    await claim(stores, await make_run(stores.pool, place))
+    assert await try_claim(stores, await age(stores.pool, delayed.id, "not_before")) is None
+
+
+async def test_runs_of_other_projects_are_not_in_the_way(stores: Stores) -> None:
+    await make_run(stores.pool)
+    assert await try_claim(stores, await make_run(stores.pool))
+
+
+async def test_a_stop_that_returned_first_can_only_end_stopped(stores: Stores) -> None:
+    random = Random(7)
+    for number in range(100):
+        run = await claim(stores, await make_run(stores.pool))
+        order: list[str] = []
+
+        async def stop(run: Run = run, order: list[str] = order) -> list[Run]:
+            asked = await lifecycle.request_stops(stores.pool, [run.id])
+            order.append("stop")
+            return asked
+
+        async def end(run: Run = run, order: list[str] = order) -> Run | None:
+            fence = Fence(run.id, run.attempt, stores.instance_id)
+            row = await lifecycle.end(stores.pool, fence, "completed", error=None, usage={"n": 1})
+            order.append("end")
+            return row
+
+        both = [stop(), end()]
+        if random.random() < 0.5:
+            both.reverse()
+        answers = await asyncio.gather(*both)
+        [asked] = [answer for answer in answers if isinstance(answer, list)]
+        row = await row_of(stores.pool, run.id)
+        assert row.status == ("stopped" if asked else "completed"), (number, order)
+        assert row.final
+
+
+async def test_a_final_status_is_written_once(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    fence = Fence(run.id, run.attempt, stores.instance_id)
+    ends = await asyncio.gather(
+        *(lifecycle.end(stores.pool, fence, status, error=None, usage={}) for status in ("completed", "failed") * 5)
+    )
+    [written] = [row for row in ends if row]
+    assert (await row_of(stores.pool, run.id)).status == written.status
+    assert not await lifecycle.end_from_outside(stores.pool, run.id, run.attempt, "stopped")
+    assert not await lifecycle.request_stops(stores.pool, [run.id])
+    assert (await row_of(stores.pool, run.id)).status == written.status
+
+
+async def test_a_fence_that_was_raised_refuses_the_end(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    assert await lifecycle.end_from_outside(stores.pool, run.id, run.attempt, "failed", error="Sorry.")
+    fence = Fence(run.id, run.attempt, stores.instance_id)
+    assert not await lifecycle.end(stores.pool, fence, "completed", error=None, usage={})
+    assert (await row_of(stores.pool, run.id)).error == "Sorry."
+
+
+async def test_a_hand_over_is_refused_after_a_stop(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    await lifecycle.request_stops(stores.pool, [run.id])
+    fence = Fence(run.id, run.attempt, stores.instance_id)
+    assert not await lifecycle.hand_over(stores.pool, fence, length=0)
+    assert (await row_of(stores.pool, run.id)).status == "running"
+
+
+async def test_a_hand_over_is_no_crash_and_gives_the_run_back(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    queued = await lifecycle.hand_over(stores.pool, Fence(run.id, run.attempt, stores.instance_id), length=0)
+    assert queued
+    assert (queued.status, queued.instance_id) == ("queued", None)
+    again = await claim(stores, queued)
+    assert (again.attempt, again.crashes, again.started_at) == (2, 0, run.started_at)
+
+
+async def test_a_hand_over_of_a_log_that_is_not_archived_is_refused(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    assert not await lifecycle.hand_over(stores.pool, Fence(run.id, run.attempt, stores.instance_id), length=3)
+
+
+async def test_the_end_of_a_closed_run_is_not_taken_up_again(stores: Stores) -> None:
+    run = await make_run(stores.pool)
+    [stopped] = await lifecycle.request_stops(stores.pool, [run.id])
+    taken = await lifecycle.take_up_closing(stores.pool, stopped)
+    assert taken
+    assert await lifecycle.take_up_closing(stores.pool, stopped) is None, "the fence rose"
+    closed = await set_columns(stores.pool, run.id, closed_at=datetime.now(UTC))
+    assert await lifecycle.take_up_closing(stores.pool, closed) is None

@@ -1,0 +1,297 @@
+import asyncio
+from datetime import timedelta
+from unittest.mock import patch
+
+import pytest
+from redis.asyncio import Redis
+
+from services.errors import NotFound
+from services.runs import closing, control, events, keys, lifecycle, stopping
+from services.runs.fence import FenceLost
+from services.runs.stores import Stores, open_stores
+from services.settings import Settings
+from tests.proxy import Proxy
+from tests.services.runs.seeds import (
+    age,
+    archived,
+    assistant_texts,
+    closed,
+    die,
+    driving,
+    end,
+    eventually,
+    kinds,
+    listed,
+    make_place,
+    make_run,
+    place_of,
+    read_all,
+    row_of,
+    with_runs,
+)
+from worker import sweeper
+
+
+async def queue_length(stores: Stores) -> int:
+    from services.broker import RUN_QUEUE, queue_length  # noqa: PLC0415
+
+    return await stores.dispatch.publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), 2.0)
+
+
+async def ends_with(stores: Stores, run_id: object, status: str) -> bool:
+    from uuid import UUID  # noqa: PLC0415
+
+    assert isinstance(run_id, UUID)
+    return kinds(await listed(stores, run_id))[-1:] == [f"last:{status}"]
+
+
+async def test_a_queued_run_that_is_stopped_says_start_and_end_once(stores: Stores) -> None:
+    run = await make_run(stores.pool)
+    reading = asyncio.create_task(read_all(stores, run.id))
+    stopped = await stopping.request_stop(stores, run.id)
+    assert stopped.status == "stopped"
+    async with asyncio.timeout(1):
+        seen = await reading
+    assert kinds([event for _, event in seen]) == ["thread_run_start", "thread_run_end", "last:stopped"]
+    assert (await closed(stores.pool, run.id)).event_count == 3
+    assert (await stopping.request_stop(stores, run.id)).status == "stopped"
+    assert len(await listed(stores, run.id)) == 3
+
+
+async def test_stopping_an_unknown_run_is_not_found(stores: Stores) -> None:
+    from uuid import uuid4  # noqa: PLC0415
+
+    with pytest.raises(NotFound):
+        await stopping.request_stop(stores, uuid4())
+
+
+async def test_an_ended_run_keeps_its_own_status(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        row = await end(driver)
+        await closing.say_last(stores, driver.log, row)
+    assert (await stopping.request_stop(stores, row.id)).status == "completed"
+
+
+async def test_a_run_whose_worker_is_dead_is_ended_at_once_and_its_text_kept_once(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello", " world")
+        die(driver)
+        await stopping.request_stop(other, driver.run.id)
+        await eventually(lambda: ends_with(other, driver.run.id, "stopped"), within=1.0)
+        for _ in range(3):
+            await stopping.request_stop(other, driver.run.id)
+    row = await closed(other.pool, driver.run.id)
+    assert await assistant_texts(other.pool, row) == ["Hello world"]
+    log = await listed(other, row.id)
+    assert kinds(log) == ["chunk", "chunk", "complete", "thread_run_end", "last:stopped"]
+    assert await archived(other.pool, row.id) == log
+    assert not await other.redis.exists(keys.lock(row.id))
+
+
+async def test_text_whose_row_was_stored_and_not_told_is_not_stored_again(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello")
+        await stores.pool.execute(
+            """INSERT INTO messages (thread_id, agent_run_id, type, content)
+               VALUES ($1, $2, 'assistant', '{"role": "assistant", "content": "Hello"}')""",
+            driver.run.thread_id,
+            driver.run.id,
+        )
+        die(driver)
+        await stopping.request_stop(other, driver.run.id)
+        row = await closed(other.pool, driver.run.id)
+        assert await assistant_texts(other.pool, row) == ["Hello"]
+
+
+async def test_a_driver_that_does_not_react_within_the_grace_is_fenced_off(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as driver, control.watch(stores.channels, driver.held):
+        await driver.say("Hello")
+        row = await stopping.request_stop(other, driver.run.id)
+        assert row.phase == "stopping"
+        await eventually(lambda: ends_with(other, driver.run.id, "stopped"), within=1.0)
+        with pytest.raises(FenceLost):
+            await driver.say("I did not listen")
+        assert not await lifecycle.end(stores.pool, driver.held.fence, "completed", error=None, usage={})
+        await eventually(driver.held.lost.is_set, within=2.5)
+    row = await closed(other.pool, driver.run.id)
+    assert row.attempt == driver.run.attempt + 1
+    assert kinds(await listed(other, row.id)) == ["chunk", "complete", "thread_run_end", "last:stopped"]
+
+
+async def test_a_driver_that_reacts_within_the_grace_ends_the_run_itself(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as driver, control.watch(stores.channels, driver.held):
+        await stopping.request_stop(other, driver.run.id)
+        await eventually(driver.held.stop_asked.is_set, within=0.5, every=0.002)
+        row = await end(driver, "completed")
+        assert row.status == "stopped"
+        await closing.say_last(stores, driver.log, row)
+        assert (await closed(other.pool, row.id)).attempt == driver.run.attempt
+
+
+async def test_an_end_that_was_cut_after_the_row_was_final_is_finished_by_the_sweeper(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello")
+        await end(driver)
+        die(driver)
+    await age(stores.pool, driver.run.id, "updated_at")
+    await sweeper.close_cut(other)
+    row = await closed(other.pool, driver.run.id)
+    assert kinds(await listed(other, row.id))[-2:] == ["thread_run_end", "last:completed"]
+
+
+async def test_an_end_that_was_cut_between_last_event_and_archive_is_finished_without_saying_more(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello")
+        row = await end(driver)
+        stores.writer.logs.discard(driver.log)
+        await closing.say_last(stores, driver.log, row)
+        said = await listed(stores, row.id)
+        await age(stores.pool, row.id, "updated_at")
+        await sweeper.close_cut(other)
+        done = await closed(other.pool, row.id)
+        assert await listed(other, row.id) == said == await archived(other.pool, row.id)
+        assert done.event_count == len(said)
+
+
+async def test_two_that_close_at_once_say_one_last_event(stores: Stores, other: Stores) -> None:
+    for _ in range(10):
+        async with driving(stores) as driver:
+            await driver.say("Hello")
+            await end(driver)
+            die(driver)
+        await age(stores.pool, driver.run.id, "updated_at")
+        await asyncio.gather(*(sweeper.close_cut(each) for each in (stores, other)))
+        await closed(other.pool, driver.run.id)
+        words = kinds(await listed(other, driver.run.id))
+        assert words.count("last:completed") == words.count("thread_run_end") == words.count("complete") == 1
+
+
+async def test_the_same_closing_twice_in_two_processes_says_one_last_event(stores: Stores, other: Stores) -> None:
+    """The one whose fence was raised again while it was closing gives way."""
+    for _ in range(10):
+        async with driving(stores) as driver:
+            await driver.say("Hello")
+            die(driver)
+        first = await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "failed")
+        assert first
+        second = await lifecycle.take_up_closing(stores.pool, first)
+        assert second
+        await asyncio.gather(closing.close_from_outside(stores, first), closing.close_from_outside(other, second))
+        await eventually(lambda: ends_with(stores, driver.run.id, "failed"))
+        await closed(other.pool, driver.run.id)
+        words = kinds(await listed(other, driver.run.id))
+        assert words.count("last:failed") == words.count("thread_run_end") == words.count("complete") == 1
+        assert len(await assistant_texts(stores.pool, driver.run)) == 1
+
+
+async def test_a_stop_while_redis_is_away_counts_and_is_told_later(
+    stores: Stores, far: Stores, redis_proxy: Proxy
+) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello")
+        die(driver)
+        redis_proxy.refuse()
+        await stopping.request_stop(far, driver.run.id)
+        run_id = driver.run.id
+        await eventually(lambda: is_final(far, run_id), within=2.5)
+        assert not await ends_with(stores, run_id, "stopped")
+        redis_proxy.restore()
+    await age(stores.pool, run_id, "updated_at")
+    await sweeper.close_cut(far)
+    await closed(far.pool, run_id)
+    assert kinds(await listed(stores, run_id)) == ["chunk", "complete", "thread_run_end", "last:stopped"]
+
+
+async def is_final(stores: Stores, run_id: object) -> bool:
+    return bool(await stores.pool.fetchval("SELECT completed_at IS NOT NULL FROM agent_runs WHERE id = $1", run_id))
+
+
+async def test_a_flush_before_the_closing_keeps_the_text(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello", " world")
+        await driver.archived()
+        die(driver)
+        await stores.redis.flushall()
+        await stopping.request_stop(other, driver.run.id)
+        row = await closed(other.pool, driver.run.id)
+        assert await assistant_texts(other.pool, row) == ["Hello world"]
+        words = [word for word in kinds(await listed(other, row.id)) if word != "void"]
+        assert words == ["chunk", "chunk", "complete", "thread_run_end", "last:stopped"]
+
+
+async def test_a_log_at_its_bound_can_still_be_closed_from_outside(settings: Settings, redis: Redis) -> None:
+    async with open_stores(with_runs(settings, max_events=20)) as stores:
+        async with driving(stores) as driver:
+            await driver.say(*map(str, range(20)))
+            await end(driver, "failed")
+            die(driver)
+        await age(stores.pool, driver.run.id, "updated_at")
+        await sweeper.sweep(stores)
+        row = await closed(stores.pool, driver.run.id, within=2.5)
+        assert kinds(await listed(stores, row.id))[-1] == "last:failed"
+
+
+async def test_a_stop_asked_for_and_lost_is_carried_out_by_the_sweeper(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello")
+        await lifecycle.request_stops(stores.pool, [driver.run.id])
+        die(driver)
+        await age(stores.pool, driver.run.id, "stop_requested_at")
+        await sweeper.end_stopped(other)
+        assert (await closed(other.pool, driver.run.id)).status == "stopped"
+
+
+async def test_the_next_run_of_the_project_is_woken_when_one_is_ended_from_outside(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as driver:
+        await make_run(stores.pool, await place_of(stores.pool, driver.run), message_sent_at=driver.run.created_at)
+        die(driver)
+        before = await queue_length(other)
+        await stopping.request_stop(other, driver.run.id)
+
+        async def woken() -> bool:
+            return await queue_length(other) > before
+
+        await eventually(woken, within=2.5)
+
+
+async def test_many_runs_are_stopped_with_one_call(stores: Stores) -> None:
+    place = await make_place(stores.pool)
+    runs = [await make_run(stores.pool, place) for _ in range(5)]
+    stopped = await stopping.request_stops(stores, [run.id for run in runs])
+    assert {run.id for run in stopped} == {run.id for run in runs}
+    for run in runs:
+        assert (await closed(stores.pool, run.id)).status == "stopped"
+
+
+async def test_a_stop_between_lock_and_claim_ends_stopped(stores: Stores, other: Stores) -> None:
+    run = await make_run(stores.pool)
+    async with stores.leases.hold(run.id, 1) as held:
+        assert held
+        await stopping.request_stop(other, run.id)
+        assert not await lifecycle.claim(stores.pool, run, stores.instance_id, dead_after=timedelta(seconds=1))
+        await eventually(lambda: ends_with(other, run.id, "stopped"), within=1.0)
+    assert kinds(await listed(other, run.id)) == ["thread_run_start", "thread_run_end", "last:stopped"]
+
+
+async def test_closing_is_postponed_when_postgres_fails_in_between(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello")
+        die(driver)
+    ended = await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "stopped")
+    assert ended
+    with patch.object(closing, "keep_text", side_effect=ConnectionResetError):
+        await closing.close_from_outside(stores, ended)
+    assert not (await row_of(stores.pool, ended.id)).closed_at
+    await age(stores.pool, ended.id, "updated_at")
+    await sweeper.close_cut(other)
+    row = await closed(other.pool, ended.id)
+    assert await assistant_texts(other.pool, row) == ["Hello"]
+    assert events.final_status((await listed(other, row.id))[-1]) == "stopped"

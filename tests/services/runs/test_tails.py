@@ -1,0 +1,273 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from datetime import timedelta
+from random import Random
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pytest
+
+from services.runs import events, keys, lifecycle, tails
+from services.runs.stores import Stores, open_stores
+from services.runs.tails import Batch, make_batch
+from services.settings import Settings
+from tests.proxy import Proxy
+from tests.services.runs.seeds import Driver, closed, driving, end, eventually, listed, make_run, read_all, row_of
+
+Seen = list[tuple[int, bytes]]
+T = TypeVar("T")
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    streams = settings.streams.model_copy(update={"silence": timedelta(seconds=0.3)})
+    return settings.model_copy(update={"streams": streams})
+
+
+@pytest.fixture
+async def narrow(settings: Settings, redis: Any) -> AsyncIterator[Stores]:
+    """A process whose tails hold hardly anything."""
+    streams = settings.streams.model_copy(update={"window_bytes": 1024})
+    async with open_stores(settings.model_copy(update={"streams": streams})) as stores:
+        yield stores
+
+
+async def finish(driver: Driver, status: str = "completed") -> None:
+    row = await end(driver, status)
+    await driver.log.close(events.last_event(row.status, row.error), events.status("thread_run_end", row.id))
+
+
+async def ended_run(stores: Stores, chunks: int) -> UUID:
+    async with driving(stores) as driver:
+        await driver.say(*map(str, range(chunks)))
+        await finish(driver)
+        await closed(stores.pool, driver.run.id)
+    return driver.run.id
+
+
+async def within(seconds: float, reading: Awaitable[T]) -> T:
+    async with asyncio.timeout(seconds):
+        return await reading
+
+
+def assert_each_once(seen: Seen, log: list[bytes], after: int = -1) -> None:
+    assert [number for number, _ in seen] == list(range(after + 1, len(log)))
+    assert [event for _, event in seen] == log[after + 1 :]
+    assert events.final_status(seen[-1][1])
+
+
+async def test_a_follower_that_joins_at_any_point_sees_each_event_once(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as driver:
+        readers = [asyncio.create_task(read_all(other, driver.run.id))]
+        for number in range(30):
+            await driver.say(*(f"{number}.{part} " for part in range(3)))
+            readers.append(asyncio.create_task(read_all(other, driver.run.id)))
+        await finish(driver)
+        readers.append(asyncio.create_task(read_all(other, driver.run.id)))
+        log = await listed(stores, driver.run.id)
+        for seen in await within(5, asyncio.gather(*readers)):
+            assert_each_once(seen, log)
+
+
+async def test_appends_that_race_with_joining_and_resuming_are_neither_lost_nor_doubled(
+    stores: Stores, other: Stores
+) -> None:
+    random = Random(11)
+
+    async def wander(run_id: UUID) -> Seen:
+        """Read, drop at a random moment, resume after the last id seen."""
+        seen: Seen = []
+        while not seen or not events.final_status(seen[-1][1]):
+            async with other.tails.follow(run_id, after=len(seen) - 1) as reader:
+                for _ in range(random.randint(1, 4)):
+                    batch = None if reader.over else await reader.next()
+                    seen += enumerate(batch.events, batch.first_id) if batch else ()
+        return seen
+
+    for _ in range(10):
+        async with driving(stores) as driver:
+            readers = [asyncio.create_task(wander(driver.run.id)) for _ in range(20)]
+            for _ in range(20):
+                await driver.say(*"x" * random.randint(1, 40))
+                await asyncio.sleep(random.choice((0, 0, 0.005)))
+            await finish(driver)
+            log = await listed(stores, driver.run.id)
+            for seen in await within(10, asyncio.gather(*readers)):
+                assert_each_once(seen, log)
+
+
+async def test_a_reader_may_resume_after_any_id(stores: Stores) -> None:
+    run_id = await ended_run(stores, 1200)
+    log = await listed(stores, run_id)
+    for after in (-1, 0, 1, 498, 499, 500, 701, 702, 703, 1199, 1200):
+        assert_each_once(await within(2, read_all(stores, run_id, after=after)), log, after)
+
+
+async def test_a_log_that_redis_no_longer_has_comes_from_postgres_with_the_same_ids_and_bytes(stores: Stores) -> None:
+    run_id = await ended_run(stores, 1200)
+    log = await listed(stores, run_id)
+    await stores.redis.flushall()
+    for after in (-1, 0, 499, 700, 702, 1199, 1200):
+        assert_each_once(await within(2, read_all(stores, run_id, after=after)), log, after)
+
+
+async def test_after_retention_only_the_last_event_is_left_with_its_id(stores: Stores) -> None:
+    run_id = await ended_run(stores, 700)
+    last = (await listed(stores, run_id))[-1]
+    await stores.redis.flushall()
+    await stores.pool.execute("DELETE FROM agent_run_event_blocks WHERE agent_run_id = $1", run_id)
+    for after in (-1, 0, 300, 700):
+        assert await within(2, read_all(stores, run_id, after=after)) == [(701, last)]
+
+
+async def test_the_last_event_follows_from_the_row_alone(stores: Stores) -> None:
+    for status, error in (("completed", None), ("failed", "It broke."), ("stopped", None)):
+        async with driving(stores) as driver:
+            row = await lifecycle.end(stores.pool, driver.held.fence, status, error=error, usage={})
+            assert row
+            await driver.log.close(events.last_event(row.status, row.error))
+            [event] = await listed(stores, row.id)
+            assert event == events.last_event(status, error)
+            assert events.final_status(event) == status
+
+
+async def test_a_flush_of_redis_while_following_loses_nothing(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as driver:
+        reading = asyncio.create_task(read_all(other, driver.run.id))
+        for number in range(6):
+            await driver.say(*map(str, range(number * 100)), "x")
+            await stores.redis.flushall()
+        await finish(driver)
+        seen = await within(10, reading)
+        assert_each_once(seen, await listed(stores, driver.run.id))
+
+
+async def test_a_cut_of_the_readers_connections_loses_nothing(stores: Stores, far: Stores, redis_proxy: Proxy) -> None:
+    async with driving(stores) as driver:
+        await driver.say("first")
+        readers = [asyncio.create_task(read_all(far, driver.run.id)) for _ in range(5)]
+        for number in range(10):
+            await driver.say(str(number))
+            if number % 3 == 0:
+                redis_proxy.cut()
+            await driver.say("right after")
+        redis_proxy.refuse()
+        await finish(driver)
+        redis_proxy.restore()
+        log = await listed(stores, driver.run.id)
+        for seen in await within(10, asyncio.gather(*readers)):
+            assert_each_once(seen, log)
+
+
+async def test_a_reader_is_served_from_postgres_while_redis_is_away(
+    stores: Stores, far: Stores, redis_proxy: Proxy
+) -> None:
+    async with driving(stores) as driver:
+        reading = asyncio.create_task(read_all(far, driver.run.id))
+        await driver.say("a")
+        await eventually(lambda: far.tails.tails and far.tails.tails[driver.run.id].end)
+        redis_proxy.refuse()
+        await driver.say("b")
+        await finish(driver)
+        assert_each_once(await within(5, reading), await listed(stores, driver.run.id))
+
+
+async def test_a_slow_reader_far_behind_the_window_sees_everything(stores: Stores, narrow: Stores) -> None:
+    async with driving(stores) as driver, narrow.tails.follow(driver.run.id) as slow:
+        fast = asyncio.create_task(read_all(narrow, driver.run.id))
+        for _ in range(30):
+            await driver.say(*("y" * 100 for _ in range(50)))
+        await finish(driver)
+        log = await listed(stores, driver.run.id)
+        assert_each_once(await within(5, fast), log)
+        assert narrow.tails.tails[driver.run.id].window[0].first_id > 500
+        seen: Seen = []
+        while not slow.over:
+            batch = await slow.next()
+            seen += enumerate(batch.events, batch.first_id) if batch else ()
+        assert_each_once(seen, log)
+
+
+async def test_a_reader_that_asked_for_more_than_a_live_log_has_is_told_of_the_end(stores: Stores) -> None:
+    async with driving(stores) as driver, stores.tails.follow(driver.run.id, after=1000) as reader:
+        await driver.say("a")
+        await finish(driver)
+
+        async def until_over() -> None:
+            while not reader.over:
+                await reader.next()
+
+        async with asyncio.timeout(3):
+            await until_over()
+
+
+async def test_a_reader_of_an_ended_log_past_its_end_does_not_wait_for_ever(stores: Stores) -> None:
+    run_id = await ended_run(stores, 3)
+    assert await within(3, read_all(stores, run_id, after=99)) == []
+
+
+async def test_tails_outlive_a_postgres_that_is_away(
+    stores: Stores, far_from_postgres: Stores, postgres_proxy: Proxy
+) -> None:
+    run = await make_run(stores.pool)
+    postgres_proxy.stall()
+    reading = asyncio.create_task(read_all(far_from_postgres, run.id))
+    await eventually(lambda: far_from_postgres.tails.tails)
+    await asyncio.wait([reading], timeout=0.3)
+    postgres_proxy.refuse()  # in the middle of a query
+    await asyncio.wait([reading], timeout=0.3)
+    assert not any(task.done() for task in far_from_postgres.tails.tasks), "nobody reads any more"
+    postgres_proxy.restore()
+    async with driving(stores, run) as driver:
+        await driver.say("a", "b")
+        await finish(driver)
+        assert_each_once(await within(5, reading), await listed(stores, run.id))
+
+
+async def test_news_that_nobody_announced_are_found_all_the_same(stores: Stores) -> None:
+    async with driving(stores) as driver, stores.tails.follow(driver.run.id) as reader:
+        await driver.say("a")
+        async with asyncio.timeout(2):
+            while not await reader.next():
+                pass
+        await stores.redis.rpush(keys.responses(driver.run.id), b'{"foreign": true}')
+        async with asyncio.timeout(2):
+            while not (batch := await reader.next()):
+                pass
+        assert batch.events == [b'{"foreign": true}']
+
+
+async def test_nothing_is_kept_of_a_run_that_nobody_follows(stores: Stores) -> None:
+    run_id = await ended_run(stores, 5)
+    await within(2, read_all(stores, run_id))
+    assert not stores.tails.tails
+    assert not stores.channels.listeners
+
+
+def test_an_event_with_a_newline_inside_is_framed_as_one_event() -> None:
+    batch = Batch(7, [b'{\n "a": 1\n}', b"plain", b"win\r\ndows", b"mac\rold", b"end\n"], False)
+    frames = batch.frames.split(b"\n\n")[:-1]
+    assert [frame.split(b"\n")[0] for frame in frames] == [b"id: %d" % number for number in range(7, 12)]
+    for frame in frames:
+        assert b"\r" not in frame
+        assert all(line.startswith(b"data: ") for line in frame.split(b"\n")[1:])
+    assert frames[0] == b'id: 7\ndata: {\ndata:  "a": 1\ndata: }'
+
+
+def test_nothing_after_the_last_event_is_told() -> None:
+    batch = make_batch(3, [b"a", events.last_event("completed", None), b"b"])
+    assert batch.last
+    assert batch.end == 5
+
+
+async def test_the_last_id_is_known_only_once_the_run_has_said_its_end(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        assert await tails.last_id(stores.redis, await row_of(stores.pool, driver.run.id)) is None
+        row = await end(driver)
+        assert await tails.last_id(stores.redis, row) is None, "final, and not said yet"
+        await driver.log.close(events.last_event(row.status, row.error))
+        assert await tails.last_id(stores.redis, row) == 1
+        assert await tails.last_id(stores.redis, await closed(stores.pool, row.id)) == 1
+        await stores.redis.flushall()
+        assert await tails.last_id(stores.redis, await row_of(stores.pool, row.id)) == 1

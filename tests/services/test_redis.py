@@ -1,0 +1,218 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from pydantic import SecretStr
+from redis import exceptions
+from redis.asyncio import Redis
+
+from services.redis import Channels, Unreachable, open_redis
+from services.settings import RedisSettings, Settings
+from tests.proxy import Proxy
+from tests.services.runs.seeds import eventually
+
+
+class Ear:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def has_heard(ear: Ear, word: bytes) -> bool:
+    return word in ear.heard
+
+
+@pytest.fixture
+async def proxy(settings: Settings) -> AsyncIterator[Proxy]:
+    async with Proxy(settings.redis.dsn) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def near(proxy: Proxy) -> RedisSettings:
+    """Redis through the proxy, with little patience."""
+    half = timedelta(seconds=0.5)
+    return RedisSettings(url=SecretStr(proxy.url), socket_timeout=half, connect_timeout=half, ping_interval=half / 2)
+
+
+@pytest.fixture
+async def channels(near: RedisSettings) -> AsyncIterator[Channels]:
+    channels = Channels(near)
+    channels.open()
+    yield channels
+    await channels.close()
+
+
+async def test_what_is_published_after_listen_returned_is_heard(channels: Channels, redis: Redis) -> None:
+    for number in range(20):
+        ear = Ear()
+        async with channels.listen(f"c{number % 3}", on_message=ear.heard.append, on_reset=ear.reset):
+            assert await redis.publish(f"c{number % 3}", "word") == 1
+            await eventually(partial(has_heard, ear, b"word"), within=1)
+
+
+async def test_one_subscription_serves_all_listeners_of_a_channel(channels: Channels, redis: Redis) -> None:
+    ears = [Ear() for _ in range(50)]
+    async with AsyncExitStack() as stack:
+        listens = [channels.listen("all", "other", on_message=ear.heard.append, on_reset=ear.reset) for ear in ears]
+        await asyncio.gather(*(stack.enter_async_context(listen) for listen in listens))
+        assert await redis.publish("all", "word") == 1
+        await redis.publish("other", "too")
+        await eventually(lambda: all(ear.heard == [b"word", b"too"] for ear in ears), within=1)
+    assert not channels.listeners
+    await eventually(lambda: nobody_listens(redis, "all"), within=1)
+
+
+async def nobody_listens(redis: Redis, name: str) -> bool:
+    return bool((await redis.pubsub_numsub(name))[0][1] == 0)
+
+
+async def test_one_that_leaves_does_not_silence_the_others(channels: Channels, redis: Redis) -> None:
+    stays, leaves = Ear(), Ear()
+    async with channels.listen("c", on_message=stays.heard.append, on_reset=stays.reset):
+        async with channels.listen("c", on_message=leaves.heard.append, on_reset=leaves.reset):
+            pass
+        await redis.publish("c", "word")
+        await eventually(lambda: stays.heard == [b"word"], within=1)
+    assert not leaves.heard
+
+
+async def test_leaving_and_coming_at_once_never_misses_a_word(channels: Channels, redis: Redis) -> None:
+    async def come_and_go(number: int) -> None:
+        for _ in range(30):
+            ear = Ear()
+            async with channels.listen("busy", on_message=ear.heard.append, on_reset=ear.reset):
+                await redis.publish("busy", str(number))
+                await eventually(partial(has_heard, ear, str(number).encode()), within=2, every=0.001)
+
+    await asyncio.gather(*(come_and_go(number) for number in range(5)))
+    assert not channels.waiting
+
+
+async def test_after_a_cut_everybody_is_told_to_look_again_and_hears_again(
+    channels: Channels, proxy: Proxy, redis: Redis
+) -> None:
+    ear = Ear()
+    async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
+        before = ear.resets
+        proxy.cut()
+        await eventually(lambda: ear.resets > before, within=2.5)
+        await redis.publish("c", "word")
+        await eventually(lambda: ear.heard == [b"word"], within=1)
+
+
+async def test_a_cut_at_any_moment_is_survived(near: RedisSettings, proxy: Proxy, redis: Redis) -> None:
+    """redis-py may swallow the cancellation of a task that is reconnecting."""
+    for number in range(5):
+        everybody = [Channels(near) for _ in range(12)]
+        ears = [Ear() for _ in everybody]
+        async with AsyncExitStack() as stack:
+            for channels in everybody:
+                stack.push_async_callback(close_in_time, channels)
+            for channels, ear in zip(everybody, ears, strict=True):
+                channels.open()
+                await stack.enter_async_context(channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset))
+            before = [ear.resets for ear in ears]
+            await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=number * 0.003)
+            proxy.cut()
+            await eventually(partial(all_told, ears, before), within=2.5, says="somebody is deaf for ever")
+
+
+async def close_in_time(channels: Channels) -> None:
+    async with asyncio.timeout(5):
+        await channels.close()
+
+
+def all_told(ears: list[Ear], before: list[int]) -> bool:
+    return all(ear.resets > resets for ear, resets in zip(ears, before, strict=True))
+
+
+async def test_a_silent_connection_is_noticed(channels: Channels, proxy: Proxy, redis: Redis) -> None:
+    """Nobody says that the connection is dead: no answer to a ping does."""
+    ear = Ear()
+    async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
+        before = ear.resets
+        proxy.stall()
+        await eventually(lambda: channels.pubsub is None, within=2.5)
+        proxy.restore()
+        await eventually(lambda: ear.resets > before, within=5)
+        await redis.publish("c", "word")
+        await eventually(lambda: ear.heard == [b"word"], within=1)
+
+
+async def test_an_idle_connection_stays(channels: Channels, redis: Redis) -> None:
+    ear = Ear()
+    async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
+        connection, before = channels.pubsub, ear.resets
+        await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=2)
+        assert channels.pubsub is connection
+        assert ear.resets == before
+
+
+async def test_listening_fails_in_time_while_redis_is_away_and_works_when_it_is_back(
+    channels: Channels, proxy: Proxy, redis: Redis
+) -> None:
+    proxy.refuse()
+    with pytest.raises(exceptions.ConnectionError):
+        async with asyncio.timeout(2.5), channels.listen("c", on_message=lambda _: None, on_reset=lambda: None):
+            pass
+    assert not channels.listeners
+    proxy.restore()
+    ear = Ear()
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
+                    await redis.publish("c", "word")
+                    await eventually(lambda: ear.heard == [b"word"], within=1)
+                break
+            except exceptions.ConnectionError:
+                continue
+
+
+async def test_a_listener_that_raises_does_not_silence_the_process(channels: Channels, redis: Redis) -> None:
+    def breaks(_: bytes) -> None:
+        raise ValueError("a bug in one listener")
+
+    ear = Ear()
+    async with (
+        channels.listen("c", on_message=breaks, on_reset=lambda: None),
+        channels.listen("d", on_message=ear.heard.append, on_reset=ear.reset),
+    ):
+        await redis.publish("c", "word")
+        await redis.publish("d", "word")
+
+        async def heard() -> bool:
+            await redis.publish("d", "again")
+            return b"again" in ear.heard
+
+        await eventually(heard, within=2.5, says="nobody hears any more")
+
+
+async def test_commands_wait_for_a_connection_instead_of_failing(settings: Settings, redis: Redis) -> None:
+    client = open_redis(settings.redis, pool_size=2)
+    await asyncio.gather(*(client.set(f"k{number}", 1, ex=5) for number in range(100)))
+    await client.aclose()
+
+
+async def test_an_absent_server_raises_what_unreachable_names(near: RedisSettings, proxy: Proxy) -> None:
+    client = open_redis(near)
+    proxy.refuse()
+    with pytest.raises(Unreachable):
+        await client.ping()
+    proxy.restore()
+    assert await client.ping()
+    proxy.stall()
+    with pytest.raises(Unreachable):
+        await client.ping()
+    proxy.restore()
+    assert await client.ping()
+    await client.aclose()

@@ -1,0 +1,396 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+from uuid import UUID
+
+import orjson
+import pytest
+from redis.asyncio import Redis
+
+from agent import loop as agent_loop
+from agent.context import RunContext, RunFailed
+from services.broker import RUN_QUEUE, queue_length
+from services.runs import keys, lifecycle, stopping
+from services.runs.store import Run
+from services.settings import Settings
+from tests import fakes
+from tests.agent.seeds import model_settings
+from tests.fakes import FakeModel
+from tests.services.runs.seeds import (
+    age,
+    archived,
+    assistant_texts,
+    bury,
+    chunk,
+    closed,
+    die,
+    driving,
+    eventually,
+    kinds,
+    listed,
+    make_run,
+    place_of,
+    read_all,
+    row_of,
+    text_of,
+    with_runs,
+)
+from tests.worker.conftest import open_process
+from worker import runner, sweeper
+from worker.process import Process
+
+Producer = Callable[[RunContext], Awaitable[None]]
+SLOW = "demo/lorem?chunks=1000&delay_ms=5"
+
+
+@asynccontextmanager
+async def driven(process: Process, run_id: UUID) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(runner.drive(process, run_id))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def producing(producer: Producer) -> Any:
+    return patch.object(agent_loop, "run_agent", producer)
+
+
+async def drive(process: Process, run: Run, within: float = 5.0) -> Run:
+    """Drive a run to wherever it goes; its row afterwards."""
+    async with asyncio.timeout(within):
+        await runner.drive(process, run.id)
+    return await row_of(process.stores.pool, run.id)
+
+
+async def log_of(process: Process, run: Run) -> list[bytes]:
+    return await listed(process.stores, run.id)
+
+
+async def said(process: Process, run: Run, count: int) -> bool:
+    return len(await log_of(process, run)) >= count
+
+
+def message_of(last: bytes) -> str:
+    return str(orjson.loads(last)["message"])
+
+
+async def test_a_run_completes(process: Process) -> None:
+    run = await make_run(process.stores.pool)
+    assert (await drive(process, run)).status == "completed"
+    row = await closed(process.stores.pool, run.id)
+    log = await log_of(process, run)
+    words = kinds(log)
+    assert words[:2] == ["thread_run_start", "assistant_response_start"]
+    assert words[-4:] == ["complete", "finish", "thread_run_end", "last:completed"]
+    assert words.count("chunk") == 5
+    assert await archived(process.stores.pool, run.id) == log
+    assert await assistant_texts(process.stores.pool, row) == [text_of(log)]
+    assert row.usage["completion_tokens"] == 5
+    assert row.event_count == len(log)
+    assert not await process.stores.redis.exists(keys.lock(run.id))
+
+
+async def test_a_run_of_a_provider_completes(settings: Settings, redis: Redis) -> None:
+    with FakeModel() as fake:
+        models = model_settings(fake).models
+        async with open_process(settings.model_copy(update={"models": models})) as process:
+            run = await make_run(process.stores.pool, model="openai/script-text")
+            row = await drive(process, run)
+            assert row.status == "completed"
+            assert await assistant_texts(process.stores.pool, row) == ["".join(fakes.WORDS)]
+
+
+async def test_a_run_of_a_provider_that_refuses_fails_with_a_sentence(settings: Settings, redis: Redis) -> None:
+    with FakeModel() as fake:
+        models = model_settings(fake).models
+        async with open_process(settings.model_copy(update={"models": models})) as process:
+            row = await drive(process, await make_run(process.stores.pool, model="openai/script-401"))
+            assert row.status == "failed"
+            assert row.error
+            assert message_of((await log_of(process, row))[-1]) == row.error
+
+
+async def test_a_stop_in_the_middle_of_a_text_keeps_the_text(process: Process, second: Process) -> None:
+    run = await make_run(process.stores.pool, model=SLOW)
+    async with driven(process, run.id) as task:
+        await eventually(lambda: said(process, run, 20))
+        await stopping.request_stop(second.stores, run.id)
+        async with asyncio.timeout(1):
+            await task
+    row = await closed(process.stores.pool, run.id)
+    log = await log_of(process, run)
+    assert row.status == "stopped"
+    assert kinds(log)[-3:] == ["complete", "thread_run_end", "last:stopped"]
+    assert await assistant_texts(process.stores.pool, row) == [text_of(log)]
+
+
+async def test_a_stop_during_a_silent_call_counts(process: Process, second: Process) -> None:
+    async def silent(context: RunContext) -> None:
+        await asyncio.Event().wait()
+
+    with producing(silent):
+        run = await make_run(process.stores.pool)
+        async with driven(process, run.id) as task:
+            await eventually(lambda: said(process, run, 1))
+            await stopping.request_stop(second.stores, run.id)
+            async with asyncio.timeout(1):
+                await task
+    assert kinds(await log_of(process, run)) == ["thread_run_start", "thread_run_end", "last:stopped"]
+
+
+async def test_work_that_does_not_let_go_is_ended_from_outside(process: Process, second: Process) -> None:
+    async def stubborn(context: RunContext) -> None:
+        for _ in range(40):
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                continue
+
+    with producing(stubborn):
+        run = await make_run(process.stores.pool)
+        async with driven(process, run.id) as task:
+            await eventually(lambda: said(process, run, 1))
+            await stopping.request_stop(second.stores, run.id)
+            await closed(process.stores.pool, run.id, within=2.5)
+            async with asyncio.timeout(7):
+                await task
+    assert kinds(await log_of(process, run)) == ["thread_run_start", "thread_run_end", "last:stopped"]
+
+
+async def test_a_run_that_is_handed_over_goes_on_elsewhere(process: Process, second: Process) -> None:
+    run = await make_run(process.stores.pool, model="demo/lorem?chunks=100&delay_ms=5")
+    reading = asyncio.create_task(read_all(second.stores, run.id))
+    async with driven(process, run.id) as task:
+        await eventually(lambda: said(process, run, 10))
+        process.draining.set()
+        async with asyncio.timeout(2):
+            await task
+    queued = await row_of(process.stores.pool, run.id)
+    assert (queued.status, queued.crashes, queued.reserved_events) == ("queued", 0, queued.archived_events)
+    await eventually(lambda: is_sent(second), within=1.0)
+    assert (await drive(second, queued)).status == "completed"
+    await closed(second.stores.pool, run.id)
+    log = await log_of(second, run)
+    words = kinds(log)
+    assert words.count("thread_run_start") == words.count("run_resumed") == words.count("thread_run_end") == 1
+    assert words.count("last:completed") == 1
+    assert "void" not in words
+    assert [orjson.loads(event)["sequence"] for event in log[:-1]] == list(range(len(log) - 1))
+    async with asyncio.timeout(2):
+        assert await reading == list(enumerate(log))
+    assert len(await assistant_texts(second.stores.pool, run)) == 1
+
+
+async def is_sent(process: Process) -> bool:
+    """Whether the broker's queue holds one message."""
+    return await process.stores.dispatch.publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), 2.0) == 1
+
+
+async def test_a_draining_process_gives_a_new_message_back(process: Process) -> None:
+    process.draining.set()
+    run = await make_run(process.stores.pool)
+    assert (await drive(process, run)).status == "queued"
+    await eventually(lambda: is_sent(process), within=1.0)
+
+
+async def test_a_stop_during_a_hand_over_ends_the_run(process: Process) -> None:
+    run = await make_run(process.stores.pool, model=SLOW)
+    async with driven(process, run.id) as task:
+        await eventually(lambda: said(process, run, 10))
+        await lifecycle.request_stops(process.stores.pool, [run.id])
+        process.draining.set()
+        async with asyncio.timeout(2):
+            await task
+    row = await closed(process.stores.pool, run.id)
+    assert row.status == "stopped"
+    assert len(await assistant_texts(process.stores.pool, run)) == 1
+
+
+async def test_a_dead_workers_run_is_taken_over(process: Process, second: Process) -> None:
+    run = await make_run(process.stores.pool)
+    async with driving(process.stores, run) as driver:
+        await driver.say("half an ans")
+        die(driver)
+        assert (await drive(second, await bury(process.stores, run.id))).status == "completed"
+    row = await closed(second.stores.pool, run.id)
+    assert (row.attempt, row.crashes) == (2, 0)
+    words = kinds(await log_of(second, run))
+    assert words[:2] == ["chunk", "run_resumed"]
+    assert words[-1] == "last:completed"
+    assert words.count("last:completed") == 1
+
+
+async def test_a_run_whose_workers_died_too_often_is_given_up(process: Process, settings: Settings) -> None:
+    limit = settings.runs.max_crashes
+    run = await make_run(process.stores.pool, status="running", attempt=7, crashes=limit - 1)
+    row = await drive(process, await age(process.stores.pool, run.id, "heartbeat_at", "started_at"))
+    assert row.status == "failed"
+    assert row.error == f"The run was given up: its worker died {limit} times."
+    assert kinds(await log_of(process, run))[-1] == "last:failed"
+
+
+async def test_a_run_may_take_only_so_long(settings: Settings, redis: Redis) -> None:
+    async with open_process(with_runs(settings, timeout=timedelta(seconds=0.3))) as process:
+        run = await make_run(process.stores.pool, model=SLOW)
+        row = await drive(process, run, within=2.5)
+        assert (row.status, row.error) == ("failed", "The run was ended: it took longer than 0.3 seconds.")
+        assert await assistant_texts(process.stores.pool, run) == [text_of(await log_of(process, run))]
+
+
+async def test_the_time_of_earlier_attempts_counts(process: Process) -> None:
+    run = await make_run(process.stores.pool, model=SLOW)
+    await process.stores.pool.execute("UPDATE agent_runs SET started_at = now() - interval '7 hours'")
+    assert (await drive(process, await row_of(process.stores.pool, run.id), within=2.5)).status == "failed"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [ValueError("secret details"), SystemExit(3), asyncio.CancelledError(), ExceptionGroup("many", [KeyError("x")])],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_whatever_the_work_raises_the_run_ends_and_the_loop_lives(
+    process: Process, failure: BaseException
+) -> None:
+    async def breaks(context: RunContext) -> None:
+        await context.log.append(chunk(context.run, "so far"))
+        raise failure
+
+    with producing(breaks):
+        run = await make_run(process.stores.pool)
+        row = await drive(process, run)
+    assert (row.status, row.error) == ("failed", runner.INTERNAL_ERROR)
+    assert kinds(await log_of(process, run)) == ["thread_run_start", "chunk", "thread_run_end", "last:failed"]
+    assert (await drive(process, await make_run(process.stores.pool))).status == "completed"
+
+
+async def test_a_failure_of_the_run_is_told_in_its_own_words(process: Process) -> None:
+    async def fails(context: RunContext) -> None:
+        raise RunFailed("The model is on holiday.")
+
+    with producing(fails):
+        row = await drive(process, await make_run(process.stores.pool))
+    assert (row.status, row.error) == ("failed", "The model is on holiday.")
+
+
+async def test_a_log_that_is_full_ends_the_run_with_a_sentence(settings: Settings, redis: Redis) -> None:
+    async with open_process(with_runs(settings, max_events=50)) as process:
+        run = await make_run(process.stores.pool, model="demo/lorem?chunks=500&delay_ms=0")
+        row = await drive(process, run)
+        assert (row.status, row.error) == ("failed", "The run was ended: its log reached 50 events.")
+        await closed(process.stores.pool, run.id)
+        assert kinds(await log_of(process, run))[-1] == "last:failed"
+
+
+async def test_a_redis_that_refuses_to_write_ends_the_run_with_a_sentence(settings: Settings, redis: Redis) -> None:
+    changed = with_runs(settings, append_timeout=timedelta(seconds=0.5))
+    async with open_process(changed) as process:
+        run = await make_run(process.stores.pool, model=SLOW)
+        async with driven(process, run.id):
+            await eventually(lambda: said(process, run, 5))
+            await redis.config_set("maxmemory", "1")
+            try:
+                await eventually(lambda: is_final(process, run), within=3, says="the run did not end")
+            finally:
+                await redis.config_set("maxmemory", "0")
+        row = await row_of(process.stores.pool, run.id)
+        assert row.status == "failed"
+        assert row.error
+        assert "could not be written" in row.error
+        await age(process.stores.pool, run.id, "updated_at")
+        await sweeper.close_cut(process.stores)
+        await closed(process.stores.pool, run.id)
+
+
+async def is_final(process: Process, run: Run) -> bool:
+    return (await row_of(process.stores.pool, run.id)).final
+
+
+async def test_a_second_message_for_a_live_run_is_harmless(process: Process, second: Process) -> None:
+    run = await make_run(process.stores.pool, model="demo/lorem?chunks=60&delay_ms=5")
+    async with driven(process, run.id) as task:
+        await eventually(lambda: said(process, run, 5))
+        await asyncio.gather(*(drive(each, run, within=1) for each in (second, process, second)))
+        async with asyncio.timeout(5):
+            await task
+    row = await closed(process.stores.pool, run.id)
+    assert (row.status, row.attempt) == ("completed", 1)
+    words = kinds(await log_of(process, run))
+    assert words.count("thread_run_start") == words.count("last:completed") == 1
+    assert "run_resumed" not in words
+
+
+async def test_a_message_for_an_ended_or_unknown_run_is_harmless(process: Process) -> None:
+    run = await make_run(process.stores.pool)
+    await drive(process, run)
+    log = await log_of(process, run)
+    await drive(process, run)
+    assert await log_of(process, run) == log
+    await runner.drive(process, UUID(int=1))
+
+
+async def test_two_messages_at_once_start_one_attempt(process: Process, second: Process) -> None:
+    for _ in range(5):
+        run = await make_run(process.stores.pool)
+        await asyncio.gather(*(runner.drive(each, run.id) for each in (process, second) * 2))
+        row = await closed(process.stores.pool, run.id)
+        assert (row.status, row.attempt) == ("completed", 1)
+
+
+async def test_a_run_that_lost_its_lease_stops_and_writes_no_more(process: Process, second: Process) -> None:
+    run = await make_run(process.stores.pool, model=SLOW)
+    async with driven(process, run.id) as task:
+        await eventually(lambda: said(process, run, 5))
+        ended = await lifecycle.end_from_outside(second.stores.pool, run.id, 1, "failed", error="Taken away.")
+        assert ended
+        async with asyncio.timeout(2.5):
+            await task
+    assert await assistant_texts(process.stores.pool, run) == []
+    assert (await row_of(process.stores.pool, run.id)).error == "Taken away."
+
+
+async def test_the_next_run_of_the_project_is_woken_at_the_end(process: Process) -> None:
+    run = await make_run(process.stores.pool)
+    await make_run(process.stores.pool, await place_of(process.stores.pool, run))
+    await drive(process, run)
+    await eventually(lambda: is_sent(process), within=1.0)
+
+
+async def test_a_run_that_waits_behind_another_is_not_begun(process: Process) -> None:
+    run = await make_run(process.stores.pool)
+    after = await make_run(process.stores.pool, await place_of(process.stores.pool, run))
+    assert (await drive(process, after)).status == "queued"
+    assert (await drive(process, run)).status == "completed"
+    assert (await drive(process, after)).status == "completed"
+
+
+async def test_a_flush_of_redis_in_the_middle_of_a_run_changes_nothing(process: Process, second: Process) -> None:
+    run = await make_run(process.stores.pool, model="demo/lorem?chunks=150&delay_ms=5")
+    reading = asyncio.create_task(read_all(second.stores, run.id))
+    async with driven(process, run.id) as task:
+        for count in (10, 60, 110):
+            await eventually(partial(said, process, run, count))
+            await process.stores.redis.flushall()
+        async with asyncio.timeout(10):
+            await task
+    row = await closed(process.stores.pool, run.id)
+    assert (row.status, row.attempt) == ("completed", 1)
+    log = await log_of(process, run)
+    async with asyncio.timeout(3):
+        assert await reading == list(enumerate(log))
+    assert "void" not in kinds(log)
+
+
+async def test_every_key_has_a_ttl_while_a_run_is_driven(process: Process) -> None:
+    run = await make_run(process.stores.pool, model=SLOW)
+    async with driven(process, run.id):
+        await eventually(lambda: said(process, run, 5))
+        found = [key async for key in process.stores.redis.scan_iter()]
+        assert len(found) == 3
+        for key in found:
+            assert await process.stores.redis.ttl(key) > 0
