@@ -1,4 +1,4 @@
-"""Acceptance 2 of issue A: many runs, several readers each, that join at random, drop and resume.
+"""Many runs, several readers each, that join at random, drop and resume.
 
 Alone: `python -m tests.acceptance.readers --url http://127.0.0.1:8000 --token "$(./dev token)" --runs 200 --at-once 40`
 """

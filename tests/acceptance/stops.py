@@ -1,4 +1,4 @@
-"""Acceptance 3 of issue A: how long after the POST a stop reaches a reader, before pick-up, in mid-text, in silence.
+"""How long after the POST a stop reaches a reader, before pick-up, in mid-text, in silence.
 
 Alone: `python -m tests.acceptance.stops --url http://127.0.0.1:8000 --token "$(./dev token)" --stops 300`; the silent
 kind needs workers whose OPENAI_BASE_URL is `python -m tests.fakes` and `--silent openai/script-silent`.
