@@ -182,10 +182,7 @@ class Publisher:
 
         def publish() -> None:
             sent = self.enqueue(message)
-            try:
-                loop.call_soon_threadsafe(confirmed, sent)
-            except RuntimeError:
-                logger.debug("publisher.loop_closed")
+            loop.call_soon_threadsafe(confirmed, sent)
 
         return self.hand_over(publish)
 
@@ -199,7 +196,7 @@ class Publisher:
         def ask() -> None:
             try:
                 result = function(self.broker)
-            except Broken as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is goes to whoever asked
                 loop.call_soon_threadsafe(settle, None, error)
             else:
                 loop.call_soon_threadsafe(settle, result, None)
@@ -248,8 +245,14 @@ class Publisher:
                 continue
             if job is None:
                 break
-            job()
+            self.do(job)
         self.broker.close()
+
+    def do(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception:
+            logger.exception("publisher.job_failed")
 
     def keep_alive(self) -> None:
         """Answer RabbitMQ's heartbeats while there is nothing to send."""

@@ -13,6 +13,7 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from services.background import repeat
 from services.log import logger
 from services.settings import RedisSettings
 
@@ -56,7 +57,7 @@ class Channels:
         self.task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        self.task = asyncio.create_task(self.keep_connected(), name="channels")
+        self.task = asyncio.create_task(repeat(self.connect_once), name="channels")
 
     async def close(self) -> None:
         if self.task:
@@ -108,15 +109,13 @@ class Channels:
         """Queue a command for the connection; a failure shows in the reading task, which reconnects."""
         self.outgoing.put_nowait(words)
 
-    async def keep_connected(self) -> None:
-        while True:
-            try:
-                await self.serve_connection()
-            except Unreachable as error:
-                logger.warning("redis.subscriptions_lost", error=repr(error))
-            finally:
-                self.pubsub = None
-            await asyncio.sleep(RECONNECT_SECONDS)
+    async def connect_once(self) -> None:
+        """Serve one connection as long as it lasts, then leave Redis a moment."""
+        try:
+            await self.serve_connection()
+        except Unreachable as error:
+            logger.warning("redis.subscriptions_lost", error=repr(error))
+        await asyncio.sleep(RECONNECT_SECONDS)
 
     async def serve_connection(self) -> None:
         pubsub = self.client.pubsub()
@@ -152,7 +151,7 @@ class Channels:
             if not waiter.done():
                 waiter.set_result(None)
         for listener in tuple(self.listeners.get(name, ())):
-            listener.on_reset()
+            self.tell(listener.on_reset)
 
     async def write(self, pubsub: PubSub) -> None:
         interval, task = self.settings.ping_interval.total_seconds(), asyncio.current_task()
@@ -175,9 +174,15 @@ class Channels:
     def dispatch(self, reply: list[bytes]) -> None:
         if reply[0] == b"message":
             for listener in tuple(self.listeners.get(reply[1].decode(), ())):
-                listener.on_message(reply[2])
+                self.tell(partial(listener.on_message, reply[2]))
         elif reply[0] == b"subscribe":
             self.confirm(reply[1].decode())
+
+    def tell(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception:
+            logger.exception("redis.listener_failed")
 
     def confirm(self, name: str) -> None:
         waiters = self.waiting.get(name)

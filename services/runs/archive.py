@@ -41,10 +41,11 @@ def unpack(packed: bytes) -> list[bytes]:
     return events
 
 
-async def store(conn: Executor, blocks: Sequence[Block]) -> set[UUID]:
+async def store(conn: Executor, blocks: Sequence[Block]) -> set[tuple[UUID, int]]:
     """Store the blocks of many runs in one statement, each under its fence.
 
-    Returns the runs that took theirs; one is missing when its fence was raised or the block is stored already.
+    Returns (run, attempt) of those that were taken; one is missing when its fence was raised or the block is stored
+    already.
     """
     rows = await conn.fetch(
         """
@@ -62,12 +63,12 @@ async def store(conn: Executor, blocks: Sequence[Block]) -> set[UUID]:
             FROM block
             WHERE run.id = block.run_id AND run.attempt = block.fence AND run.archived_events = block.first_id
               AND run.closed_at IS NULL
-            RETURNING run.id, block.first_id, block.event_count, block.events
+            RETURNING run.id, run.attempt, block.first_id, block.event_count, block.events
         ), stored AS (
             INSERT INTO agent_run_event_blocks (agent_run_id, first_id, event_count, events)
             SELECT id, first_id, event_count, events FROM fenced WHERE event_count > 0
         )
-        SELECT id FROM fenced
+        SELECT id, attempt FROM fenced
         """,
         [block.fence.run_id for block in blocks],
         [block.fence.attempt for block in blocks],
@@ -78,7 +79,7 @@ async def store(conn: Executor, blocks: Sequence[Block]) -> set[UUID]:
         [block.epoch for block in blocks],
         [block.closes for block in blocks],
     )
-    return {row["id"] for row in rows}
+    return {(row["id"], row["attempt"]) for row in rows}
 
 
 async def read(conn: Executor, run_id: UUID, first_id: int, *, blocks: int = 4) -> list[bytes]:

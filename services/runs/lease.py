@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from services.log import logger
 from services.postgres import Pool
@@ -133,7 +134,7 @@ class Leases:
             await self.renew(keys=self.keys(held.fence), args=[held.fence.lock_value, self.ttl_ms], client=pipeline)
         try:
             answers = await pipeline.execute()
-        except RedisUnreachable as error:
+        except (*RedisUnreachable, ResponseError) as error:
             logger.warning("lease.redis_unreachable", error=repr(error))
             return
         now = asyncio.get_running_loop().time()

@@ -100,7 +100,7 @@ class LogWriter:
             notify=self.notify,
         )
         log.blank = log.length == 0
-        log.written_bytes = await archive.size(self.pool, run.id) + log.tail_bytes if run.archived_events else 0
+        log.written_bytes = log.tail_bytes + (await archive.size(self.pool, run.id) if run.archived_events else 0)
         log.ended = run.final and await self.has_last_event(log)
         if not whole and not log.ended and earlier > log.length:
             logger.warning("log.void", run_id=str(run.id), first_id=log.length, count=earlier - log.length)
@@ -272,7 +272,7 @@ class LogWriter:
     async def store_blocks(self, pairs: list[tuple[EventLog, Block]]) -> None:
         stored = await archive.store(self.pool, [block for _, block in pairs]) if pairs else set()
         for log, block in pairs:
-            if log.fence.run_id in stored:
+            if (log.fence.run_id, log.fence.attempt) in stored:
                 log.archived_block(block)
                 self.leave_closed(log)
             else:

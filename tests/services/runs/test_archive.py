@@ -49,7 +49,7 @@ async def test_blocks_are_stored_once_and_under_the_fence(stores: Stores) -> Non
 async def test_one_statement_stores_the_blocks_of_many_runs(stores: Stores) -> None:
     runs = [await claim(stores, await make_run(stores.pool)) for _ in range(5)]
     blocks = [Block(Fence(run.id, run.attempt, "w"), 0, [str(run.id).encode()], 300, "e") for run in runs]
-    assert await archive.store(stores.pool, blocks) == {run.id for run in runs}
+    assert await archive.store(stores.pool, blocks) == {(run.id, run.attempt) for run in runs}
     for run in runs:
         assert await archived(stores.pool, run.id) == [str(run.id).encode()]
 
