@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from services.postgres import Connection, dump_json
+from services.postgres import Connection, Executor, dump_json
 from services.runs.fence import Fence, FenceLost
 
 ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
@@ -152,6 +152,42 @@ async def model_history(conn: Connection, thread_id: UUID) -> list[Message]:
         f"SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND is_llm_message ORDER BY position", thread_id
     )
     return [Message(**row) for row in rows]
+
+
+async def newest_of_run(conn: Executor, run_id: UUID) -> Message | None:
+    """The newest assistant message that a run stored."""
+    row = await conn.fetchrow(
+        f"""
+        SELECT {COLUMNS} FROM messages WHERE agent_run_id = $1 AND type = 'assistant'
+        ORDER BY position DESC LIMIT 1
+        """,
+        run_id,
+    )
+    return Message(**row) if row else None
+
+
+async def keep(conn: Executor, fence: Fence, message_id: UUID, content: Any, metadata: dict[str, Any]) -> Message:
+    """Store an assistant's text for a run that is being closed under `fence`; repeating it changes nothing.
+
+    Raises: FenceLost when the fence was raised or the run is closed.
+    """
+    row = await conn.fetchrow(
+        f"""
+        INSERT INTO messages (message_id, thread_id, agent_run_id, type, content, metadata)
+        SELECT $1, thread_id, id, 'assistant', $2::text::jsonb, $3::text::jsonb
+        FROM agent_runs WHERE id = $4 AND attempt = $5 AND closed_at IS NULL
+        ON CONFLICT (message_id) DO UPDATE SET updated_at = messages.updated_at
+        RETURNING {COLUMNS}
+        """,
+        message_id,
+        storable(content),
+        storable(metadata),
+        fence.run_id,
+        fence.attempt,
+    )
+    if row is None:
+        raise FenceLost
+    return Message(**row)
 
 
 async def get(conn: Connection, thread_id: UUID, message_id: UUID) -> Message | None:

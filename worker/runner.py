@@ -72,6 +72,10 @@ async def drive_known(process: Process, run_id: UUID) -> None:
     if process.draining.is_set():
         stores.dispatch.send_run(run)
         return
+    dead_after = process.settings.runs.dead_after
+    if run.status == "running" and not await lifecycle.is_abandoned(stores.pool, run.id, dead_after):
+        logger.info("run.driven_elsewhere")  # asked before the lock: a live driver may have just lost it
+        return
     async with claimed(process, run) as claim:
         ending = await attend(process, *claim) if claim else None
     if isinstance(ending, HandedOver):
@@ -159,7 +163,7 @@ async def ending_of(work: "asyncio.Task[Ending]", process: Process, held: Held, 
         await cancel(work)
         return Lost()
     if held.stop_asked.is_set():
-        await cancel(work)
+        await asyncio.gather(cancel(work), commit_stop(process, held))
         return Ended("stopped")
     if work.cancelled():
         return Ended("failed", INTERNAL_ERROR)  # it cancelled itself: nobody else has
@@ -169,6 +173,11 @@ async def ending_of(work: "asyncio.Task[Ending]", process: Process, held: Held, 
     if process.draining.is_set():
         return HandedOver()
     return Ended("failed", f"The run was ended: it took longer than {timeout_seconds:g} seconds.")
+
+
+async def commit_stop(process: Process, held: Held) -> None:
+    """A bare STOP counts like any other: from now on the run can only end stopped, whoever ends it."""
+    await persist(held, lambda: lifecycle.request_stops(process.stores.pool, [held.fence.run_id]))
 
 
 async def cancel(work: "asyncio.Task[Ending]") -> None:
@@ -213,18 +222,28 @@ async def conclude(process: Process, context: RunContext, log: EventLog, held: H
 async def hand_over(process: Process, log: EventLog, held: Held) -> Ending:
     """Give the run back to the queue, its log archived. A stop that came first ends it instead."""
     stores = process.stores
-    with suppress(TimeoutError):  # chunks that Redis does not take now are void after a hand-over anyway
-        async with asyncio.timeout(FLUSH_SECONDS):
-            await log.flush()
+    settled = await flushed(log)
     async with asyncio.timeout(ARCHIVE_SECONDS):
         await stores.writer.archive_run(log)
-    row = await persist(held, lambda: lifecycle.hand_over(stores.pool, held.fence, length=log.length))
+    if held.stop_asked.is_set():
+        await commit_stop(process, held)
+    row = await persist(held, lambda: lifecycle.hand_over(stores.pool, held.fence, length=log.length, settled=settled))
     if row:
         logger.info("run.handed_over", attempt=row.attempt, length=log.length)
         return HandedOver()
     current = await store.get(stores.pool, held.fence.run_id)
     stop_asked = current and current.attempt == held.fence.attempt and current.stop_requested_at
     return Ended("stopped") if stop_asked else Lost()
+
+
+async def flushed(log: EventLog) -> bool:
+    """Whether Redis took the rest in time; chunks that it does not take are void after a hand-over anyway."""
+    try:
+        async with asyncio.timeout(FLUSH_SECONDS):
+            await log.flush()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def end(process: Process, context: RunContext, log: EventLog, held: Held, ending: Ended) -> None:

@@ -133,7 +133,10 @@ class Runtime(dramatiq.Middleware):
         logger.info("worker.draining", policy=self.settings.runs.drain)
         if not _opened.done():
             os._exit(0)  # nothing was begun, and what was taken is delivered again
-        give_back(worker)
+        try:
+            give_back(worker)
+        except Exception:
+            logger.exception("worker.not_given_back")  # the broker delivers again what is not acked
         if self.settings.runs.drain == "finish":
             time.sleep(self.settings.runs.drain_deadline.total_seconds())
         if self.thread:

@@ -135,7 +135,7 @@ async def end(stores: Stores, condition: str, status: str, error: str | None) ->
         run = await lifecycle.end_from_outside(stores.pool, row["id"], row["attempt"], status, error=error)
         if run:
             logger.info("sweeper.ended", run_id=str(run.id), status=run.status)
-            await closing.close_from_outside(stores, run)
+            stores.background.spawn(closing.close_from_outside(stores, run))
 
 
 async def close_cut(stores: Stores) -> None:
@@ -152,7 +152,7 @@ async def close_cut(stores: Stores) -> None:
         run = await lifecycle.take_up_closing(stores.pool, Run(**row))
         if run:
             logger.info("sweeper.closing", run_id=str(run.id), status=run.status)
-            await closing.close_from_outside(stores, run)
+            stores.background.spawn(closing.close_from_outside(stores, run))
 
 
 STEPS: tuple[Step, ...] = (send_unsent, send_lost, rescue, end_stopped, end_expired, close_cut)

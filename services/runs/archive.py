@@ -42,10 +42,10 @@ def unpack(packed: bytes) -> list[bytes]:
 
 
 async def store(conn: Executor, blocks: Sequence[Block]) -> set[tuple[UUID, int]]:
-    """Store the blocks of many runs in one statement, each under its fence.
+    """Store the blocks of many runs in one statement, each under its fence. A locked row holds up nobody else.
 
-    Returns (run, attempt) of those that were taken; one is missing when its fence was raised or the block is stored
-    already.
+    Returns (run, attempt) of those that were taken; one is missing when its row is locked, its fence was raised, or
+    the block is stored already.
     """
     rows = await conn.fetch(
         """
@@ -53,6 +53,8 @@ async def store(conn: Executor, blocks: Sequence[Block]) -> set[tuple[UUID, int]
             SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::int[], $5::bytea[], $6::bigint[],
                                  $7::text[], $8::boolean[])
                 AS block (run_id, fence, first_id, event_count, events, reserved, epoch, closes)
+        ), free AS (
+            SELECT id FROM agent_runs WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
         ), fenced AS (
             UPDATE agent_runs AS run SET
                 archived_events = block.first_id + block.event_count,
@@ -60,7 +62,7 @@ async def store(conn: Executor, blocks: Sequence[Block]) -> set[tuple[UUID, int]
                 log_epoch = block.epoch,
                 closed_at = CASE WHEN block.closes THEN now() END,
                 event_count = CASE WHEN block.closes THEN block.first_id + block.event_count END
-            FROM block
+            FROM block JOIN free ON free.id = block.run_id
             WHERE run.id = block.run_id AND run.attempt = block.fence AND run.archived_events = block.first_id
               AND run.closed_at IS NULL
             RETURNING run.id, run.attempt, block.first_id, block.event_count, block.events

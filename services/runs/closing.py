@@ -1,11 +1,13 @@
 """The end of a run: the row is final first, then its last words, then the archive closes."""
 
+import asyncio
+from dataclasses import replace
 from typing import cast
 from uuid import UUID, uuid5
 
-from asyncpg import Record
 from redis.exceptions import ResponseError
 
+from services import messages
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
@@ -16,6 +18,8 @@ from services.runs.fence import Fence, FenceLost
 from services.runs.store import Run
 from services.runs.stores import Stores
 
+PAGE_EVENTS = 500
+
 
 async def say_last(stores: Stores, log: EventLog, run: Run, *before: Event) -> None:
     """Publish the end of a run whose row is final: `before`, thread_run_end and the last event in one step.
@@ -23,7 +27,7 @@ async def say_last(stores: Stores, log: EventLog, run: Run, *before: Event) -> N
     Raises: FenceLost, LogRefused, redis errors; the sweeper finishes what is cut here.
     """
     last = events.last_event(run.status, run.error)
-    start = [events.status("thread_run_start", run.id)] if log.length == 0 and not log.pending else []
+    start = [events.status("thread_run_start", run.id)] if log.blank else []
     await log.close(last, *start, *before, events.status("thread_run_end", run.id))
     await control.announce_end(stores.redis, run.id, run.status)
 
@@ -48,10 +52,11 @@ async def close_from_outside(stores: Stores, run: Run) -> None:
     fence = Fence(run.id, run.attempt, stores.instance_id)
     log: EventLog | None = None
     try:
-        if not await stores.leases.seize(fence):
-            return
-        log = await stores.writer.open_log(run, fence)
-        await finish(stores, log, run)
+        async with stores.closers, asyncio.timeout(stores.settings.runs.close_after.total_seconds()):
+            if not await stores.leases.seize(fence):
+                return
+            log = await stores.writer.open_log(run, fence)
+            await finish(stores, log, run)
     except FenceLost:
         logger.info("run.closed_elsewhere", run_id=str(run.id))
     except (*RedisUnreachable, *PostgresUnreachable, ResponseError, LogRefused) as error:
@@ -75,50 +80,47 @@ async def finish(stores: Stores, log: EventLog, run: Run) -> None:
 async def keep_text(stores: Stores, log: EventLog, run: Run) -> list[Event]:
     """Store the text that was streamed and not stored, as its driver would have; repeating it changes nothing.
 
-    Returns the event that says so.
+    Returns the event that says so. A message that the driver stored without coming to say so is said instead.
     """
-    text = events.unstored_text(await whole_log(stores, log))
-    if not text:
-        return []
-    metadata = {"stream_status": "complete", "thread_run_id": str(run.id), "interrupted": True}
-    content = {"role": "assistant", "content": text}
-    row = await stored_text(stores, run, content) or await stores.pool.fetchrow(
-        """
-        INSERT INTO messages (message_id, thread_id, agent_run_id, type, is_llm_message, content, metadata)
-        SELECT $1, thread_id, id, 'assistant', true, $2, $3 FROM agent_runs WHERE id = $4 AND attempt = $5
-        ON CONFLICT (message_id) DO UPDATE SET updated_at = messages.updated_at
-        RETURNING message_id, created_at, updated_at
-        """,
-        uuid5(run.id, text),
-        content,
-        metadata,
-        run.id,
-        run.attempt,
-    )
-    if row is None:
-        raise FenceLost(str(run.id))
-    return [Event("assistant", content, metadata, is_llm_message=True, **row)]
+    recent = await since_last_message(stores, log)
+    stored = await messages.newest_of_run(stores.pool, run.id)
+    if stored is None or any(str(stored.message_id).encode() in event for event in recent):
+        text = events.unstored_text(recent)
+        if not text:
+            return []
+        metadata = {"stream_status": "complete", "thread_run_id": str(run.id), "interrupted": True}
+        content = {"role": "assistant", "content": text}
+        stored = await messages.keep(stores.pool, log.fence, uuid5(run.id, text), content, metadata)
+    said = Event(stored.type, stored.content, stored.metadata, stored.message_id, stored.is_llm_message)
+    return [replace(said, created_at=stored.created_at, updated_at=stored.updated_at)]
 
 
-async def stored_text(stores: Stores, run: Run, content: dict[str, str]) -> Record | None:
-    """The row of a text that its driver stored without coming to say so."""
-    return await stores.pool.fetchrow(
-        """
-        SELECT message_id, created_at, updated_at FROM messages
-        WHERE agent_run_id = $1 AND type = 'assistant' AND content @> $2
-        """,
-        run.id,
-        content,
-    )
+async def since_last_message(stores: Stores, log: EventLog) -> list[bytes]:
+    """The log's end from its last stored message (or take-over) on, read backwards: logs may be long."""
+    found: list[bytes] = []
+    end = log.length
+    while end > 0:
+        start = max(end - PAGE_EVENTS, 0)
+        page = await read_range(stores, log, start, end)
+        found = page + found
+        if any(events.voids_chunks(said) for event in page if (said := events.parse(event))):
+            break
+        end = start
+        await asyncio.sleep(0)
+    return found
 
 
-async def whole_log(stores: Stores, log: EventLog) -> list[bytes]:
-    """Every event of a log that this process holds: from Redis, else from the archive and the tail."""
-    run_id: UUID = log.fence.run_id
-    listed = cast(list[bytes], await stores.redis.lrange(keys.responses(run_id), 0, -1))
-    if len(listed) >= log.length:
+async def read_range(stores: Stores, log: EventLog, start: int, end: int) -> list[bytes]:
+    """Events `start` to `end` of a log that this process holds: from Redis, else from the archive and the tail."""
+    run_id = log.fence.run_id
+    listed = cast(list[bytes], await stores.redis.lrange(keys.responses(run_id), start, end - 1))
+    if len(listed) == end - start:
         return listed
     archived: list[bytes] = []
-    while len(archived) < log.archived and (found := await archive.read(stores.pool, run_id, len(archived))):
-        archived += found
-    return [*archived[: log.archived], *log.tail]
+    while start + len(archived) < min(end, log.archived):
+        blocks = await archive.read(stores.pool, run_id, start + len(archived))
+        if not blocks:
+            break
+        archived += blocks
+    tail = list(log.tail)[max(start - log.archived, 0) : max(end - log.archived, 0)]
+    return [*archived[: max(min(end, log.archived) - start, 0)], *tail]

@@ -94,6 +94,7 @@ class EventLog:
         return encoded
 
     def put(self, event: bytes) -> None:
+        self.blank = False
         self.pending.append(event)
         self.pending_bytes += len(event)
         self.written_bytes += len(event)
@@ -102,6 +103,8 @@ class EventLog:
     def check_bounds(self) -> None:
         if self.failure:
             raise self.failure
+        if self.closing:
+            raise FenceLost(str(self.fence.run_id))  # nothing comes after the last event, whoever still tries
         if self.length + len(self.pending) >= self.settings.max_events:
             raise LogRefused(f"The run was ended: its log reached {self.settings.max_events} events.")
         if self.written_bytes >= self.settings.max_log_bytes:
@@ -126,7 +129,9 @@ class EventLog:
         taken: list[bytes] = []
         size = 0
         for event in self.pending:
-            if len(taken) >= min(BATCH_EVENTS, self.reserved - self.length) or size >= BATCH_BYTES:
+            if len(taken) >= min(BATCH_EVENTS, self.reserved - self.length):
+                break
+            if size >= BATCH_BYTES and not self.closing:  # the last words go in one step, whatever their size
                 break
             taken.append(event)
             size += len(event)

@@ -1,8 +1,9 @@
 """The lease: a short Redis lock, renewed while held, backed by the row's heartbeat; loss is noticed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -59,7 +60,8 @@ class Leases:
 
     def __init__(self, settings: RunSettings, redis: Redis, pool: Pool, instance_id: str) -> None:
         self.settings, self.redis, self.pool, self.instance_id = settings, redis, pool, instance_id
-        self.held: dict[UUID, Held] = {}
+        self.held: dict[Fence, Held] = {}
+        self.retaking: set[asyncio.Task[None]] = set()
         self.ttl_ms = int(settings.lock_ttl.total_seconds() * 1000)
         self.lock, self.renew = redis.register_script(HOLD), redis.register_script(RENEW)
         self.unlock, self.take = redis.register_script(RELEASE), redis.register_script(SEIZE)
@@ -74,14 +76,11 @@ class Leases:
         if not await self.lock(keys=self.keys(fence), args=[fence.lock_value, self.ttl_ms]):
             yield None
             return
-        if overtaken := self.held.get(run_id):
-            self.lose(overtaken, "another attempt began in this process")
-        held = self.held[run_id] = Held(fence, asyncio.get_running_loop().time())
+        held = self.held[fence] = Held(fence, asyncio.get_running_loop().time())
         try:
             yield held
         finally:
-            if self.held.get(run_id) is held:
-                del self.held[run_id]
+            self.held.pop(fence, None)
             with suppress(*RedisUnreachable):
                 await self.release(fence)
 
@@ -116,19 +115,25 @@ class Leases:
         )
         return bool(attempt == fence.attempt)
 
-    async def beat_later(self) -> None:
-        """One interval, then a beat."""
+    async def renew_later(self) -> None:
+        """One interval, then the locks; apart from the rows, so that one store does not wait for the other."""
         await asyncio.sleep(self.settings.heartbeat_interval.total_seconds())
-        await self.beat()
+        await self.renew_locks(self.in_order())
+        self.give_up_unseen(self.in_order())
 
-    async def beat(self) -> None:
-        """Renew every lock (one pipeline) and every row's heartbeat (one statement); notice losses and stops."""
-        leases = sorted(self.held.values(), key=lambda held: held.fence.run_id)  # one order for all: no deadlocks
-        if leases:
-            await asyncio.gather(self.renew_locks(leases), self.beat_rows(leases))
-            self.give_up_unseen(leases)
+    async def beat_later(self) -> None:
+        """One interval, then every row's heartbeat."""
+        await asyncio.sleep(self.settings.heartbeat_interval.total_seconds())
+        await self.beat_rows(self.in_order())
+
+    def in_order(self) -> list[Held]:
+        """What is held, in one order for all statements: no deadlocks."""
+        return sorted(self.held.values(), key=lambda held: held.fence.run_id)
 
     async def renew_locks(self, leases: list[Held]) -> None:
+        """One pipeline for all; what is missing is taken again beside it, since that asks Postgres."""
+        if not leases:
+            return
         pipeline = self.redis.pipeline(transaction=False)
         for held in leases:
             await self.renew(keys=self.keys(held.fence), args=[held.fence.lock_value, self.ttl_ms], client=pipeline)
@@ -138,30 +143,39 @@ class Leases:
             logger.warning("lease.redis_unreachable", error=repr(error))
             return
         now = asyncio.get_running_loop().time()
-        missing = []
         for held, answer in zip(leases, answers, strict=True):
             held.seen_at = now
             if answer == 0:
-                missing.append(held)
+                self.spawn(self.retake_or_lose(held))
             elif answer == -1:
                 self.lose(held, "another holds the lock")
-        await asyncio.gather(*(self.retake_or_lose(held) for held in missing))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.retaking.add(task)
+        task.add_done_callback(self.retaking.discard)
 
     async def retake_or_lose(self, held: Held) -> None:
         try:
-            if self.held.get(held.fence.run_id) is held and not await self.retake(held.fence):
+            if self.held.get(held.fence) is held and not await self.retake(held.fence):
                 self.lose(held, "the lock was lost")
         except (*RedisUnreachable, *PostgresUnreachable) as error:
             logger.warning("lease.not_retaken", run_id=str(held.fence.run_id), error=repr(error))
 
     async def beat_rows(self, leases: list[Held]) -> None:
+        """One statement for all; it also learns of fences that rose and of stops that were asked."""
+        if not leases:
+            return
         try:
             rows = await self.pool.fetch(
                 """
-                UPDATE agent_runs SET heartbeat_at = now()
-                FROM unnest($1::uuid[], $2::int[]) AS beat (run_id, fence)
-                WHERE id = run_id AND attempt = fence AND status = 'running'
-                RETURNING id, stop_requested_at IS NOT NULL AS stop_asked
+                WITH free AS (
+                    SELECT id FROM agent_runs WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
+                )
+                UPDATE agent_runs AS run SET heartbeat_at = now()
+                FROM unnest($1::uuid[], $2::int[]) AS beat (run_id, fence) JOIN free ON free.id = beat.run_id
+                WHERE run.id = run_id AND attempt = fence AND status = 'running'
+                RETURNING run.id, stop_requested_at IS NOT NULL AS stop_asked
                 """,
                 [held.fence.run_id for held in leases],
                 [held.fence.attempt for held in leases],
@@ -178,7 +192,7 @@ class Leases:
                 held.stop_asked.set()
 
     async def lose_unless_ended(self, held: Held) -> None:
-        """No row answered the beat: the claim is not written yet, we ended it ourselves, or the fence rose."""
+        """No row answered the beat: it is locked, not claimed yet, ended by ourselves, or its fence rose."""
         attempt = await self.pool.fetchval("SELECT attempt FROM agent_runs WHERE id = $1", held.fence.run_id)
         if attempt is None or attempt > held.fence.attempt:
             self.lose(held, "the fence was raised")

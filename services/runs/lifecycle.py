@@ -18,9 +18,6 @@ MOVES: dict[str, tuple[str, ...]] = {
 }
 """To a status: the statuses it may come from. `running` from `running` is a take-over."""
 
-RESERVED_AHEAD = 256
-"""Event ids reserved beyond the log's end at a claim; see services.runs.archive for how it grows."""
-
 
 async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timedelta) -> Run | None:
     """Make `run` (as read) this instance's: attempt + 1. Only with the lock of that attempt in hand.
@@ -32,8 +29,7 @@ async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timed
         f"""
         UPDATE agent_runs AS run SET
             crashes = crashes + (status = 'running')::int, status = 'running', attempt = attempt + 1,
-            instance_id = $3, heartbeat_at = now(), updated_at = now(), started_at = coalesce(started_at, now()),
-            reserved_events = reserved_events + {RESERVED_AHEAD}
+            instance_id = $3, heartbeat_at = now(), updated_at = now(), started_at = coalesce(started_at, now())
         WHERE id = $1 AND attempt = $2 AND status = ANY($4) AND stop_requested_at IS NULL
           AND (status = 'queued' OR heartbeat_at < now() - $5::interval)
           AND (not_before IS NULL OR not_before <= now())
@@ -48,6 +44,15 @@ async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timed
         dead_after,
     )
     return Run(**row) if row else None
+
+
+async def is_abandoned(conn: Executor, run_id: UUID, dead_after: timedelta) -> bool:
+    """Whether nobody has kept the claim of a running run for `dead_after` (database time)."""
+    return bool(
+        await conn.fetchval(
+            "SELECT heartbeat_at < now() - $2::interval FROM agent_runs WHERE id = $1", run_id, dead_after
+        )
+    )
 
 
 async def end(conn: Executor, fence: Fence, status: str, *, error: str | None, usage: dict[str, Any]) -> Run | None:
@@ -130,16 +135,18 @@ async def take_up_closing(conn: Executor, run: Run) -> Run | None:
     return Run(**row) if row else None
 
 
-async def hand_over(conn: Executor, fence: Fence, *, length: int) -> Run | None:
-    """Give a live run back to the queue, its whole log (`length` events) archived: no id is lost.
+async def hand_over(conn: Executor, fence: Fence, *, length: int, settled: bool) -> Run | None:
+    """Give a live run back to the queue, its log (`length` events) archived.
 
+    `settled` says that no append is unanswered: then no id beyond was given out, and the reservation ends there.
     None when the fence is lost or a stop was asked.
     """
     row = await conn.fetchrow(
         f"""
         UPDATE agent_runs AS run SET
             status = 'queued', instance_id = NULL, heartbeat_at = NULL, message_sent_at = NULL,
-            message_tried_at = now(), reserved_events = $3, updated_at = now()
+            message_tried_at = now(), updated_at = now(),
+            reserved_events = CASE WHEN $5 THEN $3 ELSE reserved_events END
         WHERE id = $1 AND attempt = $2 AND status = ANY($4) AND archived_events = $3 AND stop_requested_at IS NULL
         RETURNING {COLUMNS}
         """,
@@ -147,5 +154,6 @@ async def hand_over(conn: Executor, fence: Fence, *, length: int) -> Run | None:
         fence.attempt,
         length,
         MOVES["queued"],
+        settled,
     )
     return Run(**row) if row else None

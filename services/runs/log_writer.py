@@ -18,7 +18,6 @@ from services.runs.archive import Block
 from services.runs.event_log import BATCH_EVENTS, EventLog
 from services.runs.fence import Fence
 from services.runs.lease import Leases
-from services.runs.lifecycle import RESERVED_AHEAD
 from services.runs.store import Run
 from services.settings import RunSettings
 
@@ -88,8 +87,8 @@ class LogWriter:
         pipeline.lrange(keys.responses(run.id), run.archived_events, -1)
         info, length, tail = await pipeline.execute()
         self.epoch = str(info["run_id"])
-        earlier = run.reserved_events - RESERVED_AHEAD if not run.final else run.reserved_events
-        whole = length >= run.archived_events and (length > 0 or earlier == 0) and run.log_epoch in (None, self.epoch)
+        earlier = run.reserved_events
+        whole = length >= run.archived_events and length > 0 and run.log_epoch == self.epoch
         log = EventLog(
             fence,
             run.thread_id,
@@ -222,6 +221,9 @@ class LogWriter:
         logger.warning("log.refill", run_id=str(log.fence.run_id), from_id=length, to_id=log.length)
         while length < log.length:
             lost = await self.lost_events(log, length)
+            if not lost:
+                log.lose()  # the archive is gone, and with it the run
+                return
             verdict, length = await self.script(
                 keys=[keys.lock(log.fence.run_id), keys.responses(log.fence.run_id)],
                 args=[log.fence.lock_value, self.ttl_ms, length, keys.news(log.fence.run_id), *lost],
@@ -296,7 +298,7 @@ class LogWriter:
             self.forget(log)
 
     async def check_refusal(self, log: EventLog) -> None:
-        """A block that was not taken: stored by a statement whose answer was lost, or the fence was raised."""
+        """A block that was not taken: its row was locked, it was stored before, or the fence was raised."""
         row = await self.pool.fetchrow(
             "SELECT attempt, archived_events, reserved_events, closed_at FROM agent_runs WHERE id = $1",
             log.fence.run_id,

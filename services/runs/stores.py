@@ -1,8 +1,9 @@
 """What the rooms of a run share in one process."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 from redis.asyncio import Redis
@@ -15,6 +16,8 @@ from services.runs.lease import Leases
 from services.runs.log_writer import LogWriter
 from services.runs.tails import Tails
 from services.settings import Settings
+
+CLOSERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Stores:
     tails: Tails
     dispatch: Dispatch
     background: Background
+    closers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLOSERS))
+    """How many runs are ended from outside at a time."""
 
 
 @asynccontextmanager
@@ -50,6 +55,7 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
     stores = Stores(settings, instance_id, pool, redis, channels, leases, writer, tails, dispatch, Background())
     for room in (channels, writer, tails, dispatch):
         room.open()
+    stores.background.spawn(repeat(leases.renew_later))
     stores.background.spawn(repeat(leases.beat_later))
     try:
         yield stores

@@ -77,6 +77,8 @@ class Tail:
         self.size = 0
         self.mean_bytes = float(EVENT_BYTES)
         self.over = False
+        self.expired = False
+        """Whether retention has taken all but the last event."""
         self.readers: set[Reader] = set()
         self.heard_at = 0.0
 
@@ -268,7 +270,9 @@ class Tails:
         if found:
             tail.learn(found)
         if not found and tail.over:
-            return tail.window[-1]  # after retention: only what is left, the last event
+            await self.check_expired(tail)
+        if not found and tail.expired:
+            return tail.window[-1]
         return make_batch(first_id, found) if found else None
 
     async def read_list(self, tail: Tail, first_id: int) -> list[bytes]:
@@ -310,9 +314,23 @@ class Tails:
                 if found:
                     self.extend(tail, end, found)
                 elif row["event_count"] is not None:
+                    tail.expired = True
                     tail.extend(Batch(row["event_count"] - 1, [events.last_event(row["status"], row["error"])], True))
                 else:
                     break
+
+    async def check_expired(self, tail: Tail) -> None:
+        """Only the row may say that events are gone: closed, and no block of it left."""
+        tail.expired = (
+            await self.pool.fetchval(
+                """
+            SELECT closed_at IS NOT NULL AND NOT EXISTS (SELECT FROM agent_run_event_blocks WHERE agent_run_id = id)
+            FROM agent_runs WHERE id = $1
+            """,
+                tail.run_id,
+            )
+            is not False
+        )
 
 
 async def last_id(redis: Redis, run: Run) -> int | None:

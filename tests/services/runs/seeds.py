@@ -1,5 +1,6 @@
 """Rows, drivers and readers that tests of the rooms start from."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -135,8 +136,16 @@ async def driving(stores: Stores, run: Run | None = None) -> AsyncIterator[Drive
 
 def die(driver: Driver) -> None:
     """The worker is killed: nobody beats for the run and its log is written no more."""
-    driver.stores.leases.held.pop(driver.run.id, None)
+    driver.stores.leases.held.pop(driver.held.fence, None)
     driver.stores.writer.forget(driver.log)
+
+
+async def beat(stores: Stores) -> None:
+    """What the two beats of a process do, now."""
+    leases = stores.leases
+    await leases.renew_locks(leases.in_order())
+    await leases.beat_rows(leases.in_order())
+    await asyncio.gather(*leases.retaking)
 
 
 async def bury(stores: Stores, run_id: UUID) -> Run:

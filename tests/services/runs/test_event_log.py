@@ -21,12 +21,14 @@ from tests.services.runs.seeds import (
     archived,
     bury,
     chunk,
+    claim,
     die,
     driving,
     end,
     eventually,
     kinds,
     listed,
+    make_run,
     row_of,
     text_of,
     with_runs,
@@ -221,10 +223,11 @@ async def test_a_log_waits_for_reserved_ids_while_postgres_is_away(
     far_from_postgres: Stores, postgres_proxy: Proxy
 ) -> None:
     async with driving(far_from_postgres) as driver:
+        await eventually(lambda: driver.log.reserved, within=2.5)
         postgres_proxy.refuse()
         await driver.log.append(*(chunk(driver.run, str(number)) for number in range(600)))
-        await eventually(lambda: driver.log.length == 256, within=2.5)
-        assert len(await listed(far_from_postgres, driver.run.id)) == 256
+        await eventually(lambda: driver.log.length == driver.log.reserved, within=2.5)
+        assert len(await listed(far_from_postgres, driver.run.id)) == driver.log.reserved
         postgres_proxy.restore()
         async with asyncio.timeout(5):
             await driver.log.flush()
@@ -385,7 +388,7 @@ async def test_nothing_is_void_after_a_proper_hand_over(stores: Stores, other: S
     async with driving(stores) as first:
         await first.say("a", "b")
         await first.archived()
-        assert await lifecycle.hand_over(stores.pool, first.held.fence, length=first.log.length)
+        assert await lifecycle.hand_over(stores.pool, first.held.fence, length=first.log.length, settled=True)
         first.stores.writer.forget(first.log)
     await stores.redis.flushall()
     async with driving(other, await row_of(stores.pool, first.run.id)) as second:
@@ -432,16 +435,26 @@ async def test_ids_that_nobody_remembers_become_void(stores: Stores, other: Stor
             assert await archived(stores.pool, row.id) == log
 
 
-async def test_an_empty_log_after_a_crash_is_void_since_a_flush_cannot_be_told_from_silence(
+async def test_an_empty_log_with_reserved_ids_is_void_since_a_flush_cannot_be_told_from_silence(
     stores: Stores, other: Stores
 ) -> None:
     async with driving(stores) as first:
+        await first.say("lost")
         die(first)
-        async with driving(other, await bury(stores, first.run.id)) as second:
+        await stores.redis.delete(keys.responses(first.run.id))
+        row = await bury(stores, first.run.id)
+        assert row.reserved_events > 0, "ids are reserved before the first is given out"
+        async with driving(other, row) as second:
             assert second.log.blank, "the run still begins with thread_run_start"
             await second.say("a")
-            said = kinds(await listed(other, second.run.id))
-            assert said == ["void"] * first.run.reserved_events + ["chunk"]
+            assert kinds(await listed(other, second.run.id)) == ["void"] * row.reserved_events + ["chunk"]
+
+
+async def test_a_worker_that_died_before_it_reserved_ids_leaves_nothing_void(stores: Stores, other: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    async with driving(other, await bury(stores, run.id)) as second:
+        await second.say("a")
+        assert kinds(await listed(other, second.run.id)) == ["chunk"]
 
 
 async def test_a_tail_that_a_restart_of_redis_truncated_is_void_up_to_the_reserve(

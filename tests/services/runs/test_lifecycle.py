@@ -144,13 +144,15 @@ async def test_a_hand_over_is_refused_after_a_stop(stores: Stores) -> None:
     run = await claim(stores, await make_run(stores.pool))
     await lifecycle.request_stops(stores.pool, [run.id])
     fence = Fence(run.id, run.attempt, stores.instance_id)
-    assert not await lifecycle.hand_over(stores.pool, fence, length=0)
+    assert not await lifecycle.hand_over(stores.pool, fence, length=0, settled=True)
     assert (await row_of(stores.pool, run.id)).status == "running"
 
 
 async def test_a_hand_over_is_no_crash_and_gives_the_run_back(stores: Stores) -> None:
     run = await claim(stores, await make_run(stores.pool))
-    queued = await lifecycle.hand_over(stores.pool, Fence(run.id, run.attempt, stores.instance_id), length=0)
+    queued = await lifecycle.hand_over(
+        stores.pool, Fence(run.id, run.attempt, stores.instance_id), length=0, settled=True
+    )
     assert queued
     assert (queued.status, queued.instance_id) == ("queued", None)
     again = await claim(stores, queued)
@@ -159,7 +161,9 @@ async def test_a_hand_over_is_no_crash_and_gives_the_run_back(stores: Stores) ->
 
 async def test_a_hand_over_of_a_log_that_is_not_archived_is_refused(stores: Stores) -> None:
     run = await claim(stores, await make_run(stores.pool))
-    assert not await lifecycle.hand_over(stores.pool, Fence(run.id, run.attempt, stores.instance_id), length=3)
+    assert not await lifecycle.hand_over(
+        stores.pool, Fence(run.id, run.attempt, stores.instance_id), length=3, settled=True
+    )
 
 
 async def test_the_end_of_a_closed_run_is_not_taken_up_again(stores: Stores) -> None:
