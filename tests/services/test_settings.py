@@ -65,7 +65,8 @@ def test_a_bad_duration_names_its_setting(text: str, monkeypatch: pytest.MonkeyP
         RunSettings()
 
 
-def test_production_refuses_the_development_secret() -> None:
+def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JWT_SECRET", raising=False)
     production = DeploymentSettings(environment="production")
     with pytest.raises(ValidationError, match="JWT_SECRET"):
         Settings(deployment=production, auth=AuthSettings())
