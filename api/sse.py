@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.transport import abort
+from services.background import repeat
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
@@ -44,7 +45,7 @@ class Streams:
         self.task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        self.task = asyncio.create_task(self.keep_ticking(), name="streams")
+        self.task = asyncio.create_task(repeat(self.tick), name="streams")
 
     async def close(self) -> None:
         if self.task:
@@ -61,13 +62,13 @@ class Streams:
     def full(self) -> bool:
         return len(self.open_streams) >= self.settings.max_streams
 
-    async def keep_ticking(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            due = asyncio.get_running_loop().time() - self.settings.ping_interval.total_seconds()
-            for stream in tuple(self.open_streams):
-                if self.draining or stream.sent_at <= due:
-                    stream.wake()
+    async def tick(self) -> None:
+        """A moment later, wake the streams that are due for a ping, or all of them at a drain."""
+        await asyncio.sleep(TICK_SECONDS)
+        due = asyncio.get_running_loop().time() - self.settings.ping_interval.total_seconds()
+        for stream in tuple(self.open_streams):
+            if self.draining or stream.sent_at <= due:
+                stream.wake()
 
 
 class EventStream(EventSourceResponse):
