@@ -15,7 +15,7 @@ from services.log import logger
 from services.postgres import Executor
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
-from services.runs import closing, control, events, lifecycle, store
+from services.runs import closing, control, events, lifecycle, stopping, store
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.fence import FenceLost
 from services.runs.lease import Held
@@ -78,10 +78,18 @@ async def drive_known(process: Process, run_id: UUID) -> None:
         return
     async with claimed(process, run) as claim:
         ending = await attend(process, *claim) if claim else None
-    if isinstance(ending, HandedOver):
-        stores.dispatch.send_run(run)
+    if claim and isinstance(ending, HandedOver):
+        await pass_on(process, run, claim[1])
     elif claim is None:
         await store.forget_message(stores.pool, run_id)
+
+
+async def pass_on(process: Process, run: Run, held: Held) -> None:
+    """Wake another worker for a run that was handed over, unless a bare STOP was heard until the very end."""
+    if held.stop_asked.is_set():
+        await stopping.request_stop(process.stores, run.id)
+    else:
+        process.stores.dispatch.send_run(run)
 
 
 @asynccontextmanager
@@ -251,6 +259,7 @@ async def end(process: Process, context: RunContext, log: EventLog, held: Held, 
     try:
         if ending.status != "completed":
             await agent_loop.keep_draft(context)
+        log.seal()
         await log.flush()
     except LogRefused as error:
         ending = Ended("failed", ending.error or str(error))

@@ -45,6 +45,7 @@ class EventLog:
         self.pending_bytes = 0
         self.written_bytes = 0
         self.appended_since_archive = 0
+        self.sealed = False
         self.closing = False
         self.ended = False
         self.blank = True
@@ -76,8 +77,13 @@ class EventLog:
         """Wait until all that was said is appended. Raises as `append` does."""
         await self.settle(lambda: not self.pending)
 
+    def seal(self) -> None:
+        """Take no more events but the last words: work that does not let go must not hold up the end."""
+        self.sealed = True
+
     async def close(self, last: bytes, *before: Event) -> None:
         """Append `before` and the last event in one step; `closed` is set once the whole log is archived."""
+        self.seal()
         await self.flush()
         await self.settle(lambda: self.reserved - self.length > len(before))
         for event in before:
@@ -103,8 +109,8 @@ class EventLog:
     def check_bounds(self) -> None:
         if self.failure:
             raise self.failure
-        if self.closing:
-            raise FenceLost(str(self.fence.run_id))  # nothing comes after the last event, whoever still tries
+        if self.sealed:
+            raise FenceLost(str(self.fence.run_id))  # the end is being written, whoever still speaks
         if self.length + len(self.pending) >= self.settings.max_events:
             raise LogRefused(f"The run was ended: its log reached {self.settings.max_events} events.")
         if self.written_bytes >= self.settings.max_log_bytes:

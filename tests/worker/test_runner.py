@@ -1,25 +1,31 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import queue
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
 import orjson
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from agent import loop as agent_loop
 from agent.context import RunContext, RunFailed
-from services.broker import RUN_QUEUE, queue_length
+from services.broker import RUN_QUEUE, StampedConsumer, queue_length
 from services.runs import keys, lifecycle, stopping
+from services.runs.log_writer import LogWriter
 from services.runs.store import Run
 from services.settings import Settings
 from tests import fakes
 from tests.agent.seeds import model_settings
 from tests.fakes import FakeModel
+from tests.proxy import Proxy
 from tests.services.runs.seeds import (
     age,
     archived,
@@ -40,7 +46,7 @@ from tests.services.runs.seeds import (
     with_runs,
 )
 from tests.worker.conftest import open_process
-from worker import runner, sweeper
+from worker import runner, runtime, sweeper
 from worker.process import Process
 
 Producer = Callable[[RunContext], Awaitable[None]]
@@ -212,6 +218,128 @@ async def test_a_stop_during_a_hand_over_ends_the_run(process: Process) -> None:
     assert len(await assistant_texts(process.stores.pool, run)) == 1
 
 
+async def say_stop(process: Process, run: Run) -> None:
+    """A bare STOP from anybody, heard by the driver."""
+    [held] = process.stores.leases.held.values()
+    assert await process.stores.redis.publish(keys.control(run.id), keys.STOP) == 1
+    await eventually(held.stop_asked.is_set, within=1.0, every=0)
+
+
+async def test_a_bare_stop_is_written_into_the_row(process: Process) -> None:
+    run = await make_run(process.stores.pool, model=SLOW)
+    async with driven(process, run.id) as task:
+        await eventually(lambda: said(process, run, 10))
+        await say_stop(process, run)
+        async with asyncio.timeout(2):
+            await task
+    row = await closed(process.stores.pool, run.id)
+    assert row.status == "stopped"
+    assert row.stop_requested_at
+    assert await assistant_texts(process.stores.pool, run) == [text_of(await log_of(process, run))]
+
+
+@pytest.mark.parametrize("moment", ["at once", "archiving", "writing the row"])
+async def test_a_bare_stop_that_comes_with_a_hand_over_ends_the_run(process: Process, moment: str) -> None:
+    run = await make_run(process.stores.pool, model=SLOW)
+    archive_run, hand_over = LogWriter.archive_run, lifecycle.hand_over
+
+    async def archive_late(writer: LogWriter, log: Any) -> bool:
+        if moment == "archiving":
+            await say_stop(process, run)
+        return await archive_run(writer, log)
+
+    async def hand_over_late(*args: Any, **kwargs: Any) -> Run | None:
+        if moment == "writing the row":
+            await say_stop(process, run)
+        return await hand_over(*args, **kwargs)
+
+    with (
+        patch.object(LogWriter, "archive_run", archive_late),
+        patch.object(lifecycle, "hand_over", hand_over_late),
+    ):
+        async with driven(process, run.id) as task:
+            await eventually(lambda: said(process, run, 10))
+            process.draining.set()
+            if moment == "at once":
+                await say_stop(process, run)
+            async with asyncio.timeout(3):
+                await task
+    row = await closed(process.stores.pool, run.id, within=2.5)
+    assert row.status == "stopped"
+    assert row.stop_requested_at
+    log = await log_of(process, run)
+    assert kinds(log)[-3:] == ["complete", "thread_run_end", "last:stopped"]
+    assert await assistant_texts(process.stores.pool, run) == [text_of(log)]
+
+
+@pytest.mark.parametrize("fault", [Proxy.stall, Proxy.lose_replies], ids=["stalled", "answers lost"])
+async def test_ids_that_redis_may_have_told_before_a_hand_over_are_not_given_out_again(
+    settings: Settings, second: Process, fault: Callable[[Proxy], None]
+) -> None:
+    saying, said_all = asyncio.Event(), asyncio.Event()
+
+    async def talk(context: RunContext) -> None:
+        await context.log.append(*(chunk(context.run, f"{number} ") for number in range(10)))
+        await saying.wait()
+        await context.log.append(*(chunk(context.run, f"{number} ") for number in range(10, 20)))
+        said_all.set()
+        await asyncio.Event().wait()
+
+    run = await make_run(second.stores.pool)
+    async with Proxy(settings.redis.dsn) as proxy:
+        changes = {"url": SecretStr(proxy.url), "socket_timeout": "0.5", "connect_timeout": "0.5"}
+        far = settings.redis.model_validate({**settings.redis.model_dump(), **changes})
+        async with open_process(settings.model_copy(update={"redis": far})) as first:
+            with producing(talk):
+                async with driven(first, run.id) as task:
+                    await eventually(partial(is_archived, second, run, 11))
+                    before = await row_of(second.stores.pool, run.id)
+                    fault(proxy)
+                    saying.set()
+                    async with asyncio.timeout(10):
+                        await said_all.wait()
+                        if fault is Proxy.lose_replies:
+                            await eventually(partial(said, second, run, 21))
+                        first.draining.set()
+                        await task
+            proxy.cut()
+            proxy.restore()
+    queued = await row_of(second.stores.pool, run.id)
+    assert (queued.status, queued.archived_events) == ("queued", 11)
+    assert queued.reserved_events >= before.reserved_events > 21
+    told = await log_of(second, run)
+    await second.stores.redis.flushdb()
+    assert (await drive(second, queued)).status == "completed"
+    await closed(second.stores.pool, run.id)
+    log = await log_of(second, run)
+    assert log[:11] == told[:11]
+    assert set(kinds(log[11 : queued.reserved_events])) == {"void"}
+    assert kinds(log[queued.reserved_events :])[0] == "run_resumed"
+
+
+async def is_archived(process: Process, run: Run, count: int) -> bool:
+    return (await row_of(process.stores.pool, run.id)).archived_events == count
+
+
+async def test_a_drain_hands_over_though_the_messages_cannot_be_given_back(process: Process) -> None:
+    class Broken(StampedConsumer):
+        def __init__(self) -> None:
+            pass
+
+        def give_back(self, messages: Sequence[Any]) -> None:
+            raise ConnectionResetError
+
+    worker: Any = SimpleNamespace(work_queue=queue.Queue(), consumers={RUN_QUEUE: SimpleNamespace(consumer=Broken())})
+    opened: Future[Process] = Future()
+    opened.set_result(process)
+    draining = runtime.Runtime(process.settings)
+    draining.thread = SimpleNamespace(loop=asyncio.get_running_loop())  # type: ignore[assignment]
+    with patch.object(runtime, "_opened", opened):
+        await asyncio.to_thread(draining.drain, worker)
+        async with asyncio.timeout(1):
+            await process.draining.wait()
+
+
 async def test_a_dead_workers_run_is_taken_over(process: Process, second: Process) -> None:
     run = await make_run(process.stores.pool)
     async with driving(process.stores, run) as driver:
@@ -323,6 +451,27 @@ async def test_a_second_message_for_a_live_run_is_harmless(process: Process, sec
     words = kinds(await log_of(process, run))
     assert words.count("thread_run_start") == words.count("last:completed") == 1
     assert "run_resumed" not in words
+
+
+async def test_a_second_message_right_after_the_lock_was_lost_does_not_take_a_live_run(
+    process: Process, second: Process
+) -> None:
+    run = await make_run(process.stores.pool, model="demo/lorem?chunks=200&delay_ms=5")
+    async with driven(process, run.id) as task:
+        for count in range(5, 85, 4):
+            await eventually(partial(said, process, run, count))
+            await process.stores.redis.delete(keys.lock(run.id))
+            await drive(second, run, within=1)
+        assert not task.done()
+        async with asyncio.timeout(5):
+            await task
+    row = await closed(process.stores.pool, run.id)
+    assert (row.status, row.attempt, row.crashes) == ("completed", 1, 0)
+    log = await log_of(process, run)
+    words = kinds(log)
+    assert words.count("thread_run_start") == words.count("complete") == words.count("last:completed") == 1
+    assert "run_resumed" not in words
+    assert await assistant_texts(process.stores.pool, run) == [text_of(log)]
 
 
 async def test_a_message_for_an_ended_or_unknown_run_is_harmless(process: Process) -> None:

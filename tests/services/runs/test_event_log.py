@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from random import Random
 from typing import Any
@@ -490,3 +490,53 @@ async def test_two_logs_of_one_run_in_one_process_do_not_mix(stores: Stores) -> 
         assert await archive.read(stores.pool, ended.id, 0) == await listed(stores, ended.id)
         assert not driver.log.closed.is_set()
         await eventually(lambda: driver.log.failure, within=1.0, says="the old log was not told")
+
+
+async def test_nothing_comes_after_the_last_event_whoever_still_tries(stores: Stores) -> None:
+    async with driving(stores) as driver:
+
+        async def talk() -> None:
+            while True:
+                await driver.log.append(chunk(driver.run, "x"))
+                await asyncio.sleep(0.001)
+
+        async def stubborn() -> None:
+            with suppress(asyncio.CancelledError):
+                await talk()
+            await talk()
+
+        working = asyncio.create_task(stubborn())
+        await eventually(partial(length_is_over, driver, 5))
+        working.cancel()
+        row = await end(driver)
+        async with asyncio.timeout(3):
+            await driver.log.close(
+                events.last_event(row.status, row.error), events.status("thread_run_end", driver.run.id)
+            )
+            with pytest.raises(FenceLost):
+                await working
+        with pytest.raises(FenceLost):
+            await driver.say("later still")
+        await eventually(driver.log.closed.is_set)
+        log = await listed(stores, driver.run.id)
+        assert kinds(log)[-3:] == ["chunk", "thread_run_end", "last:completed"]
+        assert numbered(log[:-1]) == list(range(len(log) - 1))
+        assert await archived(stores.pool, driver.run.id) == log
+
+
+async def length_is_over(driver: Driver, count: int) -> bool:
+    return int(await driver.stores.redis.llen(keys.responses(driver.run.id))) > count
+
+
+async def test_a_log_whose_archive_is_gone_is_lost_and_does_not_spin(stores: Stores, redis: Redis) -> None:
+    async with driving(stores) as driver:
+        await driver.say(*map(str, range(50)))
+        await driver.archived()
+        await stores.pool.execute("DELETE FROM agent_run_event_blocks WHERE agent_run_id = $1", driver.run.id)
+        await redis.delete(keys.responses(driver.run.id))
+        before = await script_calls(redis)
+        with pytest.raises(FenceLost):
+            async with asyncio.timeout(1):
+                await driver.say("x")
+        assert await script_calls(redis) - before <= 10
+        assert await listed(stores, driver.run.id) == []

@@ -1,3 +1,4 @@
+import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from services.runs.lease import Leases
 from services.runs.store import Run
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
+from tests.proxy import Proxy
 from tests.services.runs.seeds import age, beat, claim, driving, eventually, fence_of, make_run, set_columns, with_runs
 
 
@@ -195,6 +197,28 @@ async def test_a_row_that_somebody_has_locked_holds_up_no_other_beat(stores: Sto
             await eventually(lambda: beaten_since(stores.pool, two.run, before), within=2.5)
         await eventually(lambda: beaten_since(stores.pool, one.run, before), within=2.5)
         assert not one.held.lost.is_set()
+
+
+async def test_a_postgres_that_stalls_for_longer_than_the_lock_lives_costs_no_lease(
+    far_from_postgres: Stores, postgres_proxy: Proxy, pool: Pool, redis: Redis
+) -> None:
+    async with driving(far_from_postgres) as driver:
+        lock, loop = keys.lock(driver.run.id), asyncio.get_running_loop()
+        endured = 2 * far_from_postgres.settings.runs.lock_ttl.total_seconds()
+        postgres_proxy.stall()
+        until = loop.time() + endured
+
+        async def kept_so_far() -> bool:
+            assert await redis.pttl(lock) > 0
+            assert await redis.get(lock) == driver.held.fence.lock_value.encode()
+            assert not driver.held.lost.is_set()
+            return loop.time() > until
+
+        await eventually(kept_so_far, within=endured + 1)
+        postgres_proxy.restore()
+        before = await pool.fetchval("SELECT clock_timestamp()")
+        await eventually(partial(beaten_since, pool, driver.run, before), within=5.0, says="the beat did not go on")
+        await kept_so_far()
 
 
 async def test_a_lease_is_given_up_when_neither_store_answers(stores: Stores, settings: Settings) -> None:

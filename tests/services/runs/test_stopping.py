@@ -2,10 +2,13 @@ import asyncio
 from datetime import timedelta
 from unittest.mock import patch
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 
+from services import messages
 from services.errors import NotFound
+from services.messages import NewMessage
 from services.runs import closing, control, events, keys, lifecycle, stopping
 from services.runs.fence import FenceLost
 from services.runs.stores import Stores, open_stores
@@ -15,6 +18,7 @@ from tests.services.runs.seeds import (
     age,
     archived,
     assistant_texts,
+    claim,
     closed,
     die,
     driving,
@@ -103,6 +107,38 @@ async def test_text_whose_row_was_stored_and_not_told_is_not_stored_again(stores
         await stopping.request_stop(other, driver.run.id)
         row = await closed(other.pool, driver.run.id)
         assert await assistant_texts(other.pool, row) == ["Hello"]
+
+
+async def test_a_message_that_was_stored_and_not_told_is_told_though_its_chunks_are_only_a_part_of_it(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello", " wor")
+        content = {"role": "assistant", "content": "Hello world, and more"}
+        new = NewMessage("assistant", content, {"stream_status": "complete", "thread_run_id": str(driver.run.id)})
+        async with stores.pool.acquire() as conn:
+            [stored] = await messages.add(conn, driver.run.thread_id, [new], fence=driver.held.fence)
+        die(driver)
+        await stopping.request_stop(other, driver.run.id)
+        row = await closed(other.pool, driver.run.id)
+    log = await listed(other, row.id)
+    assert kinds(log) == ["chunk", "chunk", "complete", "thread_run_end", "last:stopped"]
+    told = orjson.loads(log[2])
+    assert told["message_id"] == str(stored.message_id)
+    assert orjson.loads(told["content"]) == content
+    assert await assistant_texts(other.pool, row) == ["Hello world, and more"]
+
+
+async def test_a_run_that_was_claimed_and_said_nothing_yet_says_start_and_end_when_it_is_stopped(
+    stores: Stores, other: Stores
+) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    await stopping.request_stop(other, run.id)
+    row = await closed(other.pool, run.id)
+    log = await listed(other, run.id)
+    assert kinds(log) == ["thread_run_start", "thread_run_end", "last:stopped"]
+    assert await archived(other.pool, run.id) == log
+    assert (row.status, row.event_count) == ("stopped", 3)
 
 
 async def test_a_driver_that_does_not_react_within_the_grace_is_fenced_off(stores: Stores, other: Stores) -> None:

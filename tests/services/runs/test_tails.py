@@ -188,6 +188,42 @@ async def test_a_slow_reader_far_behind_the_window_sees_everything(stores: Store
         assert_each_once(seen, log)
 
 
+@pytest.mark.parametrize("back", ["archive", "list"])
+async def test_a_reader_far_behind_waits_for_events_that_neither_store_has_yet(
+    stores: Stores, narrow: Stores, back: str
+) -> None:
+    async with driving(stores) as driver, narrow.tails.follow(driver.run.id) as slow:
+        fast = asyncio.create_task(read_all(narrow, driver.run.id))
+        await driver.say(*("y" * 100 for _ in range(100)))
+        await driver.archived()
+        stores.writer.logs.discard(driver.log)  # archiving is held back
+        await driver.say(*("z" * 100 for _ in range(100)))
+        await finish(driver)
+        key, log = keys.responses(driver.run.id), await listed(stores, driver.run.id)
+        assert_each_once(await within(5, fast), log)
+        await stores.redis.delete(key)
+
+        seen: Seen = []
+        async with asyncio.timeout(2):
+            while batch := await slow.next():
+                seen += enumerate(batch.events, batch.first_id)
+        assert seen == list(enumerate(log[:100])), "what is archived, and nothing else"
+        assert await within(1, slow.next()) is None, "it waits"
+        assert not slow.over
+
+        if back == "archive":
+            stores.writer.logs.add(driver.log)
+            await closed(stores.pool, driver.run.id)
+        else:
+            await stores.redis.rpush(key, *log)
+            await stores.redis.expire(key, 60)
+        async with asyncio.timeout(3):
+            while not slow.over:
+                found = await slow.next()
+                seen += enumerate(found.events, found.first_id) if found else ()
+        assert_each_once(seen, log)
+
+
 async def test_a_reader_that_asked_for_more_than_a_live_log_has_is_told_of_the_end(stores: Stores) -> None:
     async with driving(stores) as driver, stores.tails.follow(driver.run.id, after=1000) as reader:
         await driver.say("a")
