@@ -72,11 +72,4 @@ async def caller(
     return await resolve_caller(opened.pool, opened.seen, user_id, account_id)
 
 
-async def stream_caller(
-    opened: ResourcesDep, user_id: Annotated[UUID, Depends(stream_user)], account_id: AccountHeader = None
-) -> Caller:
-    return await resolve_caller(opened.pool, opened.seen, user_id, account_id)
-
-
 CallerDep = Annotated[Caller, Depends(caller)]
-StreamCallerDep = Annotated[Caller, Depends(stream_caller)]

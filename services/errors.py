@@ -17,12 +17,6 @@ class AppError(Exception):
         super().__init__(self.detail)
 
 
-class BadRequest(AppError):
-    """The request is malformed."""
-
-    status = 400
-
-
 class Unauthenticated(AppError):
     """Not authenticated."""
 

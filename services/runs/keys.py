@@ -2,7 +2,6 @@
 
 from uuid import UUID
 
-NEWS = b"new"
 STOP = b"STOP"
 
 

@@ -166,7 +166,6 @@ class Tails:
     def __init__(self, settings: StreamSettings, redis: Redis, pool: Pool, channels: Channels) -> None:
         self.settings, self.redis, self.pool, self.channels = settings, redis, pool, channels
         self.tails: dict[UUID, Tail] = {}
-        self.subscriptions: dict[UUID, asyncio.Task[None]] = {}
         self.dirty: dict[Tail, None] = {}
         self.news = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
