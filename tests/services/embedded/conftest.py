@@ -67,7 +67,7 @@ def dev(folder: Path) -> Iterator[Dev]:
     yield start
     for process in started:
         process.terminate()
-        with suppress(subprocess.TimeoutExpired):
+        with process, suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=60)
 
 

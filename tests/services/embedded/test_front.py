@@ -13,48 +13,54 @@ from services.embedded.orphans import descendants, process_table
 from tests.services.embedded.conftest import Dev, line_starting
 
 # A grandchild in a session of its own is what a sweep by process group would miss.
-COMMAND = ("sh", "-c", "setsid sleep 300 & echo started; wait")
+COMMAND = ("sh", "-c", "setsid sleep 300 & echo started $!; wait")
 
 
-async def started(dev: Dev, folder: Path, *options: str) -> subprocess.Popen[str]:
+async def started(dev: Dev, folder: Path, *options: str) -> tuple[subprocess.Popen[str], int]:
+    """The front, and the grandchild of its command."""
     process = dev("with-services", *options, "--state", folder / "state", "--", *COMMAND)
-    await line_starting(process, "started")
-    return process
+    line = await line_starting(process, "started")
+    return process, int(line.split()[1])
 
 
-async def all_gone(pids: list[int], within: float = 20.0) -> None:
-    async with asyncio.timeout(within):
-        await until(lambda: not set(pids) & set(process_table()))
+async def all_gone(pids: set[int], within: float = 60.0) -> None:
+    try:
+        async with asyncio.timeout(within):
+            await until(lambda: not pids & set(process_table()))
+    except TimeoutError:
+        pytest.fail(f"still there after {within:.0f} s: {[command_line(pid) for pid in pids & set(process_table())]}")
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 @pytest.mark.parametrize("killed", ["front", "supervisor", "both"])
 async def test_nothing_outlives_a_kill(dev: Dev, folder: Path, killed: str) -> None:
-    process = await started(dev, folder)
+    process, grandchild = await started(dev, folder)
     everything = descendants(process.pid)
     assert len(everything) > 8
     supervisor = everything[0]
     for pid in {"front": [process.pid], "supervisor": [supervisor], "both": [process.pid, supervisor]}[killed]:
         os.kill(pid, signal.SIGKILL)
-    survivors_allowed = grandchildren_of_the_command(everything) if killed == "both" else []
-    await all_gone([pid for pid in everything if pid not in survivors_allowed])
-    for pid in survivors_allowed:
-        os.kill(pid, signal.SIGKILL)
-
-
-def grandchildren_of_the_command(pids: list[int]) -> list[int]:
-    """The one thing that nobody is left to sweep when front and supervisor die in the same instant."""
-    return [pid for pid in pids if Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x00300\x00"]
+    # The one thing that nobody is left to sweep when front and supervisor die in the same instant.
+    left = {grandchild} if killed == "both" else set()
+    try:
+        await all_gone(set(everything) - left)
+    finally:
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
 
 
 async def test_nothing_of_rabbitmq_outlives_a_kill(dev: Dev, folder: Path) -> None:
-    process = await started(dev, folder, "--rabbitmq")
+    process, _ = await started(dev, folder, "--rabbitmq")
     everything = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
-    await all_gone(everything)
+    await all_gone(set(everything))
 
 
 async def test_the_state_can_be_used_again_after_a_kill(dev: Dev, folder: Path) -> None:
-    first = await started(dev, folder)
+    first, _ = await started(dev, folder)
     everything = descendants(first.pid)
     os.kill(everything[0], signal.SIGKILL)
     await asyncio.to_thread(first.wait)
@@ -65,7 +71,7 @@ async def test_the_state_can_be_used_again_after_a_kill(dev: Dev, folder: Path) 
 
 @pytest.mark.parametrize("times", [1, 2])
 async def test_asked_to_stop_once_or_twice_it_stops_everything(dev: Dev, folder: Path, times: int) -> None:
-    process = await started(dev, folder)
+    process, _ = await started(dev, folder)
     everything = descendants(process.pid)
     for _ in range(times):
         process.send_signal(signal.SIGTERM)
