@@ -23,7 +23,7 @@ HELP = """\
 ./dev with-services  run a command beside fresh stores [--rabbitmq] [--state DIR] -- CMD…
 ./dev test           run the tests with their own PostgreSQL, Valkey and RabbitMQ [--slow] [pytest arguments]
 ./dev check          format, lint, types, import rules, shell syntax
-./dev bench          run the benchmarks
+./dev bench          measure, and draw what was measured (./dev bench lists the benchmarks)
 ./dev lock           compile the three requirements locks [--upgrade]
 ./dev help           this page
 
@@ -141,8 +141,9 @@ def lock(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    os.chdir(CHECKOUT)
-    os.execve(sys.executable, [sys.executable, "-m", "tests.benchmarks", *arguments], for_our_code({}))  # noqa: S606 - our own module
+    # -P: the folder that we are in, which files are named from, may hold a `tests` of its own.
+    argv = [sys.executable, "-P", "-m", "tests.benchmarks", *arguments]
+    os.execve(sys.executable, argv, for_our_code({}))  # noqa: S606 - our own module
 
 
 def show_help(_arguments: list[str]) -> int:

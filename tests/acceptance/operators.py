@@ -97,6 +97,8 @@ class Deployment:
     database_url: str
     environment: dict[str, str] = field(default_factory=dict)
     operated: list[Operated] = field(default_factory=list)
+    redis_url: str = field(default_factory=lambda: with_path(named("REDIS_URL"), str(OUR_REDIS)))
+    """The store itself, whatever stands between it and the deployment."""
     port: int = field(default_factory=lambda: free_port())
     flushed: bool = False
     """Set by a test that empties Redis: a log that was complete before is then only in the archive."""
@@ -108,20 +110,16 @@ class Deployment:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def redis_url(self) -> str:
-        return with_path(named("REDIS_URL"), str(OUR_REDIS))
-
-    @property
     def settings(self) -> dict[str, str]:
         stores = {
             "BROKER": self.broker,
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
-            "BROKER_REDIS_URL": with_path(named("REDIS_URL"), str(BROKER_REDIS)),
+            "BROKER_REDIS_URL": with_path(self.redis_url, str(BROKER_REDIS)),
             "JWT_SECRET": SECRET,
             "LOG_FORMAT": "console",
         }
-        if self.broker == "rabbitmq":
+        if self.broker == "rabbitmq" and "RABBITMQ_URL" not in self.environment:
             stores["RABBITMQ_URL"] = named("RABBITMQ_URL")
         return {**stores, **self.environment}
 

@@ -1,15 +1,11 @@
-"""Many runs, several readers each, that join at random, drop and resume.
+"""Many runs, several readers each, that join at random, drop and resume."""
 
-Alone: `python -m tests.acceptance.readers --url http://127.0.0.1:8000 --token "$(./dev token)" --runs 200 --at-once 40`
-"""
-
-import argparse
 import asyncio
 import random
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent.llm.demo import lorem
 from tests.acceptance.client import Client, Event, check_whole_log, streamed_text
@@ -97,13 +93,21 @@ async def watch_run(client: Client, plan: Plan, chance: random.Random) -> Outcom
     began = time.monotonic()
     started = await client.initiate(plan.model)
     seeds = [random.Random(chance.random()) for _ in range(plan.readers)]
-    async with asyncio.timeout(RUN_SECONDS):
-        ending = asyncio.ensure_future(client.get(started.run_id, wait_seconds=60))
+    async with asyncio.timeout(RUN_SECONDS + 5 * plan.run_seconds):
+        ending = asyncio.ensure_future(ended(client, started.run_id))
         readings = await asyncio.gather(*(read(client, started.run_id, plan, seed) for seed in seeds))
         run = await ending
     assert run["status"] == "completed", run
     compare(readings, plan)
     return Outcome(time.monotonic() - began, list(readings))
+
+
+async def ended(client: Client, run_id: str) -> dict[str, Any]:
+    """The run once it has ended."""
+    while True:
+        run = await client.get(run_id, wait_seconds=60)
+        if run["status"] != "running":
+            return run
 
 
 def compare(readings: Sequence[Reading], plan: Plan) -> None:
@@ -115,55 +119,17 @@ def compare(readings: Sequence[Reading], plan: Plan) -> None:
     assert [event.content["content"] for event in first if event.stream_status == "complete"] == [text]
 
 
-async def watch_all(client: Client, plan: Plan) -> list[Outcome]:
-    """`plan.runs` runs, `plan.at_once` at a time."""
+async def watch_all(client: Client, plan: Plan, told: Callable[[], None] = lambda: None) -> list[Outcome]:
+    """`plan.runs` runs, `plan.at_once` at a time; `told` is called after each."""
     chance = random.Random(plan.seed)
     room = asyncio.Semaphore(plan.at_once)
 
     async def one(seed: float) -> Outcome:
         async with room:
-            return await watch_run(client, plan, random.Random(seed))
+            outcome = await watch_run(client, plan, random.Random(seed))
+            told()
+            return outcome
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(chance.random())) for _ in range(plan.runs)]
     return [task.result() for task in tasks]
-
-
-def table(outcomes: Sequence[Outcome], seconds: float) -> str:
-    readings = [reading for outcome in outcomes for reading in outcome.readings]
-    took = sorted(outcome.seconds for outcome in outcomes)
-    p50, p95 = took[len(took) // 2], took[int(len(took) * 0.95)]
-    lines = {
-        "runs": f"{len(outcomes)} in {seconds:.1f} s ({len(outcomes) / seconds:.1f} runs/s)",
-        "events": f"{sum(len(outcome.readings[0].events) for outcome in outcomes)}",
-        "delivered": f"{(total := sum(len(reading.events) for reading in readings))} ({total / seconds:.0f} events/s)",
-        "readers": f"{len(readings)}",
-        "resumes": f"{sum(reading.connections - 1 for reading in readings)}",
-        "cut by the server": f"{sum(reading.cut_by_server for reading in readings)}",
-        "seconds with readers": f"p50 {p50:.2f}  p95 {p95:.2f}  max {took[-1]:.2f}",
-    }
-    return "\n".join(f"{name:<22}{value}" for name, value in lines.items())
-
-
-async def measure(url: str, token: str, plan: Plan) -> str:
-    async with Client(url, token) as client:
-        began = time.monotonic()
-        outcomes = await watch_all(client, plan)
-        return table(outcomes, time.monotonic() - began)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Start runs, read each with several readers, compare what they saw.")
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--token", required=True)
-    for name, default in (("runs", 200), ("at-once", 40), ("readers", 3), ("chunks", 200), ("delay-ms", 5)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--drops", type=int, default=3, help="at most so many per reader")
-    parser.add_argument("--seed", type=int, default=1)
-    options = vars(parser.parse_args())
-    url, token = options.pop("url"), options.pop("token")
-    sys.stdout.write(asyncio.run(measure(url, token, Plan(**options))) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,9 @@
-"""How long after the POST a stop reaches a reader, before pick-up, in mid-text, in silence.
+"""How long after the POST a stop reaches a reader, before pick-up, in mid-text, in silence."""
 
-Alone: `python -m tests.acceptance.stops --url http://127.0.0.1:8000 --token "$(./dev token)" --stops 300`; the silent
-kind needs workers whose OPENAI_BASE_URL is `python -m tests.fakes` and `--silent openai/script-silent`.
-"""
-
-import argparse
 import asyncio
 import random
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.acceptance.client import Client, Event, Started, Stream, check_whole_log, streamed_text
@@ -81,8 +75,10 @@ async def check_kept(client: Client, started: Started, events: Sequence[Event]) 
     assert stored["content"]["content"] == streamed_text(events)
 
 
-async def measure(client: Client, count: int, silent_model: str | None, seed: int = 1) -> list[Stop]:
-    """`count` stops, one after the other, the kinds in turn."""
+async def measure(
+    client: Client, count: int, silent_model: str | None, seed: int = 1, told: Callable[[], None] = lambda: None
+) -> list[Stop]:
+    """`count` stops, one after the other, the kinds in turn; `told` is called after each."""
     chance, stops = random.Random(seed), []
     for number in range(count):
         kind = number % (3 if silent_model else 2)
@@ -92,41 +88,14 @@ async def measure(client: Client, count: int, silent_model: str | None, seed: in
             stops.append(await stop_in_text(client, chance))
         else:
             stops.append(await stop_in_silence(client, chance, silent_model or ""))
+        told()
     return stops
 
 
-def percentile(stops: Sequence[Stop], share: float) -> float:
-    """Seconds from the POST to the last event, for `share` of the stops at most."""
-    took = sorted(stop.last_event for stop in stops)
-    return took[min(int(len(took) * share), len(took) - 1)]
+def by_kind(stops: Sequence[Stop]) -> dict[str, list[Stop]]:
+    return {kind: [stop for stop in stops if stop.kind == kind] for kind in dict.fromkeys(stop.kind for stop in stops)}
 
 
-def table(stops: Sequence[Stop]) -> str:
-    kinds = {kind: [stop for stop in stops if stop.kind == kind] for kind in dict.fromkeys(stop.kind for stop in stops)}
-    return "\n".join(row(kind, some) for kind, some in {**kinds, "all": stops}.items())
-
-
-def row(kind: str, stops: Sequence[Stop]) -> str:
-    p50, p95, p99 = (percentile(stops, share) * 1000 for share in (0.5, 0.95, 0.99))
-    answer = sorted(stop.answer for stop in stops)[len(stops) // 2] * 1000
-    shares = f"last event after ms: p50 {p50:5.1f}  p95 {p95:5.1f}  p99 {p99:5.1f}"
-    return f"{kind:<15}{len(stops):>5} stops   {shares}   answer p50 {answer:.1f}"
-
-
-async def run(url: str, token: str, count: int, silent_model: str | None) -> str:
-    async with Client(url, token) as client:
-        return table(await measure(client, count, silent_model))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Stop runs and measure when their readers know.")
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--token", required=True)
-    parser.add_argument("--stops", type=int, default=300)
-    parser.add_argument("--silent", metavar="MODEL", help="a model that never answers, such as openai/script-silent")
-    options = parser.parse_args()
-    sys.stdout.write(asyncio.run(run(options.url, options.token, options.stops, options.silent)) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def last_events(stops: Iterable[Stop]) -> list[float]:
+    """Seconds from each POST to the last event."""
+    return [stop.last_event for stop in stops]

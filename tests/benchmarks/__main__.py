@@ -1,25 +1,88 @@
-"""`./dev bench NAME …`: measure a running instance (`./dev run`), named by --url and --token."""
+"""`./dev bench NAME …`: measures private servers, or the running instance that --url and --token name."""
 
+import asyncio
+import platform
 import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
-from tests.acceptance import readers, stops
+from services.embedded.cli import on_state
+from services.embedded.console import Console, fail
+from services.embedded.foreground import TERMINATED
+from services.embedded.state import DEFAULT
+from tests.benchmarks import command_line, readers, stops, table
+from tests.benchmarks.benchmark import Benchmark
+from tests.benchmarks.circumstances import machine
+from tests.benchmarks.progress import Progress
+from tests.benchmarks.report import Circumstances, Report, as_json
+from tests.benchmarks.session import Session
 
-BENCHMARKS = {"readers": readers, "stops": stops}
+BENCHMARKS = (readers.BENCHMARK, stops.BENCHMARK)
+RESULTS = DEFAULT / "bench"
 
 
-def main() -> int:
-    name = sys.argv[1] if len(sys.argv) > 1 else "help"
-    benchmark = BENCHMARKS.get(name)
-    if benchmark is None:
-        known = "\n".join(
-            f"  {name:<8} {(module.__doc__ or '').splitlines()[0]}" for name, module in BENCHMARKS.items()
-        )
-        sys.stdout.write(f"./dev bench NAME --url URL --token TOKEN [options]; NAME --help lists them\n{known}\n")
-        return 0 if name in ("help", "--help", "-h") else 2
-    sys.argv = [f"./dev bench {name}", *sys.argv[2:]]
-    benchmark.main()
+def main(argv: Sequence[str]) -> int:
+    """Run one benchmark; returns the exit code (2 when the command was not understood)."""
+    name, arguments = (argv[0], argv[1:]) if argv else ("help", [])
+    benchmark = next((one for one in BENCHMARKS if one.name == name), None)
+    if benchmark:
+        return behind_front(benchmark, command_line.parse(benchmark, arguments))
+    if name in ("help", "--help", "-h"):
+        Console(sys.stdout).say(command_line.listing(BENCHMARKS))
+        return 0
+    fail(f"there is no benchmark {name!r}; there are")
+    Console(sys.stderr).say(command_line.listing(BENCHMARKS))
+    return 2
+
+
+def behind_front(benchmark: Benchmark, options: Namespace) -> int:
+    """Measure; whatever is started for it ends with this command, however that ends."""
+    return on_state(
+        Console(sys.stderr),
+        Path(tempfile.mkdtemp(prefix="longrun-")),
+        lambda supervisor, state: measure(benchmark, Session(options, Progress(sys.stderr), supervisor, state)),
+        throw_away=True,
+    )
+
+
+async def measure(benchmark: Benchmark, session: Session) -> int:
+    """Run the benchmark, show what it found and write it down."""
+    began_at, began, facts = datetime.now(UTC), time.monotonic(), machine()
+    try:
+        report = await benchmark.run(session)
+    except asyncio.CancelledError:
+        return TERMINATED
+    command = command_line.command(benchmark, session.options)
+    circumstances = Circumstances(
+        benchmark.name,
+        command,
+        session.options.seed,
+        began_at,
+        seconds=round(time.monotonic() - began, 1),
+        machine=facts,
+        versions={"python": platform.python_version(), **session.versions},
+    )
+    table.show(report, sys.stdout)
+    for path in write(report, circumstances, session.options):
+        session.progress.say(f"wrote {path}")
     return 0
 
 
+def write(report: Report, circumstances: Circumstances, options: Namespace) -> tuple[Path, Path]:
+    """Write the JSON and the SVG; returns where they are."""
+    from tests.benchmarks.drawing import draw  # noqa: PLC0415 - takes a second, which a mistyped option need not wait
+
+    name = f"{circumstances.benchmark}-{circumstances.began_at:%Y%m%dT%H%M%SZ}"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    figures, picture = options.json or RESULTS / f"{name}.json", options.svg or RESULTS / f"{name}.svg"
+    figures.write_bytes(as_json(report, circumstances))
+    picture.write_bytes(draw(report))
+    return figures, picture
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

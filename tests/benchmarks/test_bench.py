@@ -1,0 +1,78 @@
+"""`./dev bench` as its user runs it, on servers of its own."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+import pytest
+
+from services.embedded.orphans import descendants, process_table
+from tests.services.embedded.conftest import bare_environment, line_starting
+
+WITHIN_SECONDS = 90.0
+Bench = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """Starts `./dev bench` without its shell part, in a folder of the test's own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.embedded", "bench", *map(str, arguments)],
+            env=bare_environment(),
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.terminate()
+        with process, suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+
+
+async def test_stops_are_measured_beside_their_limit_and_written_down(bench: Bench, tmp_path: Path) -> None:
+    process = bench("stops", "--stops", "3", "--broker", "redis", "--json", "figures.json", "--svg", "plot.svg")
+    output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)
+    assert process.returncode == 0, output
+    assert "Longrun ÷ limit" in output
+    assert f"wrote {tmp_path / 'figures.json'}" in output
+    said = orjson.loads((tmp_path / "figures.json").read_bytes())
+    assert said["command"] == "./dev bench stops --stops 3 --broker redis"
+    assert set(said["versions"]) == {"python", "longrun", "postgres", "valkey"}
+    assert [row["group"] for row in said["rows"]][::4] == [
+        "before pick-up (1)",
+        "in mid-text (1)",
+        "in silence (1)",
+        "all (3)",
+    ]
+    assert all(row["longrun"] > row["limit"] > 0 for row in said["rows"] if row["name"].startswith("last event"))
+    assert [series["name"] for series in said["plots"][0]["series"]] == [
+        "limit",
+        "before pick-up",
+        "in mid-text",
+        "in silence",
+    ]
+    assert (tmp_path / "plot.svg").read_text().rstrip().endswith("</svg>")
+
+
+async def test_asked_to_stop_it_leaves_nothing_behind(bench: Bench) -> None:
+    process = bench("stops", "--stops", "10000", "--broker", "redis")
+    await line_starting(process, "  limit: ", WITHIN_SECONDS)
+    everything = descendants(process.pid)
+    assert len(everything) > 4
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.to_thread(process.wait, 30) == 128 + signal.SIGTERM
+    assert not set(everything) & set(process_table())
