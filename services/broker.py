@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -11,9 +12,11 @@ from uuid import UUID
 import dramatiq
 import pika.exceptions
 import redis
+from dramatiq.broker import Consumer
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.rabbitmq import _RabbitmqConsumer as RabbitmqConsumer
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.redis import _RedisConsumer as RedisConsumer
 from dramatiq.errors import BrokerError
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
@@ -44,10 +47,16 @@ class StampedConsumer(RabbitmqConsumer):
     another run's message (TRAPS 1).
     """
 
+    broker: "Rabbit"
+
     def __next__(self) -> Any:
         message = super().__next__()  # type: ignore[no-untyped-call]
-        if message is not None:
-            message.consumer = self
+        if message is None:
+            return None
+        message.consumer = self
+        if self.broker.leaving:
+            self.give_back([message])
+            return None
         return message
 
     def ack(self, message: Any) -> None:
@@ -59,28 +68,102 @@ class StampedConsumer(RabbitmqConsumer):
             super().nack(message)  # type: ignore[no-untyped-call]
 
     def delivered(self, message: Any) -> bool:
-        mine = message.consumer is self
-        if not mine:
+        if message.consumer is self:
+            return True
+        if message.consumer:
             logger.info("broker.stale_ack_dropped", message_id=message.message_id)
-        return mine
+        return False
 
-    def give_back(self, messages: Sequence[Any]) -> None:
-        """Stop deliveries and return what was prefetched, on the connection's own thread (TRAPS 5)."""
-        tags = [message._tag for message in messages if message.consumer is self]
-        self.known_tags.difference_update(tags)
-        self.connection.add_callback_threadsafe(lambda: self.cancel_and_requeue(tags))
+    def cancel(self) -> None:
+        """Stop deliveries, on the connection's own thread (TRAPS 5)."""
+        self.connection.add_callback_threadsafe(self.cancel_deliveries)
 
-    def cancel_and_requeue(self, tags: Sequence[int]) -> None:
+    def cancel_deliveries(self) -> None:
         for consumer_tag in self.channel.consumer_tags:
             self.channel._impl.basic_cancel(consumer_tag)
+            del self.channel._consumer_infos[consumer_tag]  # or pika fails to cancel it again when it closes
+
+    def give_back(self, messages: Sequence[Any]) -> None:
+        """Return messages that no thread has begun to their queue; an ack that comes for one later is dropped."""
+        mine = [message for message in messages if message.consumer is self]
+        for message in mine:
+            message.consumer = None
+        tags = [message._tag for message in mine]
+        self.known_tags.difference_update(tags)
+        self.connection.add_callback_threadsafe(lambda: self.requeue_tags(tags))
+
+    def requeue_tags(self, tags: Sequence[int]) -> None:
         for tag in tags:
             self.channel.basic_nack(tag, requeue=True)
 
 
+class Idle(Consumer):
+    """What a worker that leaves consumes when its connection comes back: nothing."""
+
+    def __init__(self, timeout_ms: int) -> None:
+        self.seconds = timeout_ms / 1000
+
+    def __next__(self) -> None:
+        time.sleep(self.seconds)
+
+    def ack(self, message: Any) -> None:
+        """Its channel is gone; the broker delivers it again, which is harmless."""
+
+    nack = ack
+
+    def cancel(self) -> None:
+        pass
+
+    def give_back(self, messages: Sequence[Any]) -> None:
+        pass
+
+
+class ReturningConsumer(RedisConsumer):
+    """The Redis broker's consumer, which can stop taking and give back what no thread has begun."""
+
+    broker: "RedisQueues"
+
+    def __next__(self) -> Any:
+        message = super().__next__()  # type: ignore[no-untyped-call]
+        if message is None or not self.broker.leaving:
+            return message
+        self.give_back([message])
+        return None
+
+    def cancel(self) -> None:
+        self.prefetch = 0
+
+    def give_back(self, messages: Sequence[Any]) -> None:
+        self.requeue(messages)  # type: ignore[no-untyped-call]
+
+
+OurConsumer = StampedConsumer | ReturningConsumer | Idle
+
+
 class Rabbit(RabbitmqBroker):
+    leaving = False
+    """Set when the process is asked to stop: whatever is still delivered goes back."""
+
     @property
     def consumer_class(self) -> type[StampedConsumer]:
         return StampedConsumer
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        if self.leaving:
+            return Idle(timeout)
+        return super().consume(queue_name, prefetch, timeout)
+
+
+class RedisQueues(RedisBroker):
+    leaving = False
+    """Set when the process is asked to stop: whatever is still delivered goes back."""
+
+    @property
+    def consumer_class(self) -> type[ReturningConsumer]:
+        return ReturningConsumer
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        return super().consume(queue_name, 0 if self.leaving else prefetch, timeout)
 
 
 def make_broker(settings: Settings, middleware: list[dramatiq.Middleware] | None = None) -> dramatiq.Broker:
@@ -90,7 +173,7 @@ def make_broker(settings: Settings, middleware: list[dramatiq.Middleware] | None
     """
     broker = settings.broker
     if broker.kind == "redis":
-        return RedisBroker(
+        return RedisQueues(  # type: ignore[no-untyped-call]
             url=f"{settings.broker_redis_url}?{urlencode({'max_connections': broker.redis_pool_size})}",
             middleware=middleware or [],
             namespace=broker.redis_namespace,

@@ -126,7 +126,7 @@ class RunSettings(Section):
     max_crashes: int = Field(5, ge=1)
     drain: Literal["handover", "finish"] = "handover"
     watchdog_timeout: Duration = timedelta(seconds=60)
-    drain_deadline: Duration = timedelta(seconds=2)
+    drain_deadline: Duration = timedelta(minutes=10)
     log_ttl: Duration = timedelta(hours=24)
     append_interval: Duration = timedelta(milliseconds=10)
     append_timeout: Duration = timedelta(seconds=30)

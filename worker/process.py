@@ -14,5 +14,16 @@ class Process:
     settings: Settings
     stores: Stores
     http: AsyncClient
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once, when the process is asked to stop: no run is begun here any more."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once: live runs are handed over, new messages go back."""
+    """Set once, at the same time or after a grace: live runs are handed over."""
+
+    @property
+    def begins_runs(self) -> bool:
+        return not (self.leaving.is_set() or self.draining.is_set())
+
+    def tell(self, event: asyncio.Event) -> None:
+        """Set an event of ours from another thread."""
+        self.loop.call_soon_threadsafe(event.set)

@@ -69,7 +69,7 @@ async def drive_known(process: Process, run_id: UUID) -> None:
     if run is None or run.final:
         logger.info("run.nothing_to_do", known=run is not None)
         return
-    if process.draining.is_set():
+    if not process.begins_runs:
         stores.dispatch.send_run(run)
         return
     dead_after = process.settings.runs.dead_after

@@ -2,12 +2,8 @@
 
 import asyncio
 import contextlib
-import os
-import queue
 import signal
 import threading
-import time
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, wait
 from types import FrameType
@@ -16,21 +12,21 @@ from typing import Any
 import dramatiq
 import uvloop
 from dramatiq.asyncio import EventLoopThread, set_event_loop_thread
-from dramatiq.brokers.redis import _RedisConsumer as RedisConsumer
+from dramatiq.broker import MessageProxy
 from dramatiq.logging import get_logger
-from dramatiq.middleware import MiddlewareError
+from dramatiq.middleware import MiddlewareError, SkipMessage
 
-from services.broker import StampedConsumer
 from services.http import open_client
 from services.log import logger
 from services.runs.stores import open_stores
 from services.settings import Settings
+from worker.drain import Drain, return_to_queue
 from worker.process import Process
 from worker.sweeper import keep_sweeping
 from worker.watchdog import Watchdog
 
 BOOT_RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)
-SHUTDOWN_SECONDS = 10.0
+CLOSE_SECONDS = 8.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 BOOT_SECONDS = 5.0
@@ -61,6 +57,7 @@ class Runtime(dramatiq.Middleware):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.thread: LoopThread | None = None
+        self.drain: Drain | None = None
         self.closing: asyncio.Event | None = None
         self.closed = threading.Event()
 
@@ -90,6 +87,7 @@ class Runtime(dramatiq.Middleware):
             stores.background.spawn(keep_sweeping(stores))
             logger.info("worker.ready", instance_id=stores.instance_id)
             await self.closing.wait()
+        logger.info("worker.closed")
         self.closed.set()
 
     @contextlib.asynccontextmanager
@@ -114,13 +112,11 @@ class Runtime(dramatiq.Middleware):
     def listen_for_stop(self, worker: dramatiq.Worker) -> None:
         """Drain at the first signal; a second one (the master forwards a group's kill again) changes nothing."""
         originals = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        asked = threading.Event()
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if asked.is_set():
+            if self.drain:
                 return
-            asked.set()
-            threading.Thread(target=self.drain, args=(worker,), name="drain", daemon=True).start()
+            self.leave(worker)
             original = originals[signal.Signals(number)]
             if callable(original):
                 original(number, frame)
@@ -128,40 +124,34 @@ class Runtime(dramatiq.Middleware):
         for number in STOP_SIGNALS:
             signal.signal(number, stop)
 
-    def drain(self, worker: dramatiq.Worker) -> None:
-        """Take nothing more, give back what was prefetched, and tell live runs to hand over."""
-        logger.info("worker.draining", policy=self.settings.runs.drain)
-        if not _opened.done():
-            os._exit(0)  # nothing was begun, and what was taken is delivered again
-        try:
-            give_back(worker)
-        except Exception:
-            logger.exception("worker.not_given_back")  # the broker delivers again what is not acked
-        if self.settings.runs.drain == "finish":
-            time.sleep(self.settings.runs.drain_deadline.total_seconds())
-        if self.thread:
-            self.thread.loop.call_soon_threadsafe(_opened.result().draining.set)
+    def leave(self, worker: dramatiq.Worker) -> None:
+        if self.drain is None:
+            self.drain = Drain(self.settings.runs, worker, _opened, self.close)
+            self.drain.start()
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        """A signal that came while the worker booted was Dramatiq's alone."""
+        self.leave(worker)
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        """Dramatiq would close the log before the stores are; with a broken broker it may not even come here."""
+        if self.drain:
+            self.drain.over.wait()
+
+    def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
+        """A message that a thread has taken and not begun goes back too."""
+        if self.drain:
+            return_to_queue(self.drain.worker, message.queue_name, [message])
+            raise SkipMessage("the worker leaves")
+
+    def close(self) -> bool:
+        """Close the stores on their loop; False when that took too long."""
         if self.thread and self.closing:
             self.thread.loop.call_soon_threadsafe(self.closing.set)
-            if not self.closed.wait(timeout=SHUTDOWN_SECONDS):
-                logger.error("worker.closed_late", seconds=SHUTDOWN_SECONDS)
-
-
-def give_back(worker: dramatiq.Worker) -> None:
-    """Return the messages that no thread has begun, and stop deliveries."""
-    waiting = defaultdict(list)
-    with contextlib.suppress(queue.Empty):
-        while True:
-            message = worker.work_queue.get_nowait().message
-            waiting[message.queue_name].append(message)
-    for name, thread in worker.consumers.items():
-        if isinstance(thread.consumer, StampedConsumer):
-            thread.consumer.give_back(waiting[name])
-        elif isinstance(thread.consumer, RedisConsumer):
-            thread.consumer.prefetch = 0
-            thread.requeue_messages(waiting[name])
+        if self.closed.wait(CLOSE_SECONDS):
+            return True
+        logger.error("worker.closed_late", seconds=CLOSE_SECONDS)
+        return False
 
 
 def report(life: Any) -> None:

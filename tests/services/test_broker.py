@@ -25,8 +25,6 @@ class Channel:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
-        self.consumer_tags = ["ctag"]
-        self._impl = SimpleNamespace(basic_cancel=lambda tag: self.calls.append(("cancel", 0)))
 
     def basic_ack(self, tag: int) -> None:
         self.calls.append(("ack", tag))
@@ -80,13 +78,6 @@ def test_an_ack_of_an_earlier_channel_is_dropped() -> None:
     assert after.channel.calls == []
     after.ack(new)
     assert after.channel.calls == [("ack", 1)]
-
-
-def test_what_was_prefetched_goes_back_and_deliveries_stop() -> None:
-    now, before = consumer(), consumer()
-    now.give_back([delivery(now, 4), delivery(before, 9), delivery(now, 5)])
-    assert now.channel.calls == [("cancel", 0), ("requeue", 4), ("requeue", 5)]
-    assert now.known_tags == set()
 
 
 def test_the_broker_is_named_and_never_guessed(settings: Settings) -> None:

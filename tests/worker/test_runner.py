@@ -1,11 +1,8 @@
 import asyncio
-import queue
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -17,7 +14,7 @@ from redis.asyncio import Redis
 
 from agent import loop as agent_loop
 from agent.context import RunContext, RunFailed
-from services.broker import RUN_QUEUE, StampedConsumer, queue_length
+from services.broker import RUN_QUEUE, queue_length
 from services.runs import keys, lifecycle, stopping
 from services.runs.log_writer import LogWriter
 from services.runs.store import Run
@@ -46,7 +43,7 @@ from tests.services.runs.seeds import (
     with_runs,
 )
 from tests.worker.conftest import open_process
-from worker import runner, runtime, sweeper
+from worker import runner, sweeper
 from worker.process import Process
 
 Producer = Callable[[RunContext], Awaitable[None]]
@@ -198,8 +195,9 @@ async def is_sent(process: Process) -> bool:
     return await process.stores.dispatch.publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), 2.0) == 1
 
 
-async def test_a_draining_process_gives_a_new_message_back(process: Process) -> None:
-    process.draining.set()
+@pytest.mark.parametrize("policy", ["leaving", "draining"])
+async def test_a_process_that_was_asked_to_stop_begins_no_run_and_wakes_another(process: Process, policy: str) -> None:
+    getattr(process, policy).set()
     run = await make_run(process.stores.pool)
     assert (await drive(process, run)).status == "queued"
     await eventually(lambda: is_sent(process), within=1.0)
@@ -319,25 +317,6 @@ async def test_ids_that_redis_may_have_told_before_a_hand_over_are_not_given_out
 
 async def is_archived(process: Process, run: Run, count: int) -> bool:
     return (await row_of(process.stores.pool, run.id)).archived_events == count
-
-
-async def test_a_drain_hands_over_though_the_messages_cannot_be_given_back(process: Process) -> None:
-    class Broken(StampedConsumer):
-        def __init__(self) -> None:
-            pass
-
-        def give_back(self, messages: Sequence[Any]) -> None:
-            raise ConnectionResetError
-
-    worker: Any = SimpleNamespace(work_queue=queue.Queue(), consumers={RUN_QUEUE: SimpleNamespace(consumer=Broken())})
-    opened: Future[Process] = Future()
-    opened.set_result(process)
-    draining = runtime.Runtime(process.settings)
-    draining.thread = SimpleNamespace(loop=asyncio.get_running_loop())  # type: ignore[assignment]
-    with patch.object(runtime, "_opened", opened):
-        await asyncio.to_thread(draining.drain, worker)
-        async with asyncio.timeout(1):
-            await process.draining.wait()
 
 
 async def test_a_dead_workers_run_is_taken_over(process: Process, second: Process) -> None:

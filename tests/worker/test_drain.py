@@ -1,0 +1,181 @@
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any, cast
+from unittest.mock import patch
+from uuid import uuid4
+
+import dramatiq
+import pytest
+from dramatiq.middleware import SkipMessage
+from dramatiq.worker import ConsumerThread, _WorkQueueItem
+from pydantic import SecretStr
+
+from services.broker import (
+    OurConsumer,
+    Rabbit,
+    RedisQueues,
+    StampedConsumer,
+    make_broker,
+    queue_length,
+    run_message,
+)
+from services.settings import BrokerSettings, Settings
+from tests.conftest import named
+from worker import drain as drain_module
+from worker.drain import Drain, take_no_more
+from worker.process import Process
+from worker.runtime import Runtime
+
+PREFETCH = 3
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Rabbit | RedisQueues]:
+    kind = settings.broker
+    if request.param == "rabbitmq":
+        kind = BrokerSettings(kind="rabbitmq", url=SecretStr(named("RABBITMQ_URL")))
+    broker = cast(Rabbit | RedisQueues, make_broker(settings.model_copy(update={"broker": kind})))
+    yield broker
+    if isinstance(broker, Rabbit):
+        for suffix in ("", ".DQ", ".XQ"):
+            broker.channel.queue_delete(f"{QUEUE}{suffix}")
+    broker.close()
+
+
+QUEUE = f"drained_{uuid4().hex[:8]}"
+
+
+def message() -> dramatiq.Message[Any]:
+    return run_message(uuid4(), uuid4(), uuid4(), "demo/echo").copy(queue_name=QUEUE)
+
+
+class Consuming:
+    """A worker's consumer on a real broker, iterated as its thread would; nothing is begun."""
+
+    def __init__(self, broker: Rabbit | RedisQueues) -> None:
+        self.broker = broker
+        self.work_queue = queue.PriorityQueue[_WorkQueueItem]()
+        self.workers: list[threading.Thread] = []
+        self.thread = ConsumerThread(
+            broker=broker, queue_name=QUEUE, prefetch=PREFETCH, work_queue=self.work_queue, worker_timeout=20
+        )
+        self.consumers = {QUEUE: self.thread}
+        self.thread.consumer = broker.consume(QUEUE, PREFETCH, 20)
+
+    @property
+    def consumer(self) -> OurConsumer:
+        assert isinstance(self.thread.consumer, OurConsumer)
+        return self.thread.consumer
+
+    def take(self) -> Any:
+        for _ in range(100):
+            if taken := next(self.consumer):
+                return taken
+        raise AssertionError("nothing was delivered")
+
+    def wait_for(self, length: int) -> None:
+        """Let the consumer's connection work until so many messages wait in the queue again."""
+        for _ in range(100):
+            assert next(self.consumer) is None
+            if queue_length(self.broker, QUEUE) == length:
+                return
+        raise AssertionError(f"{queue_length(self.broker, QUEUE)} messages wait, not {length}")
+
+    @property
+    def worker(self) -> dramatiq.Worker:
+        return cast(dramatiq.Worker, self)
+
+
+def test_messages_that_no_thread_has_begun_go_back_when_a_worker_leaves(broker: Rabbit | RedisQueues) -> None:
+    consuming = Consuming(broker)
+    for _ in range(PREFETCH):
+        broker.enqueue(message())
+    for _ in range(PREFETCH - 1):
+        consuming.work_queue.put(_WorkQueueItem(0, consuming.take()))
+    assert queue_length(broker, QUEUE) < PREFETCH
+    take_no_more(consuming.worker)
+    consuming.wait_for(PREFETCH)
+    broker.enqueue(message())
+    consuming.wait_for(PREFETCH + 1)
+    consuming.consumer.close()
+
+
+def test_a_message_that_a_thread_has_taken_and_not_begun_goes_back(
+    broker: Rabbit | RedisQueues, settings: Settings
+) -> None:
+    consuming = Consuming(broker)
+    broker.enqueue(message())
+    taken = consuming.take()
+    runtime = Runtime(settings)
+    runtime.before_process_message(broker, taken)
+    runtime.drain = Drain(settings.runs, consuming.worker, Future(), lambda: True)
+    with pytest.raises(SkipMessage):
+        runtime.before_process_message(broker, taken)
+    consuming.consumer.ack(taken)
+    consuming.consumer.cancel()
+    consuming.wait_for(1)
+    consuming.consumer.close()
+
+
+def test_a_connection_that_comes_back_while_a_worker_leaves_takes_nothing(broker: Rabbit | RedisQueues) -> None:
+    broker.leaving = True
+    consuming = Consuming(broker)
+    broker.enqueue(message())
+    consuming.wait_for(1)
+    for _ in range(10):
+        assert next(consuming.consumer) is None
+    assert queue_length(broker, QUEUE) == 1
+
+
+def leaving(process: Process, worker: dramatiq.Worker, **settings: Any) -> Drain:
+    opened: Future[Process] = Future()
+    opened.set_result(process)
+    return Drain(process.settings.runs.model_copy(update=settings), worker, opened, lambda: True)
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+async def test_a_drain_hands_over_though_the_messages_cannot_be_given_back(
+    process: Process, broker: Rabbit | RedisQueues
+) -> None:
+    consuming = Consuming(broker)
+    broker.enqueue(message())
+    consuming.work_queue.put(_WorkQueueItem(0, consuming.take()))
+    assert isinstance(consuming.consumer, StampedConsumer)
+    consuming.consumer.connection.close()
+    assert await asyncio.to_thread(leaving(process, consuming.worker).leave, process)
+    assert process.draining.is_set()
+    assert queue_length(broker, QUEUE) == 1, "RabbitMQ itself gives back what a lost connection held"
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+async def test_finishing_tells_live_runs_to_hand_over_at_the_deadline_and_no_sooner(
+    process: Process, broker: Rabbit | RedisQueues
+) -> None:
+    consuming = Consuming(broker)
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    consuming.workers.append(thread)
+    drain = leaving(process, consuming.worker, drain="finish", drain_deadline=timedelta(seconds=0.5))
+    task = asyncio.create_task(asyncio.to_thread(drain.leave, process))
+    async with asyncio.timeout(2.5):
+        await process.leaving.wait()
+        began = time.monotonic()
+        await process.draining.wait()
+    assert time.monotonic() - began > 0.4
+    over.set()
+    assert await task
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+async def test_a_drain_does_not_wait_for_ever(process: Process, broker: Rabbit | RedisQueues) -> None:
+    consuming = Consuming(broker)
+    consuming.workers.append(threading.current_thread())
+    with patch.object(drain_module, "HAND_OVER_PATIENCE", timedelta(seconds=0.2)):
+        async with asyncio.timeout(2.5):
+            assert not await asyncio.to_thread(leaving(process, consuming.worker).leave, process)
