@@ -324,8 +324,7 @@ class Publisher:
             try:
                 job = self.outbox.get(timeout=self.interval)
             except queue.Empty:
-                self.keep_alive()
-                continue
+                job = self.keep_alive
             if job is None:
                 break
             self.do(job)
@@ -336,6 +335,7 @@ class Publisher:
             job()
         except Exception:
             logger.exception("publisher.job_failed")
+            self.drop_connection()
 
     def keep_alive(self) -> None:
         """Answer RabbitMQ's heartbeats while there is nothing to send."""
@@ -346,3 +346,9 @@ class Publisher:
             connection.process_data_events(0)
         except Broken as error:
             logger.info("publisher.connection_lost", error=repr(error))
+            self.drop_connection()
+
+    def drop_connection(self) -> None:
+        """Have the next job make a connection: pika's can only raise once it is lost, and not always what it says."""
+        if isinstance(self.broker, RabbitmqBroker):
+            del self.broker.connection

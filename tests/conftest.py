@@ -25,6 +25,7 @@ OUR_REDIS, BROKER_REDIS = 14, 15
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run only the tests marked slow: real durations")
+    parser.addoption("--table", metavar="FILE", help="write what the faults came to into the table of this document")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self, TypeVar, cast
 from uuid import UUID, uuid4
 
 import orjson
-from httpx2 import AsyncClient, Limits, Response, Timeout, TransportError
+from httpx2 import AsyncBaseTransport, AsyncClient, Limits, Response, Timeout, TransportError
 
 from services.tokens import sign_access_token
 from tests.waiting import eventually
@@ -145,8 +145,9 @@ class Started:
 class Client:
     """One signed-in user of an API at `url`."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, transport: AsyncBaseTransport | None = None) -> None:
         self.http = AsyncClient(
+            transport=transport,
             base_url=f"{url}/api",
             headers={"Authorization": f"Bearer {token}"},
             timeout=Timeout(30.0, read=90.0),
@@ -155,8 +156,10 @@ class Client:
         )
 
     @classmethod
-    def signed_in(cls, url: str, secret: str, user_id: UUID | None = None) -> Self:
-        return cls(url, sign_access_token(secret, user_id or uuid4(), lifetime=timedelta(hours=1)))
+    def signed_in(
+        cls, url: str, secret: str, user_id: UUID | None = None, transport: AsyncBaseTransport | None = None
+    ) -> Self:
+        return cls(url, sign_access_token(secret, user_id or uuid4(), lifetime=timedelta(hours=1)), transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -164,8 +167,13 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.http.aclose()
 
-    async def initiate(self, model: str = "demo/echo", prompt: str = "Hello there", **fields: Any) -> Started:
-        answer = await self.http.post("/agent/initiate", data={"prompt": prompt, "model_name": model, **fields})
+    async def initiate(
+        self, model: str = "demo/echo", prompt: str = "Hello there", *, key: str | None = None, **fields: Any
+    ) -> Started:
+        """`key` makes it safe to ask again after a broken connection."""
+        headers = {"Idempotency-Key": key} if key else {}
+        data = {"prompt": prompt, "model_name": model, **fields}
+        answer = await self.http.post("/agent/initiate", data=data, headers=headers)
         made = answer.raise_for_status().json()
         return Started(made["agent_run_id"], made["thread_id"], made["project_id"])
 

@@ -51,6 +51,8 @@ class Operated:
     name: str
     process: "subprocess.Popen[bytes]"
     log: Path
+    port: int = 0
+    """Where an API listens."""
 
     @property
     def text(self) -> str:
@@ -59,6 +61,11 @@ class Operated:
     def said(self, pattern: str) -> int:
         """How many lines of the log `pattern` is found in."""
         return sum(bool(re.search(pattern, line)) for line in self.text.splitlines())
+
+    @property
+    def instances(self) -> list[str]:
+        """The instance ids of a worker's processes, once they are ready."""
+        return re.findall(r"worker\.ready.*?instance_id=(\w+)", self.text)
 
     @property
     def children(self) -> list[int]:
@@ -90,7 +97,7 @@ class Operated:
 
 @dataclass
 class Deployment:
-    """One API and its workers on a database of their own. `environment` overrides what the stores' fixtures say."""
+    """APIs and workers on a database of their own. `environment` overrides what the stores' fixtures say."""
 
     folder: Path
     broker: str
@@ -142,13 +149,15 @@ class Deployment:
         self.operated.append(started)
         return started
 
-    async def start_api(self) -> Operated:
-        """An API on this deployment's port, once it answers."""
-        options = ["--host", "127.0.0.1", "--port", str(self.port), "--loop", "uvloop", "--http", "httptools"]
+    async def start_api(self, port: int | None = None) -> Operated:
+        """An API on `port` (the deployment's own), once it answers."""
+        port = port or self.port
+        options = ["--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools"]
         api = self.launch(
             "api", "uvicorn", "--factory", "api.app:create_app", *options, "--no-access-log",
             "--timeout-graceful-shutdown", "5",
         )  # fmt: skip
+        api.port = port
         await until(lambda: self.answers(api), within=START_SECONDS, every=0.05, says="the API did not answer")
         return api
 
@@ -156,7 +165,7 @@ class Deployment:
         assert api.running, f"{api.name} exited:\n{api.text}"
         async with AsyncClient(trust_env=False) as http:
             try:
-                return (await http.get(f"{self.url}/api/health")).status_code == 200
+                return (await http.get(f"http://127.0.0.1:{api.port}/api/health")).status_code == 200
             except TransportError:
                 return False
 
@@ -170,8 +179,13 @@ class Deployment:
         return [one for one in self.operated if one.name.startswith("worker") and one.running]
 
     @property
+    def apis(self) -> list[Operated]:
+        """Those that run."""
+        return [one for one in self.operated if one.name.startswith("api") and one.running]
+
+    @property
     def api(self) -> Operated | None:
-        return next((one for one in self.operated if one.name.startswith("api") and one.running), None)
+        return next(iter(self.apis), None)
 
     async def refill(self, workers: int) -> None:
         """Start what an earlier test has killed, end what it has added."""
@@ -204,8 +218,7 @@ class Deployment:
         async def look() -> Operated | None:
             rows = await self.rows("SELECT instance_id FROM agent_runs WHERE id = $1", UUID(run_id))
             instance_id = rows[0]["instance_id"]
-            ready = rf"worker\.ready.*instance_id={instance_id}"
-            return next((one for one in self.operated if instance_id and one.said(ready)), None)
+            return next((one for one in self.operated if instance_id in one.instances), None)
 
         found = await until(look, within=within, says="no worker drives the run")
         assert found
@@ -217,6 +230,13 @@ class Deployment:
         try:
             rows: list[asyncpg.Record] = await conn.fetch(query, *values)
             return rows
+        finally:
+            await conn.close()
+
+    async def execute(self, statements: str) -> None:
+        conn = await asyncpg.connect(self.database_url)
+        try:
+            await conn.execute(statements)
         finally:
             await conn.close()
 

@@ -1,6 +1,8 @@
+import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -175,3 +177,19 @@ async def test_closing_sends_what_is_queued(settings: Settings, empty_queue: Red
     publisher.open()
     await publisher.close()
     assert await empty_queue.llen("dramatiq:agent_runs") == 20
+
+
+async def test_a_publisher_that_idles_through_an_outage_sends_again_when_rabbitmq_is_back(settings: Settings) -> None:
+    async with Proxy(named("RABBITMQ_URL")) as proxy:
+        names = {"kind": "rabbitmq", "url": SecretStr(proxy.url), "heartbeat": timedelta(seconds=1)}
+        publisher = Publisher(settings.model_copy(update={"broker": settings.broker.model_copy(update=names)}))
+        publisher.open()
+        await publisher.ping(5.0)
+        proxy.refuse()
+        await asyncio.sleep(3 * publisher.interval)
+        proxy.restore()
+        answers: list[bool] = []
+        assert publisher.send(message(), answers.append)
+        await eventually(lambda: answers == [True], within=10)
+        await publisher.call(lambda broker: broker.flush(RUN_QUEUE), 5.0)
+        await publisher.close()

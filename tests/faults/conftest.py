@@ -1,0 +1,65 @@
+"""One lab for all faults, made whole before each; what each came to is written into the table that is asked for."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.faults.lab import REAL, SCALED, Lab, open_lab
+from tests.faults.report import Report
+
+opened = pytest.StashKey[Lab]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the logs of the processes of its lab."""
+    report = yield
+    if report.failed and (lab := item.stash.get(opened, None)):
+        report.sections += lab.deployment.logs()
+    return report
+
+
+@pytest.fixture(scope="session")
+def report(request: pytest.FixtureRequest) -> Iterator[Report]:
+    report = Report()
+    yield report
+    if path := request.config.getoption("--table"):
+        report.write(Path(path))
+
+
+@pytest.fixture(scope="session")
+def lab_folder() -> Iterator[Path]:
+    """A folder that the user of PostgreSQL may pass through, unlike `tmp_path`."""
+    path = Path(tempfile.mkdtemp(prefix="longrun-lab-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def standing_lab(lab_folder: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    scale = REAL if request.config.getoption("--slow") else SCALED
+    stack = AsyncExitStack()
+    with asyncio.Runner() as runner:
+        lab = runner.run(stack.enter_async_context(open_lab(lab_folder, scale, workers=2)))
+        try:
+            yield lab
+        finally:
+            runner.run(stack.aclose())
+
+
+@pytest.fixture
+async def lab(standing_lab: Lab, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    request.node.stash[opened] = standing_lab
+    async with standing_lab.signed_in():
+        await standing_lab.whole()
+        standing_lab.deployment.begin_test()
+        yield standing_lab
+        standing_lab.load.abandon()

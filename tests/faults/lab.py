@@ -1,0 +1,214 @@
+"""The lab: private stores, two APIs and several workers, a load on them, and the clock of a recovery."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+from uuid import UUID, uuid4
+
+from pydantic import SecretStr
+
+from services.broker import make_broker, run_message
+from services.settings import BrokerSettings, Settings
+from tests.acceptance.client import Client, follow, until
+from tests.acceptance.operators import SECRET, Deployment, Operated, free_port
+from tests.faults.load import Load, Rotation, Watched, accepted
+from tests.faults.servers import Servers
+from tests.waiting import eventually
+
+APIS = 2
+TABLES = ("agent_runs", "agent_run_event_blocks", "messages", "threads", "projects")
+REFUSE_ROWS = "\n".join(
+    [
+        "CREATE FUNCTION refuse_rows() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$;",
+        *(
+            f"CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON {table} EXECUTE FUNCTION refuse_rows();"
+            for table in TABLES
+        ),
+    ]
+)
+SETTLE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Settings of API and workers, and what an outage of so many real seconds lasts here."""
+
+    names: dict[str, str]
+    factor: float = 1.0
+
+    def seconds(self, real: float) -> float:
+        return real * self.factor
+
+
+SCALED = Scale(
+    {
+        "RUN_LOCK_TTL": "1.5s",
+        "RUN_HEARTBEAT_INTERVAL": "0.5s",
+        "RUN_DEAD_AFTER": "1.5s",
+        "RUN_SWEEP_INTERVAL": "0.2s",
+        "RUN_RESEND_AFTER": "0.5s",
+        "RUN_CLOSE_AFTER": "0.5s",
+        "RUN_ARCHIVE_INTERVAL": "0.1s",
+        "STREAM_SILENCE": "0.5s",
+        "REDIS_SOCKET_TIMEOUT": "0.5s",
+        "REDIS_CONNECT_TIMEOUT": "0.5s",
+        "REDIS_PING_INTERVAL": "0.5s",
+        "POSTGRES_COMMAND_TIMEOUT": "1s",
+        "POSTGRES_CONNECT_TIMEOUT": "0.5s",
+        "RABBITMQ_HEARTBEAT": "2s",
+        "RABBITMQ_BLOCKED_CONNECTION_TIMEOUT": "1s",
+        "RABBITMQ_SOCKET_TIMEOUT": "1s",
+        "RABBITMQ_STACK_TIMEOUT": "2s",
+        "RABBITMQ_CONNECTION_ATTEMPTS": "1",
+    },
+    factor=0.1,
+)
+"""A tenth of the real durations."""
+REAL = Scale({})
+
+
+@dataclass(frozen=True)
+class Struck:
+    """What a fault says of itself: the runs that must be taken over, and since when a recovery counts (default: now)."""
+
+    runs: list[Watched] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class Lab:
+    servers: Servers
+    deployment: Deployment
+    scale: Scale
+    workers: int
+    threads: int
+    client: Client = field(init=False)
+    load: Load = field(init=False)
+
+    def seconds(self, real: float) -> float:
+        """How long an outage of `real` seconds lasts here."""
+        return self.scale.seconds(real)
+
+    @asynccontextmanager
+    async def signed_in(self) -> AsyncIterator[None]:
+        """A client that any of the APIs serves, on the event loop of whoever asks."""
+        rotation = Rotation(lambda: [api.port for api in self.deployment.apis])
+        async with Client.signed_in("http://127.0.0.1", SECRET, transport=rotation) as self.client:
+            self.load = Load(self.client)
+            yield
+
+    async def whole(self) -> None:
+        """Start whatever a fault has ended."""
+        await self.servers.up()
+        for surplus in (*self.deployment.workers[self.workers :], *self.deployment.apis[APIS:]):
+            surplus.end()
+        missing = APIS - len(self.deployment.apis), self.workers - len(self.deployment.workers)
+        await asyncio.gather(
+            *(self.deployment.start_api(free_port()) for _ in range(missing[0])),
+            self.deployment.start_workers(missing[1], threads=self.threads),
+        )
+
+    def new_load(self, *, chunks: int, delay_ms: int, readers: int) -> Load:
+        self.load = Load(self.client, chunks, delay_ms, readers)
+        return self.load
+
+    async def driven_by(self, *workers: Operated) -> list[Watched]:
+        """The runs of the load that these workers drive now."""
+        rows = await self.deployment.rows(
+            "SELECT id FROM agent_runs WHERE status = 'running' AND instance_id = ANY($1)",
+            [instance for worker in workers for instance in worker.instances],
+        )
+        ids = {str(row["id"]) for row in rows}
+        return [one for one in self.load.live if one.started.run_id in ids]
+
+    async def busiest(self) -> tuple[Operated, list[Watched]]:
+        """The worker that drives the most runs of the load, and those."""
+
+        async def look() -> tuple[Operated, list[Watched]] | None:
+            driven = [(worker, await self.driven_by(worker)) for worker in self.deployment.workers]
+            worker, runs = max(driven, key=lambda pair: len(pair[1]))
+            return (worker, runs) if runs else None
+
+        return cast(tuple[Operated, list[Watched]], await until(look, within=SETTLE_SECONDS, says="no run is live"))
+
+    async def all_completed(self, run_ids: Sequence[str]) -> None:
+        runs = await asyncio.gather(*(self.client.get(run_id, wait_seconds=60) for run_id in run_ids))
+        assert {run["status"] for run in runs} == {"completed"}, runs
+
+    async def send(self, run_ids: Sequence[str]) -> None:
+        """Messages for these runs, as a publisher that repeats itself would send them."""
+        url = self.servers.rabbitmq_url
+        settings = Settings(broker=BrokerSettings(kind="rabbitmq", url=SecretStr(url)))
+        broker = make_broker(settings)
+        for run_id in run_ids:
+            await asyncio.to_thread(broker.enqueue, run_message(UUID(run_id), uuid4(), uuid4(), "demo/echo"))
+        await asyncio.to_thread(broker.close)
+
+    @asynccontextmanager
+    async def full_disk(self) -> AsyncIterator[None]:
+        """Postgres has no room: its disk is full, or, where we may not mount one, it says so of every new row."""
+        if self.servers.disk.mounted:
+            await asyncio.to_thread(self.servers.disk.fill)
+            yield
+            self.servers.disk.free()
+            return
+        await self.deployment.execute(REFUSE_ROWS)
+        yield
+        await self.deployment.execute("DROP FUNCTION refuse_rows CASCADE")
+
+    async def probe(self) -> float:
+        """When a new run, accepted after however many tries, had completed."""
+        started = await accepted(self.client.initiate)
+        events = await follow(self.client, started.run_id, SETTLE_SECONDS)
+        assert events[-1].final == "completed", events[-1]
+        return time.monotonic()
+
+    async def recovery(self, struck: Struck) -> float:
+        """Seconds until every struck run was taken over, every other one went on and a new one completed."""
+        probing = asyncio.create_task(self.probe())
+        others = [one for one in self.load.watched if one not in struck.runs]
+        gone_on = [await taken_over(one, struck.since) for one in struck.runs]
+        gone_on += [await went_on(one, struck.since) for one in others]
+        return max(*gone_on, await probing) - struck.since
+
+
+async def taken_over(run: Watched, since: float) -> float:
+    return await moment(run, lambda: run.seen_since(since, "run_resumed"), "is not taken over")
+
+
+async def went_on(run: Watched, since: float) -> float:
+    return await moment(run, lambda: run.seen_since(since) or (since if run.over else None), "does not go on")
+
+
+async def moment(run: Watched, look: Callable[[], float | None], what: str) -> float:
+    return cast(float, await eventually(look, within=SETTLE_SECONDS, says=f"run {run.started.run_id} {what}"))
+
+
+@asynccontextmanager
+async def open_lab(folder: Path, scale: Scale, *, workers: int, threads: int = 16) -> AsyncIterator[Lab]:
+    """Stores, two APIs and so many workers; each worker has one process of `threads` - 1 runs."""
+    servers = await Servers.prepare(folder)
+    names = {**scale.names, "RABBITMQ_URL": servers.rabbitmq_url}
+    deployment = Deployment(folder, "rabbitmq", servers.database_url, names, redis_url=servers.redis_url)
+    try:
+        await servers.up()
+        await migrate(servers.database_url)
+        yield Lab(servers, deployment, scale, workers, threads)
+    finally:
+        deployment.close()
+        await servers.down()
+
+
+async def migrate(database_url: str) -> None:
+    environment = {**os.environ, "DATABASE_URL": database_url}
+    await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "migrations"], env=environment, check=True, capture_output=True
+    )

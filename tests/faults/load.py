@@ -1,0 +1,209 @@
+"""Runs that are watched by readers who come back whatever happens, and what must be true of them in the end."""
+
+import asyncio
+import random
+import time
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+from uuid import uuid4
+
+from httpx2 import AsyncBaseTransport, AsyncHTTPTransport, ConnectError, HTTPStatusError, Limits, Request, Response
+from httpx2 import TransportError as Broken
+
+from agent.llm.demo import lorem
+from tests.acceptance.client import Client, Event, Started, check_whole_log, streamed_text
+from tests.waiting import eventually
+
+T = TypeVar("T")
+
+TRY_AGAIN_SECONDS = 0.1
+UNAVAILABLE = 503
+FLOWING = 8
+
+
+class Rotation(AsyncBaseTransport):
+    """Each request goes to the next API process, past those that refuse: what stands before several of them does."""
+
+    def __init__(self, ports: Callable[[], Sequence[int]]) -> None:
+        self.ports = ports
+        self.turn = 0
+        self.inner = AsyncHTTPTransport(limits=Limits(max_connections=None))
+
+    async def handle_async_request(self, request: Request) -> Response:
+        self.turn += 1
+        ports = self.ports()
+        for n in range(len(ports)):
+            request.url = request.url.copy_with(port=ports[(self.turn + n) % len(ports)])
+            with suppress(ConnectError):
+                return await self.inner.handle_async_request(request)
+        raise ConnectError("no API process takes connections", request=request)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+async def accepted(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until the answer is neither a broken connection nor 503."""
+    while True:
+        try:
+            return await ask()
+        except HTTPStatusError as error:
+            if error.response.status_code != UNAVAILABLE:
+                raise
+        except Broken:
+            pass
+        await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+
+@dataclass
+class Reading:
+    """What one reader saw, and when (`time.monotonic()`)."""
+
+    events: list[Event] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    connections: int = 0
+
+    @property
+    def after(self) -> int | None:
+        return self.events[-1].id if self.events else None
+
+    @property
+    def over(self) -> bool:
+        return bool(self.events) and self.events[-1].final is not None
+
+
+@dataclass
+class Watched:
+    """One run and its readers."""
+
+    started: Started
+    readings: list[Reading]
+    tasks: "list[asyncio.Task[None]]"
+
+    @property
+    def over(self) -> bool:
+        return all(reading.over for reading in self.readings)
+
+    def seen_since(self, moment: float, status_type: str | None = None) -> float | None:
+        """When the slowest of its readers first saw an event (of this type, or the last one) after `moment`."""
+        seen = [first_since(reading, moment, status_type) for reading in self.readings]
+        known = [when for when in seen if when is not None]
+        return max(known) if len(known) == len(seen) else None
+
+
+def first_since(reading: Reading, moment: float, status_type: str | None) -> float | None:
+    start = bisect_left(reading.times, moment)
+    for event, when in zip(reading.events[start:], reading.times[start:], strict=True):
+        if status_type is None or event.status_type == status_type or event.final:
+            return when
+    return None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a load came to."""
+
+    runs: int
+    readers: int
+    events: int
+    resumes: int
+    attempts: int
+    void: int
+
+    def __str__(self) -> str:
+        void = f", {self.void} void ids" if self.void else ""
+        return (
+            f"{self.runs} of {self.runs} runs completed; {self.readers} readers saw the same {self.events} events"
+            f" over {self.resumes} reconnects{void}; at most {self.attempts} attempts"
+        )
+
+
+@dataclass
+class Load:
+    """Demo runs of `chunks` chunks `delay_ms` apart, each with `readers` readers."""
+
+    client: Client
+    chunks: int = 120
+    delay_ms: int = 25
+    readers: int = 2
+    watched: list[Watched] = field(default_factory=list)
+
+    async def begin(self, count: int) -> None:
+        """Start so many runs and their readers."""
+        self.watched += await asyncio.gather(*(self.watch() for _ in range(count)))
+
+    async def watch(self) -> Watched:
+        model = f"demo/lorem?chunks={self.chunks}&delay_ms={self.delay_ms}"
+        key = str(uuid4())
+        started = await accepted(lambda: self.client.initiate(model, key=key))
+        readings = [Reading() for _ in range(self.readers)]
+        tasks = [asyncio.create_task(read(self.client, started.run_id, reading)) for reading in readings]
+        return Watched(started, readings, tasks)
+
+    @property
+    def live(self) -> list[Watched]:
+        return [one for one in self.watched if not one.over]
+
+    async def flowing(self) -> None:
+        """Once every reader has seen some chunks."""
+        await eventually(
+            lambda: all(len(reading.events) >= FLOWING for one in self.watched for reading in one.readings),
+            within=60,
+            says="not every run flows",
+        )
+
+    async def finish(self, within: float) -> Tally:
+        """Wait for all readers, then check every run. Raises: AssertionError."""
+        try:
+            async with asyncio.timeout(within):
+                await asyncio.gather(*(task for one in self.watched for task in one.tasks))
+        except TimeoutError:
+            raise AssertionError(f"still unfinished: {[one.started.run_id for one in self.live]}") from None
+        rows = await asyncio.gather(*(self.check(one) for one in self.watched))
+        readings = [reading for one in self.watched for reading in one.readings]
+        return Tally(
+            runs=len(self.watched),
+            readers=len(readings),
+            events=sum(len(one.readings[0].events) for one in self.watched),
+            resumes=sum(reading.connections - 1 for reading in readings),
+            attempts=max(rows, default=0),
+            void=sum(event.status_type == "void" for one in self.watched for event in one.readings[0].events),
+        )
+
+    async def check(self, watched: Watched) -> int:
+        """One run: its log, its readers, its message and its row agree. The attempts it took."""
+        run = await self.client.get(watched.started.run_id)
+        assert run["status"] == "completed", run
+        first, *others = (reading.events for reading in watched.readings)
+        check_whole_log(first, "completed")
+        assert all(other == first for other in others), f"the readers of {run['id']} differ"
+        told = "".join(lorem(self.chunks))
+        assert streamed_text(first) == told, f"the text of {run['id']}"
+        assert [event.content["content"] for event in first if event.stream_status == "complete"] == [told]
+        stored = [said["content"]["content"] for said in (await self.client.messages(watched.started.thread_id))[1:]]
+        assert stored == [told], f"the messages of {run['id']}"
+        again = await self.client.read(watched.started.run_id)
+        assert again == first, f"another log of {run['id']} after its end"
+        return int(run["attempt"])
+
+    def abandon(self) -> None:
+        for one in self.watched:
+            for task in one.tasks:
+                task.cancel()
+
+
+async def read(client: Client, run_id: str, reading: Reading) -> None:
+    """A run's whole log as an EventSource gets it: connecting again whenever a stream ends before the last event."""
+    while not reading.over:
+        reading.connections += 1
+        with suppress(Broken):
+            async with client.stream(run_id, reading.after) as stream:
+                assert stream.status == 200, f"{stream.status}: an EventSource would give up"
+                async for event in stream:
+                    reading.events.append(event)
+                    reading.times.append(time.monotonic())
+        await asyncio.sleep(random.uniform(0.05, 0.15))
+

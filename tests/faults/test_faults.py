@@ -1,0 +1,44 @@
+"""Every fault once: all runs complete, their readers lose nothing, and the system recovers in time."""
+
+import pytest
+
+from tests.faults.catalogue import FAULTS, Fault
+from tests.faults.lab import Lab
+from tests.faults.report import Report, Row
+
+RUNS, READERS = 6, 2
+CHUNKS = 120
+SCALED_RUN_SECONDS, REAL_RUN_SECONDS = 3.0, 30.0
+PATIENCE = 5.0
+"""How many times a promise a test waits for it; the figure itself is in the table."""
+FLOOR_SECONDS = 2.0
+"""What a recovery may always take: scaled promises are shorter than a server's start."""
+
+
+async def suffer(lab: Lab, fault: Fault, run_seconds: float) -> Row:
+    """A load, the fault, the recovery, and the end of all runs."""
+    load = lab.new_load(chunks=CHUNKS, delay_ms=int(run_seconds / CHUNKS * 1000), readers=READERS)
+    await load.begin(RUNS)
+    await load.flowing()
+    async with fault.strike(lab) as struck:
+        seconds = await lab.recovery(struck)
+    tally = await load.finish(within=30 + 3 * run_seconds)
+    await lab.deployment.check_settled(within=30)
+    return Row(fault.name, seconds, fault.within, str(tally))
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.name)
+async def test_all_runs_complete_and_nothing_is_lost(lab: Lab, report: Report, fault: Fault) -> None:
+    run_seconds = max(SCALED_RUN_SECONDS, lab.seconds(fault.run_seconds))
+    row = await suffer(lab, fault, run_seconds)
+    assert row.seconds < max(PATIENCE * lab.seconds(fault.within), 5 * FLOOR_SECONDS), row
+    report.add(row)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.name)
+async def test_all_runs_complete_with_real_durations(lab: Lab, report: Report, fault: Fault) -> None:
+    row = await suffer(lab, fault, max(REAL_RUN_SECONDS, fault.run_seconds))
+    assert row.seconds < PATIENCE * fault.within, row
+    report.add(row)
