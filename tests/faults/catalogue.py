@@ -19,28 +19,34 @@ from tests.waiting import eventually
 TAKE_OVER, HAND_OVER, BACK = 20.0, 2.0, 20.0
 """Promises in seconds: a dead worker's runs, an asked worker's runs, a store that is back."""
 
+CONSUMER_TIMED_OUT = "has timed out waiting for delivery acknowledgement"
 RESCUE = r"sweeper\.sent.*driver dead"
 
+Striking = Callable[[Lab], AsyncIterator[Struck]]
 Strike = Callable[[Lab], AbstractAsyncContextManager[Struck]]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`within`: seconds, real ones, until the system must have recovered. `run_seconds`: how long a run must last."""
+    """`within`: real seconds until the system must have recovered.
+
+    A run must last for `outage` (real seconds, scaled) and `starts`: what servers take to start, never scaled.
+    """
 
     name: str
     strike: Strike
     within: float
-    run_seconds: float
+    outage: float
+    starts: float
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, within: float, run_seconds: float = 0.0) -> Callable[[Callable[[Lab], AsyncIterator[Struck]]], Strike]:
-    def register(function: Callable[[Lab], AsyncIterator[Struck]]) -> Strike:
+def fault(name: str, within: float, *, outage: float = 0.0, starts: float = 0.0) -> Callable[[Striking], Strike]:
+    def register(function: Striking) -> Strike:
         strike = asynccontextmanager(function)
-        FAULTS[name] = Fault(name, strike, within, run_seconds)
+        FAULTS[name] = Fault(name, strike, within, outage, starts)
         return strike
 
     return register
@@ -83,7 +89,7 @@ async def worker_group_asked(lab: Lab) -> AsyncIterator[Struck]:
         yield struck
 
 
-@fault("worker SIGSTOP 60 s, then CONT", TAKE_OVER, run_seconds=90)
+@fault("worker SIGSTOP 60 s, then CONT", TAKE_OVER, outage=60)
 async def worker_stopped_and_continued(lab: Lab) -> AsyncIterator[Struck]:
     """A zombie: it wakes up with runs in hand that another worker drives by now."""
     worker, runs = await lab.busiest()
@@ -101,7 +107,7 @@ async def api_killed(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("API rolling restart", BACK)
+@fault("API rolling restart", BACK, starts=8)
 async def apis_replaced(lab: Lab) -> AsyncIterator[Struck]:
     for old in lab.deployment.apis:
         await lab.deployment.start_api(free_port())
@@ -110,7 +116,7 @@ async def apis_replaced(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("workers' rolling restart", HAND_OVER)
+@fault("workers' rolling restart", HAND_OVER, starts=12)
 async def workers_replaced(lab: Lab) -> AsyncIterator[Struck]:
     for old in lab.deployment.workers:
         await lab.deployment.start_workers(1, threads=lab.threads)
@@ -119,42 +125,45 @@ async def workers_replaced(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("RabbitMQ restart", BACK)
+@fault("RabbitMQ restart", BACK, starts=8)
 async def rabbitmq_restarted(lab: Lab) -> AsyncIterator[Struck]:
     await lab.servers.rabbitmq.restart()
     yield Struck()
 
 
-@fault("RabbitMQ kill -9", BACK)
+@fault("RabbitMQ kill -9", BACK, starts=8)
 async def rabbitmq_killed(lab: Lab) -> AsyncIterator[Struck]:
     await lab.servers.rabbitmq.kill()
     await lab.servers.rabbitmq.start()
     yield Struck()
 
 
-@fault("RabbitMQ connections closed under live runs", BACK)
+@fault("RabbitMQ connections closed under live runs", BACK, starts=3)
 async def rabbitmq_connections_closed(lab: Lab) -> AsyncIterator[Struck]:
     await lab.servers.rabbitmq.ctl("close_all_connections", "a fault of the lab")
     yield Struck()
 
 
-@fault("RabbitMQ consumer_timeout below a run's length", BACK, run_seconds=40)
+@fault("RabbitMQ consumer_timeout below a run's length", BACK, outage=15, starts=8)
 async def rabbitmq_consumer_timeout(lab: Lab) -> AsyncIterator[Struck]:
     """Every unacked message of a channel is delivered again while its run is live."""
-    ctl = lab.servers.rabbitmq.ctl
+    node, ctl = lab.servers.rabbitmq, lab.servers.rabbitmq.ctl
+    before = node.log.count(CONSUMER_TIMED_OUT)
     await ctl("eval", consumer_timeout(int(lab.seconds(10) * 1000), tick_ms=500))
     await ctl("close_all_connections", "the new limit counts for new channels")
-    await eventually(lambda: "consumer ack timed out" in lab.servers.rabbitmq.log, within=60, every=0.2)
+    await lab.load.begin(2)  # the messages of the others were given up with their channels
+    await eventually(lambda: node.log.count(CONSUMER_TIMED_OUT) > before, within=60, every=0.2)
     await ctl("eval", consumer_timeout(86_400_000, tick_ms=60_000))
     await ctl("close_all_connections", "the old limit counts again")
     yield Struck()
 
 
 def consumer_timeout(timeout_ms: int, tick_ms: int) -> str:
-    return f"application:set_env(rabbit,consumer_timeout,{timeout_ms}),application:set_env(rabbit,channel_tick_interval,{tick_ms})."
+    names = {"consumer_timeout": timeout_ms, "channel_tick_interval": tick_ms}
+    return ",".join(f"application:set_env(rabbit,{name},{value})" for name, value in names.items()) + "."
 
 
-@fault("RabbitMQ memory alarm while publishing", BACK)
+@fault("RabbitMQ memory alarm while publishing", BACK, outage=10, starts=5)
 async def rabbitmq_memory_alarm(lab: Lab) -> AsyncIterator[Struck]:
     """Publishers are blocked: starting goes on, what was accepted begins when the alarm is over."""
     await lab.servers.rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1")
@@ -168,7 +177,7 @@ async def rabbitmq_memory_alarm(lab: Lab) -> AsyncIterator[Struck]:
     await lab.all_completed([run.run_id for run in accepted])
 
 
-@fault("RabbitMQ down for 2 min", BACK, run_seconds=150)
+@fault("RabbitMQ down for 2 min", BACK, outage=120, starts=8)
 async def rabbitmq_down(lab: Lab) -> AsyncIterator[Struck]:
     await lab.servers.rabbitmq.stop()
     began = time.monotonic()
@@ -202,7 +211,7 @@ async def redis_flushed(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("Redis pause 10 s", BACK, run_seconds=20)
+@fault("Redis pause 10 s", BACK, outage=10)
 async def redis_paused(lab: Lab) -> AsyncIterator[Struck]:
     lab.servers.valkey.pause()
     await asyncio.sleep(lab.seconds(10))
@@ -217,7 +226,7 @@ async def redis_killed(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("Redis at maxmemory (noeviction) for 10 s", BACK, run_seconds=20)
+@fault("Redis at maxmemory (noeviction) for 10 s", BACK, outage=10)
 async def redis_full(lab: Lab) -> AsyncIterator[Struck]:
     async with lab.deployment.redis() as redis:
         await redis.config_set("maxmemory", 1)
@@ -239,7 +248,7 @@ async def postgres_killed(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("Postgres pause 10 s", BACK, run_seconds=20)
+@fault("Postgres pause 10 s", BACK, outage=10)
 async def postgres_paused(lab: Lab) -> AsyncIterator[Struck]:
     lab.servers.postgres.pause()
     await asyncio.sleep(lab.seconds(10))
@@ -247,7 +256,7 @@ async def postgres_paused(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("Postgres full disk for 10 s", BACK, run_seconds=20)
+@fault("Postgres full disk for 10 s", BACK, outage=10)
 async def postgres_disk_full(lab: Lab) -> AsyncIterator[Struck]:
     async with lab.full_disk():
         await asyncio.sleep(lab.seconds(10))
@@ -266,7 +275,7 @@ async def messages_doubled(lab: Lab) -> AsyncIterator[Struck]:
     assert set(attempts.values()) == {1}, attempts
 
 
-@fault("messages lost", BACK)
+@fault("messages lost", BACK, starts=3)
 async def messages_lost(lab: Lab) -> AsyncIterator[Struck]:
     """Every worker hands over, the queue loses everything, new workers come."""
     old = lab.deployment.workers
@@ -280,7 +289,7 @@ async def messages_lost(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck(runs)
 
 
-@fault("a sweeping worker dies", TAKE_OVER * 2)
+@fault("a sweeping worker dies", TAKE_OVER * 2, outage=20, starts=6)
 async def sweeper_killed(lab: Lab) -> AsyncIterator[Struck]:
     """One worker is killed, then the one that has just begun to rescue its runs."""
     await lab.deployment.start_workers(1, threads=lab.threads)

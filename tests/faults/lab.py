@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 from uuid import UUID, uuid4
 
+import asyncpg
 from pydantic import SecretStr
 
 from services.broker import make_broker, run_message
@@ -63,7 +64,7 @@ SCALED = Scale(
         "REDIS_PING_INTERVAL": "0.5s",
         "POSTGRES_COMMAND_TIMEOUT": "1s",
         "POSTGRES_CONNECT_TIMEOUT": "0.5s",
-        "RABBITMQ_HEARTBEAT": "2s",
+        "RABBITMQ_HEARTBEAT": "5s",
         "RABBITMQ_BLOCKED_CONNECTION_TIMEOUT": "1s",
         "RABBITMQ_SOCKET_TIMEOUT": "1s",
         "RABBITMQ_STACK_TIMEOUT": "2s",
@@ -77,10 +78,18 @@ REAL = Scale({})
 
 @dataclass(frozen=True)
 class Struck:
-    """What a fault says of itself: the runs that must be taken over, and since when a recovery counts (default: now)."""
+    """What a fault says of itself: the runs that must be taken over, and since when (now) a recovery counts."""
 
     runs: list[Watched] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Seconds until all was well, and those after which each struck run was driven again."""
+
+    seconds: float
+    taken_over: list[float]
 
 
 @dataclass
@@ -157,12 +166,22 @@ class Lab:
         """Postgres has no room: its disk is full, or, where we may not mount one, it says so of every new row."""
         if self.servers.disk.mounted:
             await asyncio.to_thread(self.servers.disk.fill)
+            assert await self.refuses_rows(), "the disk is not full"
             yield
             self.servers.disk.free()
             return
         await self.deployment.execute(REFUSE_ROWS)
         yield
         await self.deployment.execute("DROP FUNCTION refuse_rows CASCADE")
+
+    async def refuses_rows(self) -> bool:
+        try:
+            await self.deployment.execute(
+                "CREATE TABLE too_large AS SELECT repeat(n::text, 999) FROM generate_series(1, 99999) n"
+            )
+        except asyncpg.DiskFullError:
+            return True
+        return False
 
     async def probe(self) -> float:
         """When a new run, accepted after however many tries, had completed."""
@@ -171,13 +190,13 @@ class Lab:
         assert events[-1].final == "completed", events[-1]
         return time.monotonic()
 
-    async def recovery(self, struck: Struck) -> float:
-        """Seconds until every struck run was taken over, every other one went on and a new one completed."""
+    async def recovery(self, struck: Struck) -> Recovery:
+        """Once every struck run was taken over, every other one went on and a new one completed."""
         probing = asyncio.create_task(self.probe())
         others = [one for one in self.load.watched if one not in struck.runs]
-        gone_on = [await taken_over(one, struck.since) for one in struck.runs]
-        gone_on += [await went_on(one, struck.since) for one in others]
-        return max(*gone_on, await probing) - struck.since
+        resumed = [await taken_over(one, struck.since) - struck.since for one in struck.runs]
+        gone_on = [await went_on(one, struck.since) - struck.since for one in others]
+        return Recovery(max([*resumed, *gone_on, await probing - struck.since]), resumed)
 
 
 async def taken_over(run: Watched, since: float) -> float:

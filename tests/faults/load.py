@@ -4,9 +4,10 @@ import asyncio
 import random
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 from uuid import uuid4
 
@@ -20,7 +21,9 @@ from tests.waiting import eventually
 T = TypeVar("T")
 
 TRY_AGAIN_SECONDS = 0.1
+ASK_SECONDS = 0.25
 UNAVAILABLE = 503
+SHORT_RUN = {"prompt": "Hello", "model_name": "demo/echo"}
 FLOWING = 8
 
 
@@ -71,6 +74,10 @@ class Reading:
         return self.events[-1].id if self.events else None
 
     @property
+    def silence(self) -> float:
+        return max((later - sooner for sooner, later in pairwise(self.times)), default=0.0)
+
+    @property
     def over(self) -> bool:
         return bool(self.events) and self.events[-1].final is not None
 
@@ -112,12 +119,19 @@ class Tally:
     resumes: int
     attempts: int
     void: int
+    silence: float
+    """The longest that any reader waited for its next event, in seconds."""
+    asked: int
+    refused: int
+    """Starts that were asked for meanwhile, and how many were answered 503."""
 
     def __str__(self) -> str:
         void = f", {self.void} void ids" if self.void else ""
         return (
             f"{self.runs} of {self.runs} runs completed; {self.readers} readers saw the same {self.events} events"
-            f" over {self.resumes} reconnects{void}; at most {self.attempts} attempts"
+            f" over {self.resumes} reconnects{void}, silent for {self.silence:.1f} s at most;"
+            f" {self.attempts} attempt{'s' * (self.attempts > 1)} at most; {self.asked} starts meanwhile"
+            + (f", {self.refused} of them answered 503" if self.refused else "")
         )
 
 
@@ -130,6 +144,9 @@ class Load:
     delay_ms: int = 25
     readers: int = 2
     watched: list[Watched] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    """Short runs that were accepted while a fault was struck."""
+    refused: int = 0
 
     async def begin(self, count: int) -> None:
         """Start so many runs and their readers."""
@@ -147,6 +164,30 @@ class Load:
     def live(self) -> list[Watched]:
         return [one for one in self.watched if not one.over]
 
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[None]:
+        """Meanwhile a client goes on starting short runs: each is accepted, or refused with 503 and when to retry."""
+        task = asyncio.create_task(self.ask_on())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if not task.cancelled() and (error := task.exception()):
+            raise error
+
+    async def ask_on(self) -> None:
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            with suppress(Broken):
+                answer = await self.client.http.post("/agent/initiate", data=SHORT_RUN)
+                assert answer.status_code in (200, UNAVAILABLE), f"{answer.status_code}: {answer.text}"
+                if answer.status_code == UNAVAILABLE:
+                    assert int(answer.headers["Retry-After"]) > 0
+                    self.refused += 1
+                else:
+                    self.asked.append(answer.json()["agent_run_id"])
+
     async def flowing(self) -> None:
         """Once every reader has seen some chunks."""
         await eventually(
@@ -163,6 +204,8 @@ class Load:
         except TimeoutError:
             raise AssertionError(f"still unfinished: {[one.started.run_id for one in self.live]}") from None
         rows = await asyncio.gather(*(self.check(one) for one in self.watched))
+        for run in await asyncio.gather(*(self.client.get(run_id, wait_seconds=60) for run_id in self.asked)):
+            assert run["status"] == "completed", run
         readings = [reading for one in self.watched for reading in one.readings]
         return Tally(
             runs=len(self.watched),
@@ -170,6 +213,9 @@ class Load:
             events=sum(len(one.readings[0].events) for one in self.watched),
             resumes=sum(reading.connections - 1 for reading in readings),
             attempts=max(rows, default=0),
+            asked=len(self.asked) + self.refused,
+            refused=self.refused,
+            silence=max((reading.silence for reading in readings), default=0.0),
             void=sum(event.status_type == "void" for one in self.watched for event in one.readings[0].events),
         )
 
@@ -206,4 +252,3 @@ async def read(client: Client, run_id: str, reading: Reading) -> None:
                     reading.events.append(event)
                     reading.times.append(time.monotonic())
         await asyncio.sleep(random.uniform(0.05, 0.15))
-

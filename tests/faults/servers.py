@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from services.embedded import postgres, rabbitmq, valkey
 from services.embedded.child import Child, Spec
 from services.embedded.orphans import descendants
-from services.embedded.state import State, open_state
+from services.embedded.state import State, is_locked, open_state
 
 OUR_DATABASE = 0
 DISK_BYTES = 400 << 20
@@ -83,17 +84,19 @@ class Rabbit(Server):
 
     async def ctl(self, *arguments: str) -> str:
         """Run `rabbitmqctl`, which takes about two seconds. Raises: AssertionError with what it said."""
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [self.program, "--longnames", "-n", self.spec.env["RABBITMQ_NODENAME"], *arguments],
+        done = await asyncio.to_thread(self.run, ["--longnames", "-n", self.spec.env["RABBITMQ_NODENAME"], *arguments])
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def run(self, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [self.program, *arguments],
             env=dict(self.spec.env),
             cwd=self.spec.cwd,
             capture_output=True,
             text=True,
             timeout=60,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
 
 class Disk:
@@ -104,6 +107,7 @@ class Disk:
         self.mounted = False
 
     def mount(self) -> None:
+        unmount_abandoned()
         self.folder.mkdir()
         mounting = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=711", "longrun-lab", str(self.folder)]
         self.mounted = os.geteuid() == 0 and subprocess.run(mounting, capture_output=True).returncode == 0
@@ -123,6 +127,15 @@ class Disk:
 
     def free(self) -> None:
         (self.folder / "ballast").unlink()
+
+
+def unmount_abandoned() -> None:
+    """Take away what labs that were killed have left."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        source, folder = line.split()[:2]
+        if source == "longrun-lab" and not is_locked(Path(folder) / "state"):
+            subprocess.run(["umount", "--lazy", folder], check=True)
+            shutil.rmtree(Path(folder).parent, ignore_errors=True)
 
 
 class Servers:

@@ -17,21 +17,22 @@ FLOOR_SECONDS = 2.0
 
 async def suffer(lab: Lab, fault: Fault, run_seconds: float) -> Row:
     """A load, the fault, the recovery, and the end of all runs."""
-    load = lab.new_load(chunks=CHUNKS, delay_ms=int(run_seconds / CHUNKS * 1000), readers=READERS)
+    seconds = run_seconds + lab.seconds(fault.outage) + fault.starts
+    load = lab.new_load(chunks=CHUNKS, delay_ms=int(seconds / CHUNKS * 1000), readers=READERS)
     await load.begin(RUNS)
     await load.flowing()
-    async with fault.strike(lab) as struck:
-        seconds = await lab.recovery(struck)
-    tally = await load.finish(within=30 + 3 * run_seconds)
-    await lab.deployment.check_settled(within=30)
-    return Row(fault.name, seconds, fault.within, str(tally))
+    async with load.asking(), fault.strike(lab) as struck:
+        recovery = await lab.recovery(struck)
+    tally = await load.finish(within=60 + 3 * seconds)
+    await lab.deployment.check_settled(within=60)
+    return Row(fault.name, recovery.seconds, fault.within, str(tally))
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.name)
 async def test_all_runs_complete_and_nothing_is_lost(lab: Lab, report: Report, fault: Fault) -> None:
-    run_seconds = max(SCALED_RUN_SECONDS, lab.seconds(fault.run_seconds))
-    row = await suffer(lab, fault, run_seconds)
-    assert row.seconds < max(PATIENCE * lab.seconds(fault.within), 5 * FLOOR_SECONDS), row
+    row = await suffer(lab, fault, SCALED_RUN_SECONDS)
+    print(row)  # noqa: T201 - the measured figures
+    assert row.seconds < PATIENCE * max(lab.seconds(fault.within), FLOOR_SECONDS), row
     report.add(row)
 
 
@@ -39,6 +40,7 @@ async def test_all_runs_complete_and_nothing_is_lost(lab: Lab, report: Report, f
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.name)
 async def test_all_runs_complete_with_real_durations(lab: Lab, report: Report, fault: Fault) -> None:
-    row = await suffer(lab, fault, max(REAL_RUN_SECONDS, fault.run_seconds))
+    row = await suffer(lab, fault, REAL_RUN_SECONDS)
+    print(row)  # noqa: T201 - the measured figures
     assert row.seconds < PATIENCE * fault.within, row
     report.add(row)

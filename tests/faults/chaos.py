@@ -1,0 +1,103 @@
+"""Faults at random under a load that goes on: one after the other, or two at a time."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from tests.faults.catalogue import FAULTS, Fault
+from tests.faults.lab import Lab, Recovery
+from tests.faults.load import Tally
+
+CHUNKS = 180
+GAP_SECONDS = 3.0
+STAGGER_SECONDS = 2.0
+FINISH_SECONDS = 300.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`runs` are spread over the faults: as many begin before each. `pairs` has two faults overlap."""
+
+    runs: int = 200
+    readers: int = 3
+    faults: int = 40
+    run_seconds: float = 90.0
+    seed: int = 1
+    pairs: bool = False
+    among: Sequence[str] = tuple(FAULTS)
+
+
+@dataclass(frozen=True)
+class Blow:
+    """One fault (or two at a time) and what came after."""
+
+    name: str
+    at: float
+    recovery: Recovery
+
+
+@dataclass
+class Storm:
+    plan: Plan
+    blows: list[Blow] = field(default_factory=list)
+    seconds: float = 0.0
+    tally: Tally | None = None
+
+    @property
+    def taken_over(self) -> list[float]:
+        """Seconds after which runs of dead or stopping workers went on elsewhere."""
+        return [seconds for blow in self.blows for seconds in blow.recovery.taken_over]
+
+
+async def rage(lab: Lab, plan: Plan, say: Say) -> Storm:
+    """Strike `plan.faults` times, each at least three seconds after the last has recovered; then check every run.
+
+    Raises: AssertionError on whatever was lost, doubled or left open.
+    """
+    storm, chance, began = Storm(plan), random.Random(plan.seed), time.monotonic()
+    load = lab.new_load(chunks=CHUNKS, delay_ms=int(plan.run_seconds / CHUNKS * 1000), readers=plan.readers)
+    while len(storm.blows) < plan.faults:
+        await lab.whole()
+        done = len(storm.blows)
+        await load.begin(plan.runs * (done + 1) // plan.faults - len(load.watched))
+        faults = draw(plan, chance)
+        name = " + ".join(fault.name for fault in faults)
+        at = time.monotonic() - began
+        recovery = await strike(lab, faults)
+        storm.blows.append(Blow(name, at, recovery))
+        say(f"{at:7.1f} s  recovered after {recovery.seconds:5.1f} s  {name}  ({len(load.live)} runs live)")
+        await asyncio.sleep(GAP_SECONDS)
+    await lab.whole()
+    storm.tally = await load.finish(FINISH_SECONDS)
+    await lab.deployment.check_settled(within=60)
+    storm.seconds = time.monotonic() - began
+    return storm
+
+
+def draw(plan: Plan, chance: random.Random) -> list[Fault]:
+    """One fault, or two that strike different parts of the system."""
+    first = FAULTS[chance.choice(plan.among)]
+    if not plan.pairs:
+        return [first]
+    others = [name for name in plan.among if part(name) != part(first.name)]
+    return [first, FAULTS[chance.choice(others)]]
+
+
+def part(name: str) -> str:
+    return name.split()[0]
+
+
+async def strike(lab: Lab, faults: Sequence[Fault]) -> Recovery:
+    async with AsyncExitStack() as stack:
+        entering = []
+        for fault in faults:
+            entering.append(asyncio.create_task(stack.enter_async_context(fault.strike(lab))))
+            await asyncio.sleep(STAGGER_SECONDS if len(faults) > 1 else 0)
+        struck = await asyncio.gather(*entering)
+        recoveries = [await lab.recovery(one) for one in struck]
+    return max(recoveries, key=lambda recovery: recovery.seconds)

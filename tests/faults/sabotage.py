@@ -1,0 +1,152 @@
+"""Mechanisms broken on purpose: for each, the smallest break and a test that must notice it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Break:
+    """`old` becomes `new` in `file`; `test` fails then."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+    def apply(self, root: Path) -> None:
+        """Raises: ValueError when the mechanism no longer reads like this, so that the list is kept true."""
+        path = root / self.file
+        text = path.read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.file} holds {text.count(self.old)} times: {self.old}")
+        path.write_text(text.replace(self.old, self.new))
+
+
+LOG, TAILS, LIFECYCLE, LEASE = (
+    f"tests/services/runs/test_{name}.py" for name in ("event_log", "tails", "lifecycle", "lease")
+)
+SWEEPER, BROKER = "tests/worker/test_sweeper.py", "tests/services/test_broker.py"
+
+BREAKS = (
+    Break(
+        "no fence in Redis",
+        "services/runs/log_writer.py",
+        "if owner ~= ARGV[1] then return {'lost', 0} end\n",
+        "",
+        f"{LOG}::test_nothing_is_appended_once_the_lock_is_in_other_hands",
+    ),
+    Break(
+        "no fence in Postgres",
+        "services/runs/lifecycle.py",
+        "usage = usage || $5, completed_at = now(), updated_at = now()\n        WHERE id = $1 AND attempt = $2",
+        "usage = usage || $5, completed_at = now(), updated_at = now()\n        WHERE id = $1 AND $2 = $2",
+        f"{LIFECYCLE}::test_a_fence_that_was_raised_refuses_the_end",
+    ),
+    Break(
+        "no fence taken from the row when the lock is missing",
+        "services/runs/log_writer.py",
+        "if not await self.leases.retake(log.fence):",
+        "if not await self.redis.set(keys.lock(log.fence.run_id), log.fence.lock_value, ex=60):",
+        f"{LOG}::test_a_missing_lock_refuses_an_append_once_the_fence_was_raised",
+    ),
+    Break(
+        "no sweeper",
+        "worker/sweeper.py",
+        "    for step in STEPS:\n",
+        "    for step in STEPS[:0]:\n",
+        f"{SWEEPER}::test_a_message_that_was_never_confirmed_is_sent_again_after_a_while",
+    ),
+    Break(
+        "a sweeper that takes the run of a live driver",
+        "worker/sweeper.py",
+        "if not locked]",
+        "]",
+        f"{SWEEPER}::test_the_run_of_a_dead_driver_is_sent_only_when_its_lock_is_gone",
+    ),
+    Break(
+        "LRANGE before SUBSCRIBE, and nothing read after it",
+        "services/runs/tails.py",
+        """\
+            async with self.channels.listen(
+                keys.news(run_id), on_message=self.hear(tail), on_reset=lambda: self.mark(tail)
+            ):
+                self.mark(tail)
+                yield reader
+""",
+        """\
+            await self.read_news([tail])
+            await asyncio.sleep(0.01)
+            async with self.channels.listen(
+                keys.news(run_id), on_message=self.hear(tail), on_reset=lambda: self.mark(tail)
+            ):
+                yield reader
+""",
+        f"{TAILS}::test_appends_that_race_with_joining_and_resuming_are_neither_lost_nor_doubled",
+    ),
+    Break(
+        "nothing is read again after a reconnect",
+        "services/runs/tails.py",
+        "on_reset=lambda: self.mark(tail)",
+        "on_reset=lambda: None",
+        f"{TAILS}::test_a_cut_of_the_readers_connections_loses_nothing",
+    ),
+    Break(
+        "acks of stale delivery tags",
+        "services/broker.py",
+        "        mine = message.consumer is self\n",
+        "        mine = True\n",
+        f"{BROKER}::test_an_ack_of_an_earlier_channel_is_dropped",
+    ),
+    Break(
+        "a publisher that keeps a broken connection",
+        "services/broker.py",
+        "            del self.broker.connection\n",
+        "            pass\n",
+        f"{BROKER}::test_a_publisher_that_idles_through_an_outage_sends_again_when_rabbitmq_is_back",
+    ),
+    Break(
+        "no refill of a list that Redis lost",
+        "services/runs/log_writer.py",
+        "if length < expected then return {'short', length} end\n",
+        "",
+        f"{LOG}::test_a_flush_of_redis_between_two_appends_changes_no_id_and_no_byte",
+    ),
+    Break(
+        "a repeated append that is not recognised",
+        "services/runs/log_writer.py",
+        "if length > expected then return {'longer', length} end\n",
+        "",
+        f"{LOG}::test_an_append_whose_answer_was_lost_is_not_doubled",
+    ),
+    Break(
+        "ids given out that no row reserves",
+        "services/runs/log_writer.py",
+        "        if not whole and not log.ended and earlier > log.length:\n",
+        "        if False:\n",
+        f"{LOG}::test_ids_that_nobody_remembers_become_void",
+    ),
+    Break(
+        "a stop that another end may overtake",
+        "services/runs/lifecycle.py",
+        "            status = CASE WHEN stop_requested_at IS NULL THEN $3 ELSE 'stopped' END,\n"
+        "            error = CASE WHEN stop_requested_at IS NULL THEN $4 END,\n            usage",
+        "            status = $3, error = $4, usage",
+        f"{LIFECYCLE}::test_a_stop_that_returned_first_can_only_end_stopped",
+    ),
+    Break(
+        "a lock that is not renewed",
+        "services/runs/lease.py",
+        "        await self.renew_locks(self.in_order())\n",
+        "",
+        f"{LEASE}::test_the_lock_has_a_ttl_and_is_renewed_while_held",
+    ),
+)
+
+
+def table() -> str:
+    """For docs/reliability.md."""
+    rows = "".join(f"| {one.what} | `{one.file}` | `{one.test}` |\n" for one in BREAKS)
+    return f"| broken | in | noticed by |\n| --- | --- | --- |\n{rows}"

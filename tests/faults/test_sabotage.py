@@ -1,0 +1,51 @@
+"""A test that cannot fail proves nothing: each mechanism is broken in a copy, and its test has to notice."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.sabotage import BREAKS, CHECKOUT, Break
+
+COPIED = ("agent", "api", "migrations", "services", "tests", "worker")
+FAILED_TESTS = 1
+"""Pytest's exit code when it ran and tests failed; other codes mean that it did not get so far."""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for folder in COPIED:
+        shutil.copytree(CHECKOUT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "alembic.ini", ".env.example"):
+        if (CHECKOUT / file).exists():
+            shutil.copy(CHECKOUT / file, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.what)
+def test_every_break_still_fits_the_code_and_names_a_test(broken: Break, tmp_path: Path) -> None:
+    (tmp_path / broken.file).parent.mkdir(parents=True)
+    shutil.copy(CHECKOUT / broken.file, tmp_path / broken.file)
+    broken.apply(tmp_path)
+    file, _, name = broken.test.partition("::")
+    assert re.search(rf"def {name.partition('[')[0]}\(", (CHECKOUT / file).read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.what)
+def test_a_broken_mechanism_is_noticed(broken: Break, copy: Path) -> None:
+    broken.apply(copy)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", broken.test],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert ran.returncode == FAILED_TESTS, ran.stdout[-3000:] + ran.stderr[-2000:]
