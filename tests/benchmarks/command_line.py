@@ -53,10 +53,18 @@ def command(benchmark: Benchmark, options: argparse.Namespace) -> str:
     words = ["./dev bench", benchmark.name]
     for name, value in vars(options).items():
         if name not in UNSAID and value != parser.get_default(name):
-            words += [f"--{name.replace('_', '-')}", shlex.quote(str(value))]
+            words += said(f"--{name.replace('_', '-')}", value)
     if options.url:
         words += ["--url …", "--token …"]
     return " ".join(words)
+
+
+def said(option: str, value: object) -> list[str]:
+    """An option as it was given: a flag, once, or as often as it has values."""
+    if value is True:
+        return [option]
+    values = value if isinstance(value, list) else [value]
+    return [word for one in values for word in (option, shlex.quote(str(one)))]
 
 
 def counted(lowest: int, highest: int = 1_000_000) -> Callable[[str], int]:

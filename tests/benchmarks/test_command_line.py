@@ -1,5 +1,6 @@
 """What `./dev bench` says about its own command line."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from services.embedded.console import Console, EmbeddedError
 from services.embedded.ports import pick
 from services.embedded.state import open_state
 from services.embedded.supervisor import Supervisor
+from tests.benchmarks import chaos
 from tests.benchmarks.__main__ import BENCHMARKS, main
 from tests.benchmarks.command_line import command, parse
 from tests.benchmarks.progress import Progress
@@ -64,3 +66,15 @@ async def test_an_instance_that_does_not_answer_is_named(tmp_path: Path) -> None
         with pytest.raises(EmbeddedError, match=f"nothing answers at --url {url}"):
             await BENCHMARK.run(session)
     state.close()
+
+
+def test_a_command_is_repeated_with_its_flags_and_all_values_of_an_option() -> None:
+    given = ["--pairs", "--fault", "worker SIGKILL", "--fault", "Redis FLUSHALL"]
+    options = parse(chaos.BENCHMARK, given)
+    assert command(chaos.BENCHMARK, options) == f"./dev bench chaos {shlex.join(given)}"
+
+
+def test_a_fault_that_nobody_knows_is_named_with_those_there_are(capsys: Output) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(chaos.BENCHMARK, ["--fault", "worker SIGHUP"])
+    assert "'worker SIGHUP' is none of: worker SIGKILL" in capsys.readouterr().err

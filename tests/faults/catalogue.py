@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
-from tests.acceptance.operators import Operated, free_port
-from tests.faults.lab import Lab, Struck
+from tests.acceptance.operators import Operated
+from tests.faults.lab import APIS, Lab, Struck
 from tests.waiting import eventually
 
 TAKE_OVER, HAND_OVER, BACK = 20.0, 2.0, 20.0
@@ -31,6 +31,7 @@ class Fault:
     """`within`: real seconds until the system must have recovered.
 
     A run must last for `outage` (real seconds, scaled) and `starts`: what servers take to start, never scaled.
+    `spare_apis` and `spare_workers` stand by before it is struck.
     """
 
     name: str
@@ -38,15 +39,25 @@ class Fault:
     within: float
     outage: float
     starts: float
+    spare_apis: int
+    spare_workers: int
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, within: float, *, outage: float = 0.0, starts: float = 0.0) -> Callable[[Striking], Strike]:
+def fault(
+    name: str,
+    within: float,
+    *,
+    outage: float = 0.0,
+    starts: float = 0.0,
+    spare_apis: int = 0,
+    spare_workers: int = 0,
+) -> Callable[[Striking], Strike]:
     def register(function: Striking) -> Strike:
         strike = asynccontextmanager(function)
-        FAULTS[name] = Fault(name, strike, within, outage, starts)
+        FAULTS[name] = Fault(name, strike, within, outage, starts, spare_apis, spare_workers)
         return strike
 
     return register
@@ -107,19 +118,17 @@ async def api_killed(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("API rolling restart", BACK, starts=8)
+@fault("API rolling restart", BACK, starts=4, spare_apis=2)
 async def apis_replaced(lab: Lab) -> AsyncIterator[Struck]:
-    for old in lab.deployment.apis:
-        await lab.deployment.start_api(free_port())
+    for old in lab.deployment.apis[:APIS]:
         old.signal(signal.SIGTERM)
         await old.exited(30)
     yield Struck()
 
 
-@fault("workers' rolling restart", HAND_OVER, starts=12)
+@fault("workers' rolling restart", HAND_OVER, starts=10, spare_workers=2)
 async def workers_replaced(lab: Lab) -> AsyncIterator[Struck]:
-    for old in lab.deployment.workers:
-        await lab.deployment.start_workers(1, threads=lab.threads)
+    for old in lab.deployment.workers[:2]:
         old.signal(signal.SIGTERM)
         assert await old.exited(30) == 0, old.text[-2000:]
     yield Struck()
@@ -289,10 +298,9 @@ async def messages_lost(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck(runs)
 
 
-@fault("a sweeping worker dies", TAKE_OVER * 2, outage=20, starts=6)
+@fault("a sweeping worker dies", TAKE_OVER * 2, outage=20, spare_workers=1)
 async def sweeper_killed(lab: Lab) -> AsyncIterator[Struck]:
     """One worker is killed, then the one that has just begun to rescue its runs."""
-    await lab.deployment.start_workers(1, threads=lab.threads)
     first, runs = await lab.busiest()
     first.signal_group(signal.SIGKILL)
     since = time.monotonic()

@@ -12,7 +12,6 @@ from tests.faults.lab import Lab, Recovery
 from tests.faults.load import Tally
 
 CHUNKS = 180
-GAP_SECONDS = 3.0
 STAGGER_SECONDS = 2.0
 FINISH_SECONDS = 300.0
 
@@ -29,6 +28,7 @@ class Plan:
     run_seconds: float = 90.0
     seed: int = 1
     pairs: bool = False
+    gap_seconds: float = 3.0
     among: Sequence[str] = tuple(FAULTS)
 
 
@@ -55,23 +55,22 @@ class Storm:
 
 
 async def rage(lab: Lab, plan: Plan, say: Say) -> Storm:
-    """Strike `plan.faults` times, each at least three seconds after the last has recovered; then check every run.
+    """Strike `plan.faults` times, each at least `gap_seconds` after the last has recovered; then check every run.
 
     Raises: AssertionError on whatever was lost, doubled or left open.
     """
     storm, chance, began = Storm(plan), random.Random(plan.seed), time.monotonic()
     load = lab.new_load(chunks=CHUNKS, delay_ms=int(plan.run_seconds / CHUNKS * 1000), readers=plan.readers)
     while len(storm.blows) < plan.faults:
-        await lab.whole()
-        done = len(storm.blows)
-        await load.begin(plan.runs * (done + 1) // plan.faults - len(load.watched))
         faults = draw(plan, chance)
+        await lab.whole(max(fault.spare_apis for fault in faults), max(fault.spare_workers for fault in faults))
+        await load.begin(max(plan.runs * (len(storm.blows) + 1) // plan.faults - len(load.watched), 0))
         name = " + ".join(fault.name for fault in faults)
         at = time.monotonic() - began
         recovery = await strike(lab, faults)
         storm.blows.append(Blow(name, at, recovery))
         say(f"{at:7.1f} s  recovered after {recovery.seconds:5.1f} s  {name}  ({len(load.live)} runs live)")
-        await asyncio.sleep(GAP_SECONDS)
+        await asyncio.sleep(plan.gap_seconds)
     await lab.whole()
     storm.tally = await load.finish(FINISH_SECONDS)
     await lab.deployment.check_settled(within=60)

@@ -59,7 +59,6 @@ def standing_lab(lab_folder: Path, request: pytest.FixtureRequest) -> Iterator[L
 async def lab(standing_lab: Lab, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     request.node.stash[opened] = standing_lab
     async with standing_lab.signed_in():
-        await standing_lab.whole()
         standing_lab.deployment.begin_test()
         yield standing_lab
         standing_lab.load.abandon()

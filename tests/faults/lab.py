@@ -114,15 +114,15 @@ class Lab:
             self.load = Load(self.client)
             yield
 
-    async def whole(self) -> None:
-        """Start whatever a fault has ended."""
+    async def whole(self, spare_apis: int = 0, spare_workers: int = 0) -> None:
+        """Start whatever a fault has ended, end what is too many, and have so many more stand by."""
         await self.servers.up()
-        for surplus in (*self.deployment.workers[self.workers :], *self.deployment.apis[APIS:]):
+        apis, workers = APIS + spare_apis, self.workers + spare_workers
+        for surplus in (*self.deployment.apis[apis:], *self.deployment.workers[workers:]):
             surplus.end()
-        missing = APIS - len(self.deployment.apis), self.workers - len(self.deployment.workers)
         await asyncio.gather(
-            *(self.deployment.start_api(free_port()) for _ in range(missing[0])),
-            self.deployment.start_workers(missing[1], threads=self.threads),
+            *(self.deployment.start_api(free_port()) for _ in range(apis - len(self.deployment.apis))),
+            self.deployment.start_workers(workers - len(self.deployment.workers), threads=self.threads),
         )
 
     def new_load(self, *, chunks: int, delay_ms: int, readers: int) -> Load:
@@ -184,11 +184,12 @@ class Lab:
         return False
 
     async def probe(self) -> float:
-        """When a new run, accepted after however many tries, had completed."""
+        """Seconds until a new run, accepted after however many tries, has completed."""
+        began = time.monotonic()
         started = await accepted(self.client.initiate)
         events = await follow(self.client, started.run_id, SETTLE_SECONDS)
         assert events[-1].final == "completed", events[-1]
-        return time.monotonic()
+        return time.monotonic() - began
 
     async def recovery(self, struck: Struck) -> Recovery:
         """Once every struck run was taken over, every other one went on and a new one completed."""
@@ -196,7 +197,7 @@ class Lab:
         others = [one for one in self.load.watched if one not in struck.runs]
         resumed = [await taken_over(one, struck.since) - struck.since for one in struck.runs]
         gone_on = [await went_on(one, struck.since) - struck.since for one in others]
-        return Recovery(max([*resumed, *gone_on, await probing - struck.since]), resumed)
+        return Recovery(max([*resumed, *gone_on, await probing]), resumed)
 
 
 async def taken_over(run: Watched, since: float) -> float:

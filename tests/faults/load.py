@@ -21,7 +21,7 @@ from tests.waiting import eventually
 T = TypeVar("T")
 
 TRY_AGAIN_SECONDS = 0.1
-ASK_SECONDS = 0.25
+ASK_SECONDS = 0.5
 UNAVAILABLE = 503
 SHORT_RUN = {"prompt": "Hello", "model_name": "demo/echo"}
 FLOWING = 8

@@ -1,0 +1,19 @@
+"""Faults at random: a short storm of what `./dev bench chaos` does at length."""
+
+import pytest
+
+from tests.faults.chaos import Plan, rage
+from tests.faults.lab import Lab
+
+SWIFT = ("worker SIGKILL", "worker SIGTERM", "API SIGKILL", "Redis FLUSHALL", "Redis kill -9", "Postgres restart")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("pairs", [False, True], ids=["one by one", "two at a time"])
+async def test_nothing_is_lost_under_faults_at_random(lab: Lab, pairs: bool) -> None:
+    said: list[str] = []
+    plan = Plan(runs=8, readers=2, faults=3 - pairs, run_seconds=6, seed=7, pairs=pairs, gap_seconds=0, among=SWIFT)
+    storm = await rage(lab, plan, said.append)
+    assert storm.tally
+    assert storm.tally.runs == plan.runs
+    assert len(said) == len(storm.blows) == plan.faults
