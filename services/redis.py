@@ -1,15 +1,18 @@
 """The Redis client, and the one subscription connection of a process."""
 
 import asyncio
+import re
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
+from redis.asyncio.connection import DefaultParser
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -17,10 +20,31 @@ from services.background import repeat
 from services.log import logger
 from services.settings import RedisSettings
 
-Unreachable = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
-"""What redis-py raises while the server is away; asyncio's TimeoutError is an OSError."""
+Unreachable = (OSError, exceptions.ConnectionError, exceptions.TimeoutError, exceptions.OutOfMemoryError)
+"""What redis-py raises while the server is away, or has no room; asyncio's TimeoutError is an OSError."""
 
 RECONNECT_SECONDS = 0.2
+SCRIPT_ERROR = re.compile(r"ERR Error running script .*?: -(?=[A-Z]+ )")
+"""What Redis before 7 puts in front of the error of a command that a script called."""
+
+
+class ServerUnfit(exceptions.ConnectionError):
+    """The server answers, and says that it is not the one to ask, or not now.
+
+    As a ConnectionError it costs the connection: its address may lead to another server by now (a failover).
+    """
+
+
+class Parser(DefaultParser):  # type: ignore[misc, valid-type]
+    __slots__ = ()
+    EXCEPTION_CLASSES = {  # noqa: RUF012 - overrides an attribute of the base class
+        **DefaultParser.EXCEPTION_CLASSES,
+        **dict.fromkeys(("READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "BUSY"), ServerUnfit),
+    }
+
+    @classmethod
+    def parse_error(cls, response: str) -> Any:
+        return super().parse_error(SCRIPT_ERROR.sub("", response, count=1))
 
 
 def open_redis(settings: RedisSettings, *, pool_size: int | None = None) -> Redis:
@@ -33,6 +57,7 @@ def open_redis(settings: RedisSettings, *, pool_size: int | None = None) -> Redi
         socket_connect_timeout=settings.connect_timeout.total_seconds(),
         retry=Retry(NoBackoff(), 0),
         protocol=2,
+        parser_class=Parser,
     )
     return Redis.from_pool(pool)
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that fails on demand, in the test's own loop: cut, refuse, stall, and be well again."""
+"""A TCP proxy that fails on demand, in the test's own loop: cut, refuse, stall, lead elsewhere, and be well again."""
 
 import asyncio
 from contextlib import suppress
@@ -11,8 +11,10 @@ class Proxy:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self.parts, self.target = parts, (parts.hostname or "127.0.0.1", parts.port)
+        self.parts = parts
+        self.lead_to(url)
         self.refusing = False
+        self.passing: int | None = None
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.replies_flowing = asyncio.Event()
@@ -55,10 +57,29 @@ class Proxy:
         with suppress(OSError):
             while data := await source.read(65536):
                 await gate.wait()
-                sink.write(data)
+                sink.write(data if gate is self.flowing else self.let_pass(data))
                 await sink.drain()
+                if self.passing == 0:
+                    self.passing = None
+                    self.cut()
         sink.close()
         self.writers.discard(sink)
+
+    def let_pass(self, replies: bytes) -> bytes:
+        if self.passing is None:
+            return replies
+        passed = replies[: self.passing]
+        self.passing -= len(passed)
+        return passed
+
+    def lead_to(self, url: str) -> None:
+        """From now on new connections go to the server of `url`; those that are open stay where they are."""
+        parts = urlsplit(url)
+        self.target = (parts.hostname or "127.0.0.1", parts.port)
+
+    def cut_after(self, count: int) -> None:
+        """Let `count` more bytes of answers pass, then break every connection, once."""
+        self.passing = count
 
     def cut(self) -> None:
         """Break every connection; new ones are taken."""

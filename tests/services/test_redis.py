@@ -9,8 +9,9 @@ from pydantic import SecretStr
 from redis import exceptions
 from redis.asyncio import Redis
 
-from services.redis import Channels, Unreachable, open_redis
+from services.redis import Channels, Parser, ServerUnfit, Unreachable, open_redis
 from services.settings import RedisSettings, Settings
+from tests.private import private_valkey
 from tests.proxy import Proxy
 from tests.services.runs.seeds import eventually
 
@@ -216,3 +217,92 @@ async def test_an_absent_server_raises_what_unreachable_names(near: RedisSetting
     proxy.restore()
     assert await client.ping()
     await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "LOADING Valkey is loading the dataset in memory",
+        "READONLY You can't write against a read only replica.",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "CLUSTERDOWN The cluster is down",
+        "NOREPLICAS Not enough good replicas to write.",
+        "MISCONF Errors writing to the AOF file: No space left on device",
+        "BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "ERR Error running script (call to f_0a): @user_script:3: @user_script: 3: -READONLY You can't write",
+        "ERR Error running script (call to f_0a): @user_script:3: @user_script: 3: -OOM command not allowed",
+    ],
+    ids=lambda said: said.split(" -")[-1].split(" ")[0],
+)
+def test_what_a_sick_server_says_counts_as_unreachable(said: str) -> None:
+    assert isinstance(Parser.parse_error(said), Unreachable)
+
+
+def test_a_mistake_of_ours_does_not_count_as_unreachable() -> None:
+    wrong = "WRONGTYPE Operation against a key holding the wrong kind of value"
+    for said in (wrong, f"ERR Error running script (call to f_0a): @user_script:3: {wrong}"):
+        assert not isinstance(Parser.parse_error(said), Unreachable)
+
+
+async def test_a_server_that_became_a_replica_is_left_for_the_one_the_address_leads_to(
+    settings: Settings,
+) -> None:
+    """The old master stays up and cuts nobody off."""
+    async with private_valkey() as old, private_valkey() as new, Proxy(old.url) as proxy:
+        await new.replicate(old)
+        await eventually(new.in_step, within=10)
+        async with open_redis(at(settings, proxy.url), pool_size=1) as client:
+            await client.set("before", 1, ex=60)
+            await new.promote()
+            await old.replicate(new)
+            proxy.lead_to(new.url)
+            with pytest.raises(ServerUnfit):
+                await client.set("during", 1, ex=60)
+            await client.set("after", 1, ex=60)
+            assert await new.admin.exists("after")
+
+
+async def test_a_server_without_its_master_or_its_replicas_counts_as_unreachable(settings: Settings) -> None:
+    async with private_valkey() as server, open_redis(at(settings, server.url)) as client:
+        await server.admin.config_set("min-replicas-to-write", 1)
+        with pytest.raises(Unreachable):
+            await client.set("key", 1, ex=60)
+        await server.admin.config_set("min-replicas-to-write", 0)
+        await server.admin.config_set("replica-serve-stale-data", "no")
+        await server.admin.execute_command("REPLICAOF", "127.0.0.1", 1)
+        with pytest.raises(Unreachable):
+            await client.get("key")
+        await server.promote()
+        await client.set("key", 1, ex=60)
+
+
+async def test_a_server_that_is_busy_with_a_script_counts_as_unreachable_and_comes_back(settings: Settings) -> None:
+    async with private_valkey() as server, open_redis(at(settings, server.url)) as client:
+        channels, ear = Channels(at(settings, server.url)), Ear()
+        channels.open()
+        async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
+            await server.admin.config_set("busy-reply-threshold", 50)
+            endless = asyncio.create_task(server.admin.eval("while true do end", 0))
+            await eventually(lambda: says_busy(client), within=5)
+            await eventually(lambda: channels.pubsub is None, within=5, says="the subscription did not notice")
+            await client.execute_command("SCRIPT", "KILL")
+            with pytest.raises(exceptions.ResponseError):
+                await endless
+            assert await client.ping()
+            await eventually(lambda: channels.pubsub, within=5)
+            await client.publish("c", "word")
+            await eventually(lambda: b"word" in ear.heard, within=2.5)
+        await channels.close()
+
+
+def at(settings: Settings, url: str) -> RedisSettings:
+    return settings.redis.model_copy(update={"url": SecretStr(url), "ping_interval": timedelta(seconds=0.2)})
+
+
+async def says_busy(client: Redis) -> bool:
+    try:
+        await client.ping()
+    except ServerUnfit:
+        return True
+    return False
