@@ -10,8 +10,9 @@ RETRY_SECONDS = 0.2
 
 
 async def repeat(tick: Callable[[], Awaitable[object]]) -> None:
-    """Run `tick` for ever; it does its own waiting. What one tick raises is logged, and the next one comes."""
-    while True:
+    """Run `tick` until cancelled; it does its own waiting. What one tick raises is logged, and the next one comes."""
+    task = asyncio.current_task()
+    while not (task and task.cancelling()):  # asyncio.wait_for, in redis-py's every send, may swallow it (Python 3.11)
         try:
             await tick()
         except Exception:

@@ -159,7 +159,7 @@ class EventLog:
         self.appended_since_archive += len(events)
 
     def refused(self, now: float) -> None:
-        """Redis answered, and took nothing."""
+        """Redis is well, and took nothing: something is wrong with this log, which waiting may not cure."""
         self.refused_since = self.refused_since or now
         patience = self.settings.append_timeout.total_seconds()
         if now - self.refused_since > patience:

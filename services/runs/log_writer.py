@@ -152,7 +152,10 @@ class LogWriter:
             return False
         for (log, batch), answer in zip(batches, answers, strict=True):
             self.take_answer(log, batch, answer)
-        return True
+        full = [answer for answer in answers if isinstance(answer, RedisUnreachable)]
+        if full:
+            logger.warning("log.redis_full", count=len(full), error=repr(full[0]))
+        return not full
 
     def add_append(self, pipeline: Any, log: EventLog, batch: list[bytes]) -> None:
         fence, run_id = log.fence.lock_value, log.fence.run_id
@@ -162,6 +165,9 @@ class LogWriter:
         )  # fmt: skip
 
     def take_answer(self, log: EventLog, batch: list[bytes], answer: Any) -> None:
+        if isinstance(answer, RedisUnreachable):
+            self.notify(log)
+            return
         if isinstance(answer, Exception):
             self.repair(
                 log, self.load_script if isinstance(answer, exceptions.NoScriptError) else self.wait_out(answer)

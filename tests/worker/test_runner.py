@@ -394,24 +394,46 @@ async def test_a_log_that_is_full_ends_the_run_with_a_sentence(settings: Setting
         assert kinds(await log_of(process, run))[-1] == "last:failed"
 
 
-async def test_a_redis_that_refuses_to_write_ends_the_run_with_a_sentence(settings: Settings, redis: Redis) -> None:
+async def test_a_log_that_redis_takes_nothing_of_ends_the_run_with_a_sentence(
+    settings: Settings, redis: Redis
+) -> None:
     changed = with_runs(settings, append_timeout=timedelta(seconds=0.5))
     async with open_process(changed) as process:
         run = await make_run(process.stores.pool, model=SLOW)
         async with driven(process, run.id):
             await eventually(lambda: said(process, run, 5))
-            await redis.config_set("maxmemory", "1")
-            try:
-                await eventually(lambda: is_final(process, run), within=3, says="the run did not end")
-            finally:
-                await redis.config_set("maxmemory", "0")
+            await redis.delete(keys.responses(run.id))
+            await redis.set(keys.responses(run.id), "no list at all", ex=60)
+            await eventually(lambda: is_final(process, run), within=3, says="the run did not end")
         row = await row_of(process.stores.pool, run.id)
         assert row.status == "failed"
         assert row.error
         assert "could not be written" in row.error
+        await redis.delete(keys.responses(run.id))
         await age(process.stores.pool, run.id, "updated_at")
         await sweeper.close_cut(process.stores)
         await closed(process.stores.pool, run.id)
+
+
+async def test_a_full_redis_holds_a_run_up_and_does_not_end_it(settings: Settings, redis: Redis) -> None:
+    changed = with_runs(settings, append_timeout=timedelta(seconds=0.2))
+    async with open_process(changed) as process, open_process(changed) as second:
+        run = await make_run(process.stores.pool, model="demo/lorem?chunks=40&delay_ms=5")
+        reading = asyncio.create_task(read_all(second.stores, run.id))
+        async with driven(process, run.id) as task:
+            await eventually(lambda: said(process, run, 5))
+            await redis.config_set("maxmemory", "1")
+            try:
+                await asyncio.wait([task], timeout=2 * settings.runs.dead_after.total_seconds())
+                assert not task.done()
+                await drive(second, await make_run(second.stores.pool))
+            finally:
+                await redis.config_set("maxmemory", "0")
+            async with asyncio.timeout(5):
+                await task
+                assert await reading == list(enumerate(await log_of(process, run)))
+        row = await closed(process.stores.pool, run.id)
+        assert (row.status, row.attempt, row.crashes) == ("completed", 1, 0)
 
 
 async def is_final(process: Process, run: Run) -> bool:

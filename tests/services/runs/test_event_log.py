@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from random import Random
 from typing import Any
@@ -349,31 +350,31 @@ async def test_a_pending_backlog_holds_its_producer_back(far: Stores, redis_prox
             await producing
 
 
-async def test_a_redis_that_refuses_to_write_ends_the_log_after_a_while(settings: Settings, redis: Redis) -> None:
-    from datetime import timedelta  # noqa: PLC0415
-
+async def test_a_log_that_redis_takes_nothing_of_ends_after_a_while(settings: Settings, redis: Redis) -> None:
     async with driving_with(settings, append_timeout=timedelta(seconds=0.5)) as driver:
-        await driver.say("a")
-        await redis.config_set("maxmemory", "1")
-        try:
-            with pytest.raises(LogRefused, match=r"could not be written for 0\.5 seconds"):
-                async with asyncio.timeout(2.5):
-                    await driver.say("b")
-        finally:
-            await redis.config_set("maxmemory", "0")
+        await redis.set(keys.responses(driver.run.id), "no list at all", ex=60)
+        with pytest.raises(LogRefused, match=r"could not be written for 0\.5 seconds"):
+            async with asyncio.timeout(2.5):
+                await driver.say("b")
 
 
-async def test_a_short_refusal_to_write_is_waited_out(stores: Stores, redis: Redis) -> None:
-    async with driving(stores) as driver:
-        await driver.say("a")
+async def test_a_full_redis_is_waited_out_however_long_it_takes(settings: Settings, redis: Redis) -> None:
+    async with driving_with(settings, append_timeout=timedelta(seconds=0.2)) as driver, driving_with(settings) as other:
+        await asyncio.gather(driver.say("a"), other.say("a"))
         await redis.config_set("maxmemory", "1")
         try:
-            await driver.log.append(chunk(driver.run, "b"))
-            await eventually(lambda: driver.log.refused_since is not None, within=2.5)
+            await asyncio.gather(driver.log.append(chunk(driver.run, "b")), other.log.append(chunk(other.run, "b")))
+            flushed = asyncio.create_task(driver.log.flush())
+            await asyncio.wait([flushed], timeout=2 * settings.runs.lock_ttl.total_seconds())
+            assert not flushed.done()
+            assert not driver.held.lost.is_set()
         finally:
             await redis.config_set("maxmemory", "0")
-        await driver.say("c")
-        assert text_of(await listed(stores, driver.run.id)) == "abc"
+        await asyncio.gather(driver.say("c"), other.say("c"))
+        for each in (driver, other):
+            log = await listed(each.stores, each.run.id)
+            assert text_of(log) == "abc"
+            assert numbered(log) == [0, 1, 2]
 
 
 async def test_a_server_that_forgot_its_scripts_is_taught_again(stores: Stores, redis: Redis) -> None:
