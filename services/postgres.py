@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -9,26 +10,43 @@ import orjson
 
 from services.settings import PostgresSettings
 
-Pool = asyncpg.Pool
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 """What a function that takes `conn` first accepts: a pooled or a bare connection."""
-
-Executor = Connection | Pool
-"""What a function of one statement accepts: it needs no transaction of its own."""
 
 Unreachable = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.exceptions.OperatorInterventionError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.exceptions.InsufficientResourcesError,
+    asyncpg.exceptions.PostgresSystemError,
     asyncpg.exceptions.TransactionRollbackError,
+    asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
 )
-"""What asyncpg raises while the server is away, restarting or failing over, or when it chose us to break a deadlock."""
+"""What asyncpg raises while the server is away, restarting, failing over, full or overloaded: try again later.
+
+So does a statement or a wait for a connection that took too long (TimeoutError is an OSError), and a deadlock that was
+broken at our cost.
+"""
 
 
-ACQUIRE_SECONDS = 10.0
+class Pool(asyncpg.Pool):
+    """A pool in which nobody waits for ever for a connection: TimeoutError after `acquire_timeout`."""
+
+    __slots__ = ("acquire_timeout",)
+
+    def __init__(self, *arguments: Any, acquire_timeout: timedelta, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.acquire_timeout = acquire_timeout.total_seconds()
+
+    def acquire(self, *, timeout: float | None = None) -> "asyncpg.pool.PoolAcquireContext":
+        return super().acquire(timeout=self.acquire_timeout if timeout is None else timeout)
+
+
+Executor = Connection | Pool
+"""What a function of one statement accepts: it needs no transaction of its own."""
 
 
 def dump_json(value: Any) -> str:
@@ -46,24 +64,58 @@ async def open_pool(settings: PostgresSettings, *, min_size: int | None = None) 
     Raises what asyncpg raises when the server cannot be reached.
     """
     smallest = settings.pool_min if min_size is None else min_size
-    return await asyncpg.create_pool(
+    return await opened(settings, smallest, max(settings.pool_max, smallest))
+
+
+async def open_upkeep_pool(settings: PostgresSettings) -> Pool:
+    """The few connections of what keeps runs and readers alive; opened as they are needed."""
+    return await opened(settings, 0, settings.upkeep_connections)
+
+
+async def opened(settings: PostgresSettings, min_size: int, max_size: int) -> Pool:
+    pool = Pool(
         settings.url.get_secret_value(),
-        min_size=smallest,
-        max_size=max(settings.pool_max, smallest),
+        acquire_timeout=settings.acquire_timeout,
+        min_size=min_size,
+        max_size=max_size,
         max_queries=settings.max_queries,
         max_inactive_connection_lifetime=settings.idle_lifetime.total_seconds(),
         command_timeout=settings.command_timeout.total_seconds(),
         timeout=settings.connect_timeout.total_seconds(),
         init=prepare_connection,
-        server_settings={"application_name": "longrun", "timezone": "UTC"},
+        server_settings=server_settings(settings),
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
     )
+    await pool
+    return pool
+
+
+def server_settings(settings: PostgresSettings) -> dict[str, str]:
+    limits = {
+        "statement_timeout": settings.statement_timeout,
+        "idle_in_transaction_session_timeout": settings.idle_transaction_timeout,
+    }
+    set_limits = {name: f"{limit / timedelta(milliseconds=1):.0f}" for name, limit in limits.items() if limit}
+    return {"application_name": "longrun", "timezone": "UTC", **set_limits}
 
 
 @asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
     """One pooled connection inside one transaction: commits at the end, rolls back on an error.
 
-    Raises: TimeoutError when no connection is free within ten seconds.
+    Raises: TimeoutError when no connection is free in time, or a statement takes too long.
     """
-    async with pool.acquire(timeout=ACQUIRE_SECONDS) as conn, conn.transaction():
-        yield conn
+    async with pool.acquire() as conn:
+        begun = conn.transaction()
+        await begun.start()
+        try:
+            yield conn
+        except TimeoutError:
+            conn.terminate()  # the server ends the transaction; a ROLLBACK would wait for it as long again
+            raise
+        except BaseException:
+            await begun.rollback()
+            raise
+        await begun.commit()

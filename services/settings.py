@@ -51,8 +51,12 @@ class PostgresSettings(Section):
     worker_pool_min: int = Field(1, ge=0)
     max_queries: int = Field(50_000, ge=1)
     idle_lifetime: Duration = timedelta(seconds=300)
-    command_timeout: Duration = timedelta(seconds=60)
+    upkeep_connections: int = Field(3, ge=1)
     connect_timeout: Duration = timedelta(seconds=10)
+    acquire_timeout: Duration = timedelta(seconds=3)
+    command_timeout: Duration = timedelta(seconds=6)
+    statement_timeout: Duration = timedelta(seconds=60)
+    idle_transaction_timeout: Duration = timedelta(seconds=10)
 
     @model_validator(mode="after")
     def fit_the_pool(self) -> "PostgresSettings":
