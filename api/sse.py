@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus
@@ -10,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.transport import abort
-from services.background import repeat
+from services.background import repeat, stop
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
@@ -48,10 +47,7 @@ class Streams:
         self.task = asyncio.create_task(repeat(self.tick), name="streams")
 
     async def close(self) -> None:
-        if self.task:
-            self.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.task
+        await stop([self.task] if self.task else [])
 
     @property
     def draining(self) -> bool:

@@ -1,23 +1,35 @@
 """Tasks that outlive the request or run that began them, and end with the process."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from services.log import logger
 
 RETRY_SECONDS = 0.2
+CANCEL_AGAIN_SECONDS = 1.0
 
 
 async def repeat(tick: Callable[[], Awaitable[object]]) -> None:
-    """Run `tick` until cancelled; it does its own waiting. What one tick raises is logged, and the next one comes."""
-    task = asyncio.current_task()
-    while not (task and task.cancelling()):  # asyncio.wait_for, in redis-py's every send, may swallow it (Python 3.11)
+    """Run `tick` for ever; it does its own waiting. What one tick raises is logged, and the next one comes."""
+    while True:
         try:
             await tick()
         except Exception:
             logger.exception("background.tick_failed", tick=getattr(tick, "__qualname__", repr(tick)))
             await asyncio.sleep(RETRY_SECONDS)
+
+
+async def stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they are done.
+
+    Once is not enough: asyncio.wait_for of Python 3.11, in redis-py's every send, may swallow it.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)
 
 
 class Background:
@@ -37,7 +49,4 @@ class Background:
             logger.error("background.failed", task=task.get_name(), exc_info=error)
 
     async def close(self) -> None:
-        tasks = list(self.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stop(self.tasks)

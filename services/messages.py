@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from services.postgres import Connection, Executor, dump_json
+from services.postgres import LONG_SECONDS, Connection, Executor, dump_json
 from services.runs.fence import Fence, FenceLost
 
 ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
@@ -149,7 +149,9 @@ async def page(
 async def model_history(conn: Connection, thread_id: UUID) -> list[Message]:
     """What the model is shown of a thread, oldest first."""
     rows = await conn.fetch(
-        f"SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND is_llm_message ORDER BY position", thread_id
+        f"SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND is_llm_message ORDER BY position",
+        thread_id,
+        timeout=LONG_SECONDS,
     )
     return [Message(**row) for row in rows]
 

@@ -32,6 +32,10 @@ broken at our cost.
 """
 
 
+LONG_SECONDS = 60.0
+"""For the few statements whose work grows with a whole thread or project."""
+
+
 class Pool(asyncpg.Pool):
     """A pool in which nobody waits for ever for a connection: TimeoutError after `acquire_timeout`."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from services.errors import Forbidden, NotFound
-from services.postgres import Connection
+from services.postgres import LONG_SECONDS, Connection
 
 SHOWN_OF_SANDBOX = ("id", "sandbox_url", "vnc_preview")
 MISSING = "Project not found."
@@ -129,4 +129,5 @@ async def update(
 
 async def delete(conn: Connection, account_id: UUID, project_id: UUID) -> None:
     """Delete a project of the account with its threads, messages, runs and uploads."""
-    await conn.execute("DELETE FROM projects WHERE project_id = $1 AND account_id = $2", project_id, account_id)
+    statement = "DELETE FROM projects WHERE project_id = $1 AND account_id = $2"
+    await conn.execute(statement, project_id, account_id, timeout=LONG_SECONDS)

@@ -16,7 +16,7 @@ from redis.asyncio.connection import DefaultParser
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from services.background import repeat
+from services.background import repeat, stop
 from services.log import logger
 from services.settings import RedisSettings
 
@@ -85,10 +85,7 @@ class Channels:
         self.task = asyncio.create_task(repeat(self.connect_once), name="channels")
 
     async def close(self) -> None:
-        if self.task:
-            self.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.task
+        await stop([self.task] if self.task else [])
         await self.client.aclose()
 
     @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from services.errors import Forbidden, NotFound
-from services.postgres import Connection, Executor
+from services.postgres import LONG_SECONDS, Connection, Executor
 
 MISSING = "Thread not found."
 MISSING_RUN = "Run not found."
@@ -159,4 +159,5 @@ async def update(
 
 async def delete(conn: Connection, account_id: UUID, thread_id: UUID) -> None:
     """Delete a thread of the account with its messages and runs."""
-    await conn.execute("DELETE FROM threads WHERE thread_id = $1 AND account_id = $2", thread_id, account_id)
+    statement = "DELETE FROM threads WHERE thread_id = $1 AND account_id = $2"
+    await conn.execute(statement, thread_id, account_id, timeout=LONG_SECONDS)

@@ -1,10 +1,9 @@
 """Waking workers: messages for queued runs, and the note in the row once the broker has one."""
 
 import asyncio
-from contextlib import suppress
 from uuid import UUID
 
-from services.background import repeat
+from services.background import repeat, stop
 from services.broker import RUN_QUEUE, Publisher, queue_length, run_message
 from services.log import logger
 from services.postgres import Pool, Unreachable
@@ -29,10 +28,7 @@ class Dispatch:
 
     async def close(self) -> None:
         await self.publisher.close()
-        if self.task:
-            self.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.task
+        await stop([self.task] if self.task else [])
         await self.note()
 
     def send_run(self, run: Run) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from redis import exceptions
 from redis.asyncio import Redis
 
-from services.background import repeat
+from services.background import repeat, stop
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
@@ -70,10 +70,7 @@ class LogWriter:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.archive_all()
-        tasks = [*self.tasks, *self.repairs]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stop([*self.tasks, *self.repairs])
 
     async def open_log(self, run: Run, fence: Fence) -> EventLog:
         """The log of a run whose fence and lock are ours, as far as it got.

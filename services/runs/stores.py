@@ -9,7 +9,7 @@ from uuid import uuid4
 from redis.asyncio import Redis
 
 from services.background import Background, repeat
-from services.postgres import Pool, open_pool
+from services.postgres import Pool, open_pool, open_upkeep_pool
 from services.redis import Channels, open_redis
 from services.runs.dispatch import Dispatch
 from services.runs.lease import Leases
@@ -27,6 +27,8 @@ class Stores:
     settings: Settings
     instance_id: str
     pool: Pool
+    upkeep: Pool
+    """Connections of what keeps runs and readers alive: no request and no agent can use them up."""
     redis: Redis
     channels: Channels
     leases: Leases
@@ -45,14 +47,14 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
     Raises: what asyncpg raises when Postgres cannot be reached. Redis and the broker may come later.
     """
     instance_id = uuid4().hex[:12]
-    pool = await open_pool(settings.postgres, min_size=pool_min)
+    pool, upkeep = await open_pool(settings.postgres, min_size=pool_min), await open_upkeep_pool(settings.postgres)
     redis = open_redis(settings.redis)
     channels = Channels(settings.redis)
-    leases = Leases(settings.runs, redis, pool, instance_id)
-    writer = LogWriter(settings.runs, redis, pool, leases)
-    tails = Tails(settings.streams, redis, pool, channels)
-    dispatch = Dispatch(settings, pool)
-    stores = Stores(settings, instance_id, pool, redis, channels, leases, writer, tails, dispatch, Background())
+    leases = Leases(settings.runs, redis, upkeep, instance_id)
+    writer = LogWriter(settings.runs, redis, upkeep, leases)
+    tails = Tails(settings.streams, redis, upkeep, channels)
+    dispatch = Dispatch(settings, upkeep)
+    stores = Stores(settings, instance_id, pool, upkeep, redis, channels, leases, writer, tails, dispatch, Background())
     for room in (channels, writer, tails, dispatch):
         room.open()
     stores.background.spawn(repeat(leases.renew_later))
@@ -63,4 +65,5 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
         for closing in (stores.background, tails, writer, dispatch, channels):
             await closing.close()
         await redis.aclose()
+        await upkeep.close()
         await pool.close()

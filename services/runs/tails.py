@@ -11,7 +11,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from services.background import repeat
+from services.background import repeat, stop
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
@@ -177,9 +177,7 @@ class Tails:
         ]
 
     async def close(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await stop(self.tasks)
 
     @asynccontextmanager
     async def follow(self, run_id: UUID, *, after: int = -1) -> AsyncIterator[Reader]:

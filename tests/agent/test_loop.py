@@ -1,6 +1,5 @@
 import asyncio
 
-import asyncpg
 import pytest
 from httpx2 import AsyncClient
 
@@ -8,6 +7,7 @@ from agent import loop, thread_manager
 from agent.context import RunContext, RunFailed
 from agent.loop import keep_draft, run_agent
 from services.messages import Message
+from services.postgres import Pool
 from services.runs.fence import FenceLost
 from services.settings import Settings
 from tests import fakes
@@ -28,9 +28,7 @@ def next_attempt(ctx: RunContext) -> tuple[RunContext, RecordingLog]:
     return RunContext(ctx.run, ctx.fence, log, ctx.pool, ctx.http, ctx.settings), log
 
 
-async def test_a_question_is_answered_streamed_and_stored(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings
-) -> None:
+async def test_a_question_is_answered_streamed_and_stored(pool: Pool, http: AsyncClient, settings: Settings) -> None:
     ctx, log = await make_context(pool, http, settings, "openai/script-reasoning")
     await run_agent(ctx)
     [stored] = await answers(ctx)
@@ -47,7 +45,7 @@ async def test_a_question_is_answered_streamed_and_stored(
 
 
 async def test_the_model_reads_the_system_prompt_and_the_whole_thread(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
     ctx, _ = await make_context(pool, http, settings, "openai/script-text")
     await run_agent(ctx)
@@ -61,16 +59,14 @@ async def test_the_model_reads_the_system_prompt_and_the_whole_thread(
     assert len(await answers(ctx)) == 2
 
 
-async def test_without_stream_only_the_whole_answer_is_told(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings
-) -> None:
+async def test_without_stream_only_the_whole_answer_is_told(pool: Pool, http: AsyncClient, settings: Settings) -> None:
     ctx, log = await make_context(pool, http, settings, "openai/script-text", stream=False)
     await run_agent(ctx)
     assert log.kinds == ["assistant_response_start", "complete", "finish"]
 
 
 async def test_effort_is_passed_on_only_with_thinking_enabled(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
     for thinking in (False, True):
         ctx, _ = await make_context(
@@ -81,7 +77,7 @@ async def test_effort_is_passed_on_only_with_thinking_enabled(
 
 
 async def test_a_run_whose_answer_is_stored_is_not_answered_again_but_told_again(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
     ctx, _ = await make_context(pool, http, settings, "openai/script-text")
     await run_agent(ctx)
@@ -97,7 +93,7 @@ async def test_a_run_whose_answer_is_stored_is_not_answered_again_but_told_again
 
 
 async def test_a_run_that_died_in_mid_text_is_answered_anew(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
     ctx, log = await make_context(pool, http, settings, "openai/m")
     fake.script(fakes.says(*fakes.WORDS, delay=0.05), fakes.says())
@@ -112,7 +108,7 @@ async def test_a_run_that_died_in_mid_text_is_answered_anew(
 
 
 async def test_a_model_that_breaks_off_fails_the_run_and_its_text_is_kept_once(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings
+    pool: Pool, http: AsyncClient, settings: Settings
 ) -> None:
     ctx, log = await make_context(pool, http, settings, "openai/script-cut")
     with pytest.raises(RunFailed, match="broke off"):
@@ -128,7 +124,7 @@ async def test_a_model_that_breaks_off_fails_the_run_and_its_text_is_kept_once(
 
 
 async def test_a_run_that_kept_interrupted_text_is_not_taken_for_answered(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings
+    pool: Pool, http: AsyncClient, settings: Settings
 ) -> None:
     ctx, _ = await make_context(pool, http, settings, "openai/script-cut")
     with pytest.raises(RunFailed):
@@ -141,7 +137,7 @@ async def test_a_run_that_kept_interrupted_text_is_not_taken_for_answered(
 
 @pytest.mark.parametrize("model", ["script-silent", "script-hang-first"])
 async def test_a_run_stopped_during_a_silent_call_keeps_nothing_and_hangs_up(
-    pool: asyncpg.Pool, http: AsyncClient, fake: FakeModel, model: str
+    pool: Pool, http: AsyncClient, fake: FakeModel, model: str
 ) -> None:
     patient = model_settings(fake, idle_timeout="60s")
     ctx, log = await make_context(pool, http, patient, f"openai/{model}")
@@ -156,7 +152,7 @@ async def test_a_run_stopped_during_a_silent_call_keeps_nothing_and_hangs_up(
 
 
 async def test_a_run_stopped_in_mid_text_keeps_exactly_what_readers_saw(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
     ctx, log = await make_context(pool, http, settings, "openai/script-slow")
     running = asyncio.create_task(run_agent(ctx))
@@ -171,7 +167,7 @@ async def test_a_run_stopped_in_mid_text_keeps_exactly_what_readers_saw(
 
 
 async def test_a_stop_while_the_answer_is_being_stored_does_not_store_it_twice(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings
+    pool: Pool, http: AsyncClient, settings: Settings
 ) -> None:
     ctx, log = await make_context(pool, http, settings, "openai/script-text")
     async with pool.acquire() as other, other.transaction():
@@ -188,7 +184,7 @@ async def test_a_stop_while_the_answer_is_being_stored_does_not_store_it_twice(
 
 
 async def test_a_run_that_lost_its_fence_stores_nothing_and_says_no_complete(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings
+    pool: Pool, http: AsyncClient, settings: Settings
 ) -> None:
     ctx, log = await make_context(pool, http, settings, "openai/script-text")
     await pool.execute("UPDATE agent_runs SET attempt = attempt + 1 WHERE id = $1", ctx.run.id)
@@ -200,7 +196,7 @@ async def test_a_run_that_lost_its_fence_stores_nothing_and_says_no_complete(
 
 
 async def test_an_answer_without_end_is_ended(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, http: AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "MAX_ANSWER_CHARS", 100)
     ctx, _ = await make_context(pool, http, settings, "openai/script-slow", stream=False)
@@ -218,7 +214,7 @@ async def test_an_answer_without_end_is_ended(
     ],
 )
 async def test_an_empty_answer_is_not_a_completed_run(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings, fake: FakeModel, finish_reason: str, sentence: str
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel, finish_reason: str, sentence: str
 ) -> None:
     ctx, _ = await make_context(pool, http, settings, "openai/m")
     fake.script(fakes.empty(finish_reason))
@@ -230,7 +226,7 @@ async def test_an_empty_answer_is_not_a_completed_run(
 
 
 async def test_a_thread_without_a_message_to_answer_says_so(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
     ctx, _ = await make_context(pool, http, settings, "openai/script-text")
     await pool.execute("DELETE FROM messages WHERE thread_id = $1", ctx.run.thread_id)
@@ -239,7 +235,7 @@ async def test_a_thread_without_a_message_to_answer_says_so(
     assert fake.requests == []
 
 
-async def test_the_demo_needs_no_key_and_no_network(pool: asyncpg.Pool, http: AsyncClient, fake: FakeModel) -> None:
+async def test_the_demo_needs_no_key_and_no_network(pool: Pool, http: AsyncClient, fake: FakeModel) -> None:
     ctx, log = await make_context(pool, http, Settings(), "demo/lorem?chunks=20&delay_ms=0")
     await run_agent(ctx)
     [stored] = await answers(ctx)

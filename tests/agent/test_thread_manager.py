@@ -10,6 +10,7 @@ from httpx2 import AsyncClient
 from agent import thread_manager
 from services import messages
 from services.messages import Message, NewMessage
+from services.postgres import Pool
 from services.settings import Settings
 from tests.agent.seeds import make_context
 
@@ -73,7 +74,7 @@ def test_the_system_prompt_says_what_day_it_is() -> None:
 
 
 async def test_a_message_whose_commit_was_not_heard_of_is_not_stored_twice(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings
+    pool: Pool, http: AsyncClient, settings: Settings
 ) -> None:
     ctx, _ = await make_context(pool, http, settings, "openai/m")
     first = await thread_manager.store(ctx, NewMessage("assistant", {"role": "assistant", "content": "a"}))
@@ -83,7 +84,7 @@ async def test_a_message_whose_commit_was_not_heard_of_is_not_stored_twice(
 
 
 async def test_storing_waits_until_postgres_is_back(
-    pool: asyncpg.Pool, http: AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, http: AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_manager, "RETRY_SECONDS", 0.01)
     ctx, _ = await make_context(pool, http, settings, "openai/m")
@@ -100,7 +101,7 @@ async def test_storing_waits_until_postgres_is_back(
     assert not failures
 
 
-async def test_a_closed_pool_is_not_waited_for(http: AsyncClient, pool: asyncpg.Pool, settings: Settings) -> None:
+async def test_a_closed_pool_is_not_waited_for(http: AsyncClient, pool: Pool, settings: Settings) -> None:
     ctx, _ = await make_context(pool, http, settings, "openai/m")
     await pool.close()
     with pytest.raises(asyncpg.InterfaceError):

@@ -7,6 +7,7 @@ import pytest
 
 from services import messages
 from services.messages import NewMessage
+from services.postgres import Pool
 from services.runs.fence import Fence, FenceLost
 from tests.agent.seeds import fence_of, make_run, make_thread
 
@@ -15,7 +16,7 @@ def said(text: str) -> NewMessage:
     return NewMessage("user", {"role": "user", "content": text})
 
 
-async def test_messages_of_one_call_keep_their_order_and_their_ids(pool: asyncpg.Pool) -> None:
+async def test_messages_of_one_call_keep_their_order_and_their_ids(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id, named = await make_thread(conn), uuid4()
         batch = [said(f"{n}") for n in range(50)] + [NewMessage("user", "plain", message_id=named)]
@@ -25,7 +26,7 @@ async def test_messages_of_one_call_keep_their_order_and_their_ids(pool: asyncpg
         assert await messages.model_history(conn, thread_id) == stored
 
 
-async def test_every_json_value_and_every_odd_text_comes_back(pool: asyncpg.Pool) -> None:
+async def test_every_json_value_and_every_odd_text_comes_back(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id = await make_thread(conn)
         contents: list[Any] = [
@@ -47,12 +48,12 @@ async def test_every_json_value_and_every_odd_text_comes_back(pool: asyncpg.Pool
         ]
 
 
-async def test_adding_nothing_stores_nothing(pool: asyncpg.Pool) -> None:
+async def test_adding_nothing_stores_nothing(pool: Pool) -> None:
     async with pool.acquire() as conn:
         assert await messages.add(conn, await make_thread(conn), []) == []
 
 
-async def test_a_message_makes_its_thread_newer(pool: asyncpg.Pool) -> None:
+async def test_a_message_makes_its_thread_newer(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id = await make_thread(conn)
         updated = "SELECT updated_at FROM threads WHERE thread_id = $1"
@@ -61,7 +62,7 @@ async def test_a_message_makes_its_thread_newer(pool: asyncpg.Pool) -> None:
         assert await conn.fetchval(updated, thread_id) > before
 
 
-async def test_a_fenced_message_belongs_to_its_run_and_counts_as_progress(pool: asyncpg.Pool) -> None:
+async def test_a_fenced_message_belongs_to_its_run_and_counts_as_progress(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id = await make_thread(conn)
         run = await make_run(conn, thread_id)
@@ -73,7 +74,7 @@ async def test_a_fenced_message_belongs_to_its_run_and_counts_as_progress(pool: 
 @pytest.mark.parametrize(
     "loss", ["attempt = attempt + 1", "status = 'stopped', completed_at = now()", "status = 'queued'"]
 )
-async def test_an_attempt_that_lost_its_run_cannot_store_any_more(pool: asyncpg.Pool, loss: str) -> None:
+async def test_an_attempt_that_lost_its_run_cannot_store_any_more(pool: Pool, loss: str) -> None:
     async with pool.acquire() as conn:
         thread_id = await make_thread(conn)
         run = await make_run(conn, thread_id)
@@ -84,7 +85,7 @@ async def test_an_attempt_that_lost_its_run_cannot_store_any_more(pool: asyncpg.
         assert await conn.fetchval("SELECT crashes FROM agent_runs WHERE id = $1", run.id) == 3
 
 
-async def test_a_message_that_races_a_take_over_waits_for_it_and_is_refused(pool: asyncpg.Pool) -> None:
+async def test_a_message_that_races_a_take_over_waits_for_it_and_is_refused(pool: Pool) -> None:
     async with pool.acquire() as conn, pool.acquire() as other:
         thread_id = await make_thread(conn)
         run = await make_run(conn, thread_id)
@@ -97,13 +98,13 @@ async def test_a_message_that_races_a_take_over_waits_for_it_and_is_refused(pool
             await adding
 
 
-async def test_a_fence_of_an_unknown_run_is_lost(pool: asyncpg.Pool) -> None:
+async def test_a_fence_of_an_unknown_run_is_lost(pool: Pool) -> None:
     async with pool.acquire() as conn:
         with pytest.raises(FenceLost):
             await messages.add(conn, await make_thread(conn), [said("x")], fence=Fence(uuid4(), 1, "worker"))
 
 
-async def test_a_given_id_is_stored_once(pool: asyncpg.Pool) -> None:
+async def test_a_given_id_is_stored_once(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id, once = await make_thread(conn), NewMessage("user", "x", message_id=uuid4())
         await messages.add(conn, thread_id, [once])
@@ -111,7 +112,7 @@ async def test_a_given_id_is_stored_once(pool: asyncpg.Pool) -> None:
             await messages.add(conn, thread_id, [once])
 
 
-async def test_pages_in_both_directions_join_without_gap_or_overlap(pool: asyncpg.Pool) -> None:
+async def test_pages_in_both_directions_join_without_gap_or_overlap(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id = await make_thread(conn)
         stored = await messages.add(conn, thread_id, [said(f"{n}") for n in range(7)])
@@ -123,7 +124,7 @@ async def test_pages_in_both_directions_join_without_gap_or_overlap(pool: asyncp
         assert oldest + newer == stored
 
 
-async def test_the_model_is_not_shown_what_is_not_for_it(pool: asyncpg.Pool) -> None:
+async def test_the_model_is_not_shown_what_is_not_for_it(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id = await make_thread(conn)
         await messages.add(conn, thread_id, [said("shown"), NewMessage("status", {}, is_llm_message=False)])
@@ -131,7 +132,7 @@ async def test_the_model_is_not_shown_what_is_not_for_it(pool: asyncpg.Pool) -> 
         assert len(await messages.page(conn, thread_id, limit=10)) == 2
 
 
-async def test_a_message_is_found_and_deleted_only_in_its_own_thread(pool: asyncpg.Pool) -> None:
+async def test_a_message_is_found_and_deleted_only_in_its_own_thread(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id, other_id = await make_thread(conn), await make_thread(conn)
         [stored] = await messages.add(conn, thread_id, [said("x")])

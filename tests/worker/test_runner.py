@@ -394,9 +394,7 @@ async def test_a_log_that_is_full_ends_the_run_with_a_sentence(settings: Setting
         assert kinds(await log_of(process, run))[-1] == "last:failed"
 
 
-async def test_a_log_that_redis_takes_nothing_of_ends_the_run_with_a_sentence(
-    settings: Settings, redis: Redis
-) -> None:
+async def test_a_log_that_redis_takes_nothing_of_ends_the_run_with_a_sentence(settings: Settings, redis: Redis) -> None:
     changed = with_runs(settings, append_timeout=timedelta(seconds=0.5))
     async with open_process(changed) as process:
         run = await make_run(process.stores.pool, model=SLOW)
