@@ -19,6 +19,7 @@ from services.runs import closing, control, events, lifecycle, stopping, store
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.fence import FenceLost
 from services.runs.lease import Held
+from services.runs.lifecycle import HandOver
 from services.runs.store import Run
 from worker.process import Process
 
@@ -235,7 +236,8 @@ async def hand_over(process: Process, log: EventLog, held: Held) -> Ending:
         await stores.writer.archive_run(log)
     if held.stop_asked.is_set():
         await commit_stop(process, held)
-    row = await persist(held, lambda: lifecycle.hand_over(stores.pool, held.fence, length=log.length, settled=settled))
+    handed = HandOver(held.fence, log.length, settled)
+    row = await persist(held, lambda: stores.hand_overs.ask(handed))
     if row:
         logger.info("run.handed_over", attempt=row.attempt, length=log.length)
         return HandedOver()

@@ -128,14 +128,18 @@ async def end_expired(stores: Stores) -> None:
 
 async def end(stores: Stores, condition: str, status: str, error: str | None) -> None:
     rows = await stores.pool.fetch(
-        f"SELECT id, attempt FROM agent_runs WHERE {condition} ORDER BY created_at LIMIT {BATCH}",
+        f"""
+        SELECT id, attempt FROM agent_runs WHERE {condition}
+        ORDER BY created_at LIMIT {BATCH} FOR NO KEY UPDATE SKIP LOCKED
+        """,
         stores.settings.runs.sweep_interval,
     )
-    for row in rows:
-        run = await lifecycle.end_from_outside(stores.pool, row["id"], row["attempt"], status, error=error)
-        if run:
-            logger.info("sweeper.ended", run_id=str(run.id), status=run.status)
-            stores.background.spawn(closing.close_from_outside(stores, run))
+    if not rows:
+        return
+    attempts = [(row["id"], row["attempt"]) for row in rows]
+    for run in await lifecycle.end_all_from_outside(stores.pool, attempts, status, error=error):
+        logger.info("sweeper.ended", run_id=str(run.id), status=run.status)
+        stores.background.spawn(closing.close_from_outside(stores, run))
 
 
 async def close_cut(stores: Stores) -> None:
@@ -144,15 +148,13 @@ async def close_cut(stores: Stores) -> None:
         f"""
         SELECT {COLUMNS} FROM agent_runs AS run
         WHERE completed_at IS NOT NULL AND closed_at IS NULL AND updated_at < now() - $1::interval
-        ORDER BY completed_at LIMIT {CLOSE_AT_ONCE}
+        ORDER BY completed_at LIMIT {CLOSE_AT_ONCE} FOR NO KEY UPDATE SKIP LOCKED
         """,
         stores.settings.runs.close_after,
     )
-    for row in rows:
-        run = await lifecycle.take_up_closing(stores.pool, Run(**row))
-        if run:
-            logger.info("sweeper.closing", run_id=str(run.id), status=run.status)
-            stores.background.spawn(closing.close_from_outside(stores, run))
+    for run in await lifecycle.take_up_closings(stores.pool, [Run(**row) for row in rows]) if rows else ():
+        logger.info("sweeper.closing", run_id=str(run.id), status=run.status)
+        stores.background.spawn(closing.close_from_outside(stores, run))
 
 
 STEPS: tuple[Step, ...] = (send_unsent, send_lost, rescue, end_stopped, end_expired, close_cut)

@@ -1,6 +1,6 @@
 """Control: a stop asked on one side, watched on the other; and the word that a run has ended."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -36,7 +36,15 @@ async def watch(channels: Channels, held: Held) -> AsyncIterator[None]:
 
 async def announce_stop(redis: Redis, run_id: UUID) -> int:
     """Say STOP; returns how many heard it: 0 means that no live process drives the run."""
-    return int(await redis.publish(keys.control(run_id), keys.STOP))
+    return (await announce_stops(redis, [run_id]))[0]
+
+
+async def announce_stops(redis: Redis, run_ids: Sequence[UUID]) -> list[int]:
+    """As `announce_stop`, for many runs in one round trip."""
+    pipeline = redis.pipeline(transaction=False)
+    for run_id in run_ids:
+        pipeline.publish(keys.control(run_id), keys.STOP)
+    return [int(heard) for heard in await pipeline.execute()]
 
 
 async def announce_end(redis: Redis, run_id: UUID, status: str) -> None:

@@ -1,6 +1,7 @@
 """The moves of a run: one table, guarded UPDATEs. "Someone got there first" is None, not an error."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,24 @@ MOVES: dict[str, tuple[str, ...]] = {
     "stopped": ("queued", "running"),
 }
 """To a status: the statuses it may come from. `running` from `running` is a take-over."""
+
+LOCKED = "locked AS (SELECT id AS run_id FROM agent_runs WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE)"
+"""The rows of the runs in $1, locked in one order whatever order they are named in: no deadlocks."""
+
+GIVEN = "given AS (SELECT * FROM unnest($1::uuid[], $2::int[]) AS given (run_id, fence))"
+"""The runs in $1 with the attempts that are to be ours, in $2."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """A live run that is given back to the queue, its log archived up to `length` (None: as far as it got).
+
+    `settled` says that no append is unanswered: then no id beyond was given out, and the reservation ends there.
+    """
+
+    fence: Fence
+    length: int | None
+    settled: bool
 
 
 async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timedelta) -> Run | None:
@@ -83,22 +102,36 @@ async def end_from_outside(
     conn: Executor, run_id: UUID, attempt: int, status: str, *, error: str | None = None
 ) -> Run | None:
     """End a run that this process does not drive: raises the fence, so that its driver can write no more."""
-    row = await conn.fetchrow(
+    ended = await end_all_from_outside(conn, [(run_id, attempt)], status, error=error)
+    return ended[0] if ended else None
+
+
+async def end_all_from_outside(
+    conn: Executor, attempts: Sequence[tuple[UUID, int]], status: str, *, error: str | None = None
+) -> list[Run]:
+    """As `end_from_outside`, for many runs in one statement; returns those that it ended."""
+    rows = await conn.fetch(
         f"""
+        WITH {LOCKED}, {GIVEN}
         UPDATE agent_runs AS run SET
             status = CASE WHEN stop_requested_at IS NULL THEN $3 ELSE 'stopped' END,
             error = CASE WHEN stop_requested_at IS NULL THEN $4 END,
             attempt = attempt + 1, completed_at = now(), updated_at = now()
-        WHERE id = $1 AND attempt = $2 AND status = ANY($5)
+        FROM given JOIN locked USING (run_id)
+        WHERE id = run_id AND attempt = fence AND status = ANY($5)
         RETURNING {COLUMNS}
         """,
-        run_id,
-        attempt,
+        *as_columns(attempts),
         status,
         error,
         MOVES[status],
     )
-    return Run(**row) if row else None
+    return [Run(**row) for row in rows]
+
+
+def as_columns(attempts: Sequence[tuple[UUID, int]]) -> tuple[list[UUID], list[int]]:
+    """The arguments of GIVEN."""
+    return [run_id for run_id, _ in attempts], [attempt for _, attempt in attempts]
 
 
 async def request_stops(conn: Executor, run_ids: Sequence[UUID]) -> list[Run]:
@@ -108,12 +141,14 @@ async def request_stops(conn: Executor, run_ids: Sequence[UUID]) -> list[Run]:
     """
     rows = await conn.fetch(
         f"""
+        WITH {LOCKED}
         UPDATE agent_runs AS run SET
             stop_requested_at = coalesce(stop_requested_at, now()), updated_at = now(),
             attempt = attempt + (status = 'queued')::int,
             completed_at = CASE WHEN status = 'queued' THEN now() END,
             status = CASE WHEN status = 'queued' THEN 'stopped' ELSE status END
-        WHERE id = ANY($1) AND completed_at IS NULL
+        FROM locked
+        WHERE id = run_id AND completed_at IS NULL
         RETURNING {COLUMNS}
         """,
         run_ids,
@@ -123,37 +158,52 @@ async def request_stops(conn: Executor, run_ids: Sequence[UUID]) -> list[Run]:
 
 async def take_up_closing(conn: Executor, run: Run) -> Run | None:
     """Raise the fence of a final run whose end was cut between row and last event, to finish it here."""
-    row = await conn.fetchrow(
+    taken = await take_up_closings(conn, [run])
+    return taken[0] if taken else None
+
+
+async def take_up_closings(conn: Executor, runs: Sequence[Run]) -> list[Run]:
+    """As `take_up_closing`, for many runs in one statement; returns those that are ours to finish now."""
+    rows = await conn.fetch(
         f"""
+        WITH {LOCKED}, {GIVEN}
         UPDATE agent_runs AS run SET attempt = attempt + 1, updated_at = now()
-        WHERE id = $1 AND attempt = $2 AND completed_at IS NOT NULL AND closed_at IS NULL
+        FROM given JOIN locked USING (run_id)
+        WHERE id = run_id AND attempt = fence AND completed_at IS NOT NULL AND closed_at IS NULL
         RETURNING {COLUMNS}
         """,
-        run.id,
-        run.attempt,
+        *as_columns([(run.id, run.attempt) for run in runs]),
     )
-    return Run(**row) if row else None
+    return [Run(**row) for row in rows]
 
 
-async def hand_over(conn: Executor, fence: Fence, *, length: int, settled: bool) -> Run | None:
-    """Give a live run back to the queue, its log (`length` events) archived.
+async def hand_over(conn: Executor, fence: Fence, *, length: int | None, settled: bool) -> Run | None:
+    """Give a live run back to the queue. None when the fence is lost or a stop was asked."""
+    return (await hand_over_all(conn, [HandOver(fence, length, settled)]))[0]
 
-    `settled` says that no append is unanswered: then no id beyond was given out, and the reservation ends there.
-    None when the fence is lost or a stop was asked.
-    """
-    row = await conn.fetchrow(
+
+async def hand_over_all(conn: Executor, handed: Sequence[HandOver]) -> list[Run | None]:
+    """As `hand_over`, for many runs in one statement; the answers in their order."""
+    rows = await conn.fetch(
         f"""
+        WITH {LOCKED}, handed AS (
+            SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bool[])
+                AS handed (run_id, fence, length, settled)
+        )
         UPDATE agent_runs AS run SET
             status = 'queued', instance_id = NULL, heartbeat_at = NULL, message_sent_at = NULL,
             message_tried_at = now(), updated_at = now(),
-            reserved_events = CASE WHEN $5 THEN $3 ELSE reserved_events END
-        WHERE id = $1 AND attempt = $2 AND status = ANY($4) AND archived_events = $3 AND stop_requested_at IS NULL
+            reserved_events = CASE WHEN settled THEN length ELSE reserved_events END
+        FROM handed JOIN locked USING (run_id)
+        WHERE id = run_id AND attempt = fence AND status = ANY($5) AND stop_requested_at IS NULL
+          AND archived_events = coalesce(length, archived_events)
         RETURNING {COLUMNS}
         """,
-        fence.run_id,
-        fence.attempt,
-        length,
+        [one.fence.run_id for one in handed],
+        [one.fence.attempt for one in handed],
+        [one.length for one in handed],
+        [one.settled and one.length is not None for one in handed],
         MOVES["queued"],
-        settled,
     )
-    return Run(**row) if row else None
+    found = {(row["id"], row["attempt"]): Run(**row) for row in rows}
+    return [found.get((one.fence.run_id, one.fence.attempt)) for one in handed]

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from services.errors import NotFound
 from services.log import logger
+from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable
 from services.runs import closing, control, lifecycle, store
 from services.runs.store import Run
@@ -39,23 +40,33 @@ async def announce(stores: Stores, stopped: Sequence[Run]) -> None:
         if run.final:
             stores.background.spawn(closing.close_from_outside(stores, run))
     running = [run for run in stopped if not run.final]
-    heard = await asyncio.gather(*(heard_by(stores, run) for run in running))
-    for run, listeners in zip(running, heard, strict=True):
-        grace = stores.settings.runs.stop_grace.total_seconds() if listeners else 0.0
-        stores.background.spawn(see_it_end(stores, run, grace))
+    if not running:
+        return
+    heard = await heard_by(stores, running)
+    driven = [run for run, listeners in zip(running, heard, strict=True) if listeners]
+    undriven = [run for run, listeners in zip(running, heard, strict=True) if not listeners]
+    for runs, grace in ((driven, stores.settings.runs.stop_grace.total_seconds()), (undriven, 0.0)):
+        if runs:
+            stores.background.spawn(see_them_end(stores, runs, grace))
 
 
-async def heard_by(stores: Stores, run: Run) -> int:
+async def heard_by(stores: Stores, runs: Sequence[Run]) -> list[int]:
+    """How many heard of the stop of each run."""
     try:
-        return await control.announce_stop(stores.redis, run.id)
+        return await control.announce_stops(stores.redis, [run.id for run in runs])
     except Unreachable as error:
-        logger.warning("run.stop_not_announced", run_id=str(run.id), error=repr(error))
-        return 0
+        logger.warning("run.stop_not_announced", count=len(runs), error=repr(error))
+        return [0] * len(runs)
 
 
-async def see_it_end(stores: Stores, run: Run, grace: float) -> None:
-    """After `grace` seconds, raise the fence of a run that its driver has not ended, and end it here."""
+async def see_them_end(stores: Stores, runs: Sequence[Run], grace: float) -> None:
+    """After `grace` seconds, raise the fence of the runs that their drivers have not ended, and end them here."""
     await asyncio.sleep(grace)
-    ended = await lifecycle.end_from_outside(stores.pool, run.id, run.attempt, "stopped")
-    if ended:
-        await closing.close_from_outside(stores, ended)
+    attempts = [(run.id, run.attempt) for run in runs]
+    try:
+        ended = await lifecycle.end_all_from_outside(stores.pool, attempts, "stopped")
+    except PostgresUnreachable as error:
+        logger.warning("run.stop_postponed", count=len(runs), error=repr(error))  # the sweeper takes it up
+        return
+    for run in ended:
+        stores.background.spawn(closing.close_from_outside(stores, run))

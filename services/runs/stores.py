@@ -4,16 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import uuid4
 
 from redis.asyncio import Redis
 
 from services.background import Background, repeat
+from services.joining import Joined
 from services.postgres import Pool, open_pool, open_upkeep_pool
 from services.redis import Channels, open_redis
+from services.runs import lifecycle
 from services.runs.dispatch import Dispatch
 from services.runs.lease import Leases
+from services.runs.lifecycle import HandOver
 from services.runs.log_writer import LogWriter
+from services.runs.store import Run
 from services.runs.tails import Tails
 from services.settings import Settings
 
@@ -36,6 +41,7 @@ class Stores:
     tails: Tails
     dispatch: Dispatch
     background: Background
+    hand_overs: Joined[HandOver, Run | None]
     closers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLOSERS))
     """How many runs are ended from outside at a time."""
 
@@ -54,7 +60,20 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
     writer = LogWriter(settings.runs, redis, upkeep, leases)
     tails = Tails(settings.streams, redis, upkeep, channels)
     dispatch = Dispatch(settings, upkeep)
-    stores = Stores(settings, instance_id, pool, upkeep, redis, channels, leases, writer, tails, dispatch, Background())
+    stores = Stores(
+        settings=settings,
+        instance_id=instance_id,
+        pool=pool,
+        upkeep=upkeep,
+        redis=redis,
+        channels=channels,
+        leases=leases,
+        writer=writer,
+        tails=tails,
+        dispatch=dispatch,
+        background=Background(),
+        hand_overs=Joined(partial(lifecycle.hand_over_all, upkeep)),
+    )
     for room in (channels, writer, tails, dispatch):
         room.open()
     stores.background.spawn(repeat(leases.renew_later))

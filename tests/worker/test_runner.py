@@ -1,6 +1,6 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from agent import loop as agent_loop
 from agent.context import RunContext, RunFailed
 from services.broker import RUN_QUEUE, queue_length
 from services.runs import keys, lifecycle, stopping
+from services.runs.lifecycle import HandOver
 from services.runs.log_writer import LogWriter
 from services.runs.store import Run
 from services.settings import Settings
@@ -24,6 +25,7 @@ from tests.agent.seeds import model_settings
 from tests.fakes import FakeModel
 from tests.proxy import Proxy
 from tests.services.runs.seeds import (
+    Statements,
     age,
     archived,
     assistant_texts,
@@ -190,6 +192,21 @@ async def test_a_run_that_is_handed_over_goes_on_elsewhere(process: Process, sec
     assert len(await assistant_texts(second.stores.pool, run)) == 1
 
 
+async def test_a_drain_hands_many_runs_over_in_a_few_statements(process: Process) -> None:
+    runs = [await make_run(process.stores.pool, model=SLOW) for _ in range(12)]
+    async with AsyncExitStack() as stack:
+        tasks = [await stack.enter_async_context(driven(process, run.id)) for run in runs]
+        for run in runs:
+            await eventually(partial(said, process, run, 3))
+        hand_overs = await Statements.naming(process.stores.pool, "message_tried_at")
+        process.draining.set()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*tasks)
+        assert await hand_overs.count() <= len(runs) / 2
+    rows = [await row_of(process.stores.pool, run.id) for run in runs]
+    assert {(row.status, row.crashes) for row in rows} == {("queued", 0)}
+
+
 async def is_sent(process: Process) -> bool:
     """Whether the broker's queue holds one message."""
     return await process.stores.dispatch.publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), 2.0) == 1
@@ -239,21 +256,21 @@ async def test_a_bare_stop_is_written_into_the_row(process: Process) -> None:
 @pytest.mark.parametrize("moment", ["at once", "archiving", "writing the row"])
 async def test_a_bare_stop_that_comes_with_a_hand_over_ends_the_run(process: Process, moment: str) -> None:
     run = await make_run(process.stores.pool, model=SLOW)
-    archive_run, hand_over = LogWriter.archive_run, lifecycle.hand_over
+    archive_run, hand_over_all = LogWriter.archive_run, process.stores.hand_overs.answer
 
     async def archive_late(writer: LogWriter, log: Any) -> bool:
         if moment == "archiving":
             await say_stop(process, run)
         return await archive_run(writer, log)
 
-    async def hand_over_late(*args: Any, **kwargs: Any) -> Run | None:
+    async def hand_over_late(handed: Sequence[HandOver]) -> Sequence[Run | None]:
         if moment == "writing the row":
             await say_stop(process, run)
-        return await hand_over(*args, **kwargs)
+        return await hand_over_all(handed)
 
     with (
         patch.object(LogWriter, "archive_run", archive_late),
-        patch.object(lifecycle, "hand_over", hand_over_late),
+        patch.object(process.stores.hand_overs, "answer", hand_over_late),
     ):
         async with driven(process, run.id) as task:
             await eventually(lambda: said(process, run, 10))

@@ -11,6 +11,7 @@ from services.runs.stores import Stores, open_stores
 from services.settings import Settings
 from tests.conftest import BROKER_REDIS, named, with_path
 from tests.services.runs.seeds import (
+    Statements,
     age,
     claim,
     closed,
@@ -147,6 +148,36 @@ async def test_sweepers_in_parallel_send_each_message_once(stores: Stores, setti
     async with open_stores(settings) as one, open_stores(settings) as two:
         await asyncio.gather(*(sweeper.send_unsent(each) for each in (stores, one, two) for _ in range(3)))
         await eventually_sent(*(run.id for run in runs))
+
+
+async def test_many_ends_and_closings_are_one_statement_each(stores: Stores) -> None:
+    runs = [await make_run(stores.pool) for _ in range(10)]
+    await stores.pool.execute("UPDATE agent_runs SET expires_at = now()")
+    ends = await Statements.naming(stores.pool, "completed_at")
+    await sweeper.end_expired(stores)
+    assert await ends.count() == 1
+    for run in runs:
+        assert (await closed(stores.pool, run.id)).status == "failed"
+    await stores.pool.execute("DROP TRIGGER count_statement ON agent_runs; DROP SEQUENCE statements")
+    await stores.pool.execute("DROP FUNCTION count_statement; UPDATE agent_runs SET closed_at = NULL")
+    await stores.pool.execute("UPDATE agent_runs SET updated_at = now() - interval '1 hour'")
+    closings = await Statements.naming(stores.pool, "attempt")
+    await sweeper.close_cut(stores)
+    assert await closings.count() == 1
+    for run in runs:
+        await closed(stores.pool, run.id)
+
+
+async def test_a_row_that_somebody_has_locked_holds_up_no_other_end(stores: Stores) -> None:
+    locked, free = await make_run(stores.pool), await make_run(stores.pool)
+    await stores.pool.execute("UPDATE agent_runs SET expires_at = now()")
+    async with stores.pool.acquire() as conn, conn.transaction():
+        await conn.execute("SELECT FROM agent_runs WHERE id = $1 FOR UPDATE", locked.id)
+        async with asyncio.timeout(2.5):
+            await sweeper.end_expired(stores)
+        assert (await closed(stores.pool, free.id)).status == "failed"
+    await sweeper.end_expired(stores)
+    assert (await closed(stores.pool, locked.id)).status == "failed"
 
 
 async def test_one_end_that_fails_does_not_hold_up_the_others(stores: Stores) -> None:

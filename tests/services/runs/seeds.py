@@ -237,3 +237,26 @@ def with_runs(settings: Settings, **changes: Any) -> Settings:
 
 def fence_of(run: Run, instance_id: str = "somebody") -> Fence:
     return Fence(run.id, run.attempt, instance_id)
+
+
+@dataclass
+class Statements:
+    """How many UPDATE statements have named one column of agent_runs."""
+
+    pool: Pool
+
+    @classmethod
+    async def naming(cls, pool: Pool, column: str) -> "Statements":
+        await pool.execute(
+            f"""
+            CREATE SEQUENCE statements;
+            CREATE FUNCTION count_statement() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM nextval('statements'); RETURN NULL; END $$;
+            CREATE TRIGGER count_statement AFTER UPDATE OF {column} ON agent_runs
+                FOR EACH STATEMENT EXECUTE FUNCTION count_statement();
+            """
+        )
+        return cls(pool)
+
+    async def count(self) -> int:
+        return int(await self.pool.fetchval("SELECT last_value - (NOT is_called)::int FROM statements"))

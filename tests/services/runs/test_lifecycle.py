@@ -1,12 +1,15 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from random import Random
+from uuid import uuid4
 
+from services.postgres import Pool
 from services.runs import lifecycle
 from services.runs.fence import Fence
+from services.runs.lifecycle import HandOver
 from services.runs.store import Run
 from services.runs.stores import Stores
-from tests.services.runs.seeds import age, claim, make_place, make_run, row_of, set_columns
+from tests.services.runs.seeds import age, claim, eventually, make_place, make_run, row_of, set_columns
 
 SOON = timedelta(minutes=5)
 
@@ -174,3 +177,72 @@ async def test_the_end_of_a_closed_run_is_not_taken_up_again(stores: Stores) -> 
     assert await lifecycle.take_up_closing(stores.pool, stopped) is None, "the fence rose"
     closed = await set_columns(stores.pool, run.id, closed_at=datetime.now(UTC))
     assert await lifecycle.take_up_closing(stores.pool, closed) is None
+
+
+async def test_a_log_that_could_not_be_archived_keeps_its_reserved_ids_at_a_hand_over(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool, archived_events=3, reserved_events=300))
+    fence = Fence(run.id, run.attempt, stores.instance_id)
+    queued = await lifecycle.hand_over(stores.pool, fence, length=None, settled=True)
+    assert queued
+    assert (queued.status, queued.archived_events, queued.reserved_events) == ("queued", 3, 300)
+
+
+async def test_many_hand_overs_are_answered_each_for_itself(stores: Stores) -> None:
+    runs = [await claim(stores, await make_run(stores.pool)) for _ in range(5)]
+    ended, stopped, taken = runs[1:4]
+    await lifecycle.end_from_outside(stores.pool, ended.id, ended.attempt, "failed")
+    await lifecycle.request_stops(stores.pool, [stopped.id])
+    await claim(stores, await age(stores.pool, taken.id, "heartbeat_at"))
+    handed = [HandOver(Fence(run.id, run.attempt, stores.instance_id), 0, True) for run in reversed(runs)]
+    answers = await lifecycle.hand_over_all(stores.pool, handed)
+    assert [answer and answer.id for answer in answers] == [runs[4].id, None, None, None, runs[0].id]
+
+
+async def test_many_ends_from_outside_raise_each_fence_once(stores: Stores) -> None:
+    runs = [await claim(stores, await make_run(stores.pool)) for _ in range(4)]
+    attempts = [(run.id, run.attempt) for run in runs]
+    await lifecycle.end_from_outside(stores.pool, *attempts[1], "failed")
+    both = [lifecycle.end_all_from_outside(stores.pool, each, "stopped") for each in (attempts, attempts[::-1])]
+    ended = [run for answer in await asyncio.gather(*both) for run in answer]
+    assert {run.id for run in ended} == {run.id for run in runs if run.id != attempts[1][0]}
+    assert len(ended) == 3
+    rows = [await row_of(stores.pool, run.id) for run in runs]
+    assert [(row.attempt, row.status) for row in rows] == [
+        (2, "stopped"),
+        (2, "failed"),
+        (2, "stopped"),
+        (2, "stopped"),
+    ]
+
+
+async def test_stops_of_the_same_runs_never_deadlock_whatever_their_order_and_plans(stores: Stores) -> None:
+    """A plan that walks the index and one that walks the table meet the same rows in different orders."""
+    pool, run_ids = stores.pool, sorted((uuid4() for _ in range(9)), reverse=True)
+    for run_id in run_ids:
+        place = await make_place(pool)
+        await pool.execute(
+            """
+            INSERT INTO agent_runs (id, account_id, project_id, thread_id, model_name, status)
+            VALUES ($1, $2, $3, $4, 'demo/echo', 'running')
+            """,
+            run_id,
+            place.account_id,
+            place.project_id,
+            place.thread_id,
+        )
+    async with pool.acquire() as one, pool.acquire() as two:
+        await one.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+        await two.execute("SET enable_indexscan = off; SET enable_bitmapscan = off")
+        async with pool.acquire() as conn, conn.transaction():
+            await conn.execute("SELECT FROM agent_runs WHERE id = $1 FOR UPDATE", run_ids[4])
+            stops = [
+                asyncio.create_task(lifecycle.request_stops(one, run_ids)),
+                asyncio.create_task(lifecycle.request_stops(two, run_ids[::-1])),
+            ]
+            await eventually(lambda: all_wait(stores.upkeep, 2), within=5)
+        assert [len(stopped) for stopped in await asyncio.gather(*stops)] == [9, 9]
+
+
+async def all_wait(pool: Pool, count: int) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(await pool.fetchval(waiting) == count)

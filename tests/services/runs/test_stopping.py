@@ -15,6 +15,7 @@ from services.runs.stores import Stores, open_stores
 from services.settings import Settings
 from tests.proxy import Proxy
 from tests.services.runs.seeds import (
+    Statements,
     age,
     archived,
     assistant_texts,
@@ -331,3 +332,14 @@ async def test_closing_is_postponed_when_postgres_fails_in_between(stores: Store
     row = await closed(other.pool, ended.id)
     assert await assistant_texts(other.pool, row) == ["Hello"]
     assert events.final_status((await listed(other, row.id))[-1]) == "stopped"
+
+
+async def test_stopping_many_is_one_statement_and_ending_those_that_nobody_drives_another(stores: Stores) -> None:
+    queued = [await make_run(stores.pool) for _ in range(4)]
+    undriven = [await claim(stores, await make_run(stores.pool)) for _ in range(4)]
+    statements = await Statements.naming(stores.pool, "completed_at")
+    runs = [*queued, *undriven]
+    assert len(await stopping.request_stops(stores, [run.id for run in runs])) == len(runs)
+    for run in runs:
+        assert (await closed(stores.pool, run.id)).status == "stopped"
+    assert await statements.count() == 2
