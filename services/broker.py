@@ -17,7 +17,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.rabbitmq import _RabbitmqConsumer as RabbitmqConsumer
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.redis import _RedisConsumer as RedisConsumer
-from dramatiq.errors import BrokerError
+from dramatiq.errors import BrokerError, DecodeError
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from services.errors import Unavailable
@@ -40,6 +40,39 @@ Broken = (
 """What a broken or absent broker raises; AMQPConnectorStackTimeout is no AMQPError (TRAPS 7)."""
 
 
+FIELDS: dict[str, tuple[type, ...]] = {
+    "queue_name": (str,),
+    "actor_name": (str,),
+    "args": (list,),
+    "kwargs": (dict,),
+    "options": (dict,),
+}
+FIELDS_WITH_DEFAULTS: dict[str, tuple[type, ...]] = {"message_id": (str,), "message_timestamp": (int, float)}
+
+
+class StrictEncoder(dramatiq.JSONEncoder):
+    """Refuses JSON that is no message: Dramatiq would take it, and lose a thread or a connection over it."""
+
+    def __init__(self, *, of_redis: bool = False) -> None:
+        self.of_redis = of_redis
+        """Whether a message must say what the Redis broker knows it by, or it can never be acked."""
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        """Raises: DecodeError."""
+        fields = super().decode(data)
+        if not is_message(fields) or (self.of_redis and not isinstance(fields["options"].get("redis_message_id"), str)):
+            raise DecodeError("this is no message", data, None)
+        return fields
+
+
+def is_message(fields: Any) -> bool:
+    if not isinstance(fields, dict):
+        return False
+    known = FIELDS | {name: types for name, types in FIELDS_WITH_DEFAULTS.items() if name in fields}
+    well_typed = fields.keys() == known.keys() and all(isinstance(fields[name], known[name]) for name in known)
+    return well_typed and "throws" not in fields["options"]  # an exception class, which JSON cannot hold
+
+
 class StampedConsumer(RabbitmqConsumer):
     """Acks only what this very channel delivered.
 
@@ -54,6 +87,10 @@ class StampedConsumer(RabbitmqConsumer):
         if message is None:
             return None
         message.consumer = self
+        if message.queue_name != self.queue_name:
+            log_not_understood(self.queue_name, f"it names the queue {message.queue_name!r}")
+            self.nack(message)
+            return None
         if self.broker.leaving:
             self.give_back([message])
             return None
@@ -119,22 +156,46 @@ class Idle(Consumer):
 
 
 class ReturningConsumer(RedisConsumer):
-    """The Redis broker's consumer, which can stop taking and give back what no thread has begun."""
+    """The Redis broker's consumer, which survives what is no message, and can give back what no thread has begun."""
 
     broker: "RedisQueues"
 
     def __next__(self) -> Any:
-        message = super().__next__()  # type: ignore[no-untyped-call]
-        if message is None or not self.broker.leaving:
-            return message
-        self.give_back([message])
-        return None
+        try:
+            message = super().__next__()  # type: ignore[no-untyped-call]
+        except DecodeError as error:
+            log_not_understood(self.queue_name, "it is no message")
+            self.bury(error.data)
+            return None
+        if message is None:
+            return None
+        if message.queue_name != self.queue_name:
+            log_not_understood(self.queue_name, f"it names the queue {message.queue_name!r}")
+            self.nack(message)  # type: ignore[no-untyped-call]
+            return None
+        if self.broker.leaving:
+            self.give_back([message])
+            return None
+        return message
+
+    def bury(self, body: bytes) -> None:
+        """Make a dead letter of what cannot even be asked for its id: look among the few that we have taken."""
+        redis, namespace = self.broker.client, self.broker.namespace
+        for taken in cast(
+            set[bytes], redis.smembers(f"{namespace}:__acks__.{self.broker.broker_id}.{self.queue_name}")
+        ):
+            if redis.hget(f"{namespace}:{self.queue_name}.msgs", cast(str, taken)) == body:
+                self.broker.do_nack(self.queue_name, taken)
 
     def cancel(self) -> None:
         self.prefetch = 0
 
     def give_back(self, messages: Sequence[Any]) -> None:
         self.requeue(messages)  # type: ignore[no-untyped-call]
+
+
+def log_not_understood(queue_name: str, reason: str) -> None:
+    logger.error("broker.message_not_understood", queue=queue_name, reason=reason)
 
 
 OurConsumer = StampedConsumer | ReturningConsumer | Idle

@@ -3,12 +3,13 @@
 import dramatiq
 
 from services import log, settings
-from services.broker import make_broker
+from services.broker import StrictEncoder, make_broker
 from worker.runtime import Runtime
 
 configuration = settings.load()
 log.configure(configuration)
 broker = make_broker(configuration, middleware=[Runtime(configuration)])
 dramatiq.set_broker(broker)
+dramatiq.set_encoder(StrictEncoder(of_redis=configuration.broker.kind == "redis"))
 
 from worker import actors as actors  # noqa: E402 - actors attach to the broker that is set above

@@ -7,6 +7,7 @@ import dramatiq
 
 from services.broker import HEALTH_QUEUE, RUN_QUEUE
 from services.log import logger
+from services.redis import Unreachable
 from worker import runner
 from worker.runtime import current_process
 
@@ -17,7 +18,10 @@ HEALTH_KEY_SECONDS = 60
 async def check_health(key: str) -> None:
     """Set `key` to `healthy` for a minute: a worker takes messages and reaches Redis."""
     process = await current_process()
-    await process.stores.redis.set(key, "healthy", ex=HEALTH_KEY_SECONDS)
+    try:
+        await process.stores.redis.set(str(key), "healthy", ex=HEALTH_KEY_SECONDS)
+    except Unreachable as error:
+        logger.warning("health.not_said", error=repr(error))  # the missing key says it
 
 
 @dramatiq.actor(queue_name=RUN_QUEUE)
@@ -31,9 +35,9 @@ async def run_agent_background(
 ) -> None:
     """Drive one agent run as far as it goes here."""
     try:
-        run_id = UUID(agent_run_id)
+        run_id = UUID(str(agent_run_id))
     except ValueError:
-        logger.error("run.unknown", agent_run_id=agent_run_id[:80])
+        logger.error("run.unknown", agent_run_id=str(agent_run_id)[:80])
         return
     await runner.drive(await current_process(), run_id)
 
@@ -48,5 +52,5 @@ async def run_workflow_background(
     triggered_by: str = "",
     **extra: Any,
 ) -> None:
-    """Workflows are not built yet; a message for one is said to be refused, and nothing runs."""
-    logger.error("workflow.not_yet", execution_id=str(execution_id)[:80], workflow_id=str(workflow_id)[:80])
+    """Workflows are not built yet: a message for one becomes a dead letter, which can be replayed when they are."""
+    raise NotImplementedError("workflows are not built yet")

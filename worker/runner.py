@@ -58,10 +58,13 @@ async def drive(process: Process, run_id: UUID) -> None:
     with bound_contextvars(agent_run_id=str(run_id), instance_id=process.stores.instance_id):
         try:
             await drive_known(process, run_id)
+            return
         except (*PostgresUnreachable, *RedisUnreachable) as error:
             logger.warning("run.postponed", error=repr(error))
-            with suppress(*PostgresUnreachable):
-                await store.forget_message(process.stores.pool, run_id)
+        except Exception:
+            logger.exception("run.not_driven")  # the row is the truth: the sweeper sends another message
+        with suppress(*PostgresUnreachable):
+            await store.forget_message(process.stores.pool, run_id)
 
 
 async def drive_known(process: Process, run_id: UUID) -> None:

@@ -144,6 +144,18 @@ class Runtime(dramatiq.Middleware):
             return_to_queue(self.drain.worker, message.queue_name, [message])
             raise SkipMessage("the worker leaves")
 
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """What an actor raises makes a dead letter of its message: without Dramatiq's retries it would be acked."""
+        if exception:
+            message.fail()
+
     def close(self) -> bool:
         """Close the stores on their loop; False when that took too long."""
         if self.thread and self.closing:

@@ -27,6 +27,7 @@ from services.broker import (
 from services.settings import BrokerSettings, Settings
 from tests.conftest import named
 from worker import drain as drain_module
+from worker import runtime as runtime_module
 from worker.drain import Drain, take_no_more
 from worker.process import Process
 from worker.runtime import Runtime
@@ -179,3 +180,21 @@ async def test_a_drain_does_not_wait_for_ever(process: Process, broker: Rabbit |
     with patch.object(drain_module, "HAND_OVER_PATIENCE", timedelta(seconds=0.2)):
         async with asyncio.timeout(2.5):
             assert not await asyncio.to_thread(leaving(process, consuming.worker).leave, process)
+
+
+def test_a_worker_that_shuts_down_without_having_heard_a_signal_of_its_own_drains_too(settings: Settings) -> None:
+    begun: list[Any] = []
+
+    class Begun:
+        def __init__(self, *_: Any) -> None:
+            begun.append(self)
+
+        def start(self) -> None:
+            pass
+
+    runtime = Runtime(settings)
+    anything: Any = None
+    with patch.object(runtime_module, "Drain", Begun):
+        runtime.before_worker_shutdown(anything, anything)
+        runtime.before_worker_shutdown(anything, anything)
+    assert begun == [runtime.drain]

@@ -559,3 +559,12 @@ async def test_every_key_has_a_ttl_while_a_run_is_driven(process: Process) -> No
         assert len(found) == 3
         for key in found:
             assert await process.stores.redis.ttl(key) > 0
+
+
+async def test_a_bug_before_the_claim_costs_the_message_and_not_the_run(process: Process) -> None:
+    run = await make_run(process.stores.pool)
+    await process.stores.pool.execute("UPDATE agent_runs SET message_sent_at = now() WHERE id = $1", run.id)
+    with patch.object(lifecycle, "claim", side_effect=KeyError("a bug")):
+        row = await drive(process, run)
+    assert (row.status, row.message_sent_at) == ("queued", None), "the sweeper sends another"
+    assert (await drive(process, row)).status == "completed"
