@@ -46,3 +46,9 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log.level.upper())
     for noisy in ("pika", "httpx2", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def silence() -> None:
+    """For commands that answer in sentences of their own: nothing is logged."""
+    logging.disable(logging.CRITICAL)
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())

@@ -24,6 +24,8 @@ HELP = """\
 ./dev test           run the tests with their own PostgreSQL, Valkey and RabbitMQ [--slow] [pytest arguments]
 ./dev check          format, lint, types, import rules, shell syntax
 ./dev bench          measure, and draw what was measured (./dev bench lists the benchmarks)
+./dev admin          commands for operators, on the running instance, else on what the environment names
+                     (./dev admin --help) [--state DIR]
 ./dev lock           compile the three requirements locks [--upgrade]
 ./dev help           this page
 
@@ -136,6 +138,21 @@ def check(_arguments: list[str]) -> int:
     return checks.check(Console(sys.stdout))
 
 
+def admin(arguments: list[str]) -> int:
+    """On the running instance; when none is running, on what the environment names."""
+    parser = argparse.ArgumentParser("./dev admin", add_help=False, allow_abbrev=False)
+    parser.add_argument("--state", type=folder)
+    options, rest = parser.parse_known_args(arguments)
+    names: dict[str, str] = {}
+    try:
+        names = running_instance(options.state or DEFAULT)["environment"]
+    except EmbeddedError:
+        if options.state:
+            raise
+    argv = [sys.executable, "-P", "-m", "services.admin", *rest]
+    os.execve(sys.executable, argv, for_our_code(names))  # noqa: S606 - our own module
+
+
 def lock(arguments: list[str]) -> int:
     return checks.lock(Console(sys.stdout), arguments)
 
@@ -158,6 +175,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "test": test,
     "check": check,
     "bench": bench,
+    "admin": admin,
     "lock": lock,
     "help": show_help,
     "--help": show_help,

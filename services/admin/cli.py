@@ -1,0 +1,46 @@
+"""The groups of operator commands; each module of a group adds its own parser and says what runs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from pydantic import ValidationError
+
+from services import settings
+from services.admin import dead_letters
+from services.admin.output import Output
+from services.errors import AppError
+
+GROUPS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (dead_letters.add,)
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; its exit code: 0, 1 when it failed or left something undone, 2 when it was not understood."""
+    options = parser().parse_args(argv)
+    output = Output(as_json=options.json)
+    try:
+        code: int = options.run(settings.load(), options, output)
+        sys.stdout.flush()
+    except AppError as error:
+        output.fail(str(error))
+        return 1
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            output.fail(f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}")
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        return 0
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser("admin", description="Commands for operators.")
+    groups = root.add_subparsers(title="groups", metavar="GROUP", required=True)
+    for add in GROUPS:
+        add(groups)
+    return root

@@ -1,0 +1,88 @@
+"""What operator commands print: tables for people, one JSON document for scripts, and never a secret."""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_WIDTH = 160
+HIDDEN = "***"
+SECRET_NAME = re.compile(
+    r"pass(word|wd|phrase)?$|secret|token|credential|authori[sz]ation|cookie|api_?-?key|private_?-?key", re.I
+)
+SECRET_TEXT = (
+    (re.compile(r"(\w://[^\s:/@]*:)[^\s@]+(@)"), rf"\1{HIDDEN}\2"),
+    (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]+", re.I), rf"\1 {HIDDEN}"),
+    (re.compile(r"\b(sk|pk)[-_][\w-]{6,}(:sk_[\w-]+)?"), HIDDEN),
+    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), HIDDEN),
+    (
+        re.compile(
+            r"""((?:password|passwd|secret|token|credential|authorization|api_?-?key)\w*["']?\s*[:=]\s*)("[^"]*"?|'[^']*'?|[^\s,;&}]+)""",
+            re.I,
+        ),
+        rf"\1{HIDDEN}",
+    ),
+)
+
+
+class Output:
+    """Where a command says what it found or did."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+
+    def document(self, content: Any) -> None:
+        """The whole answer of a command, for scripts."""
+        sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        table = Table(*columns, title=Text(title), title_justify="left")
+        table.columns[0].no_wrap = True
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in row))
+        self.console.print(table)
+
+    def say(self, sentence: str) -> None:
+        self.console.print(Text(printable(sentence)))
+
+    def fail(self, sentence: str) -> None:
+        """One error line."""
+        sys.stderr.write(f"admin: {printable(sentence)}\n")
+
+
+def printable(text: str) -> str:
+    """Without characters that would move the terminal's cursor or change its colours."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+
+
+def without_secrets(value: Any) -> Any:
+    """A copy of JSON-like data in which whatever looks like a secret is hidden, by its name or by its shape."""
+    if isinstance(value, dict):
+        return {
+            without_secrets(str(name)): HIDDEN if SECRET_NAME.search(str(name)) and item else without_secrets(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    if isinstance(value, str):
+        for pattern, hidden in SECRET_TEXT:
+            value = pattern.sub(hidden, value)
+    return value
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """`3 min ago`, for tables."""
+    if moment is None:
+        return "?"
+    seconds = max((now - moment) / timedelta(seconds=1), 0)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
