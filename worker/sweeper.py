@@ -8,8 +8,9 @@ from uuid import UUID
 from services.errors import Unavailable
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
+from services.postgres import transaction
 from services.redis import Unreachable as RedisUnreachable
-from services.runs import closing, keys, lifecycle
+from services.runs import closing, idempotency, keys, lifecycle, starting, stopping
 from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 from services.runs.stores import Stores
 
@@ -38,12 +39,23 @@ async def sweep(stores: Stores) -> None:
             logger.exception("sweeper.step_failed", step=step.__name__)
 
 
+async def judge_due(stores: Stores) -> None:
+    """Delayed runs that are due and stop the others: only then may they be sent."""
+    rows = await stores.pool.fetch(
+        f"SELECT DISTINCT project_id FROM agent_runs WHERE {starting.DUE_UNJUDGED} LIMIT {BATCH}"
+    )
+    for row in rows:
+        async with transaction(stores.pool) as conn:
+            stopped = await starting.judge(conn, row["project_id"])
+        await stopping.announce(stores, stopped)
+
+
 async def send_unsent(stores: Stores) -> None:
     """Queued rows whose message was never confirmed: at once when a delay is over, else after `resend_after`."""
     await send(
         stores,
         f"""
-        status = 'queued' AND message_sent_at IS NULL AND (not_before IS NULL OR not_before <= now())
+        status = 'queued' AND message_sent_at IS NULL AND (not_before IS NULL OR not_before <= now()) AND judged
         AND NOT {EARLIER_UNFINISHED} AND ((message_tried_at IS NULL AND not_before IS NOT NULL)
              OR coalesce(message_tried_at, created_at) < now() - $1::interval)
         """,
@@ -157,4 +169,17 @@ async def close_cut(stores: Stores) -> None:
         stores.background.spawn(closing.close_from_outside(stores, run))
 
 
-STEPS: tuple[Step, ...] = (send_unsent, send_lost, rescue, end_stopped, end_expired, close_cut)
+async def forget_keys(stores: Stores) -> None:
+    await idempotency.forget_old(stores.pool, BATCH)
+
+
+STEPS: tuple[Step, ...] = (
+    judge_due,
+    send_unsent,
+    send_lost,
+    rescue,
+    end_stopped,
+    end_expired,
+    close_cut,
+    forget_keys,
+)

@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from asyncpg import UniqueViolationError
+
 from services.postgres import Executor
 from services.runs.fence import Fence
 from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
@@ -44,24 +46,27 @@ async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timed
     A running one is taken over only when its heartbeat is older than `dead_after`, which counts as a crash.
     A project's earlier run must be final first. Returns the row as claimed, or None.
     """
-    row = await conn.fetchrow(
-        f"""
-        UPDATE agent_runs AS run SET
-            crashes = crashes + (status = 'running')::int, status = 'running', attempt = attempt + 1,
-            instance_id = $3, heartbeat_at = now(), updated_at = now(), started_at = coalesce(started_at, now())
-        WHERE id = $1 AND attempt = $2 AND status = ANY($4) AND stop_requested_at IS NULL
-          AND (status = 'queued' OR heartbeat_at < now() - $5::interval)
-          AND (not_before IS NULL OR not_before <= now())
-          AND (started_at IS NOT NULL OR expires_at IS NULL OR expires_at > now())
-          AND NOT {EARLIER_UNFINISHED}
-        RETURNING {COLUMNS}
-        """,
-        run.id,
-        run.attempt,
-        instance_id,
-        MOVES["running"],
-        dead_after,
-    )
+    try:
+        row = await conn.fetchrow(
+            f"""
+            UPDATE agent_runs AS run SET
+                crashes = crashes + (status = 'running')::int, status = 'running', attempt = attempt + 1,
+                instance_id = $3, heartbeat_at = now(), updated_at = now(), started_at = coalesce(started_at, now())
+            WHERE id = $1 AND attempt = $2 AND status = ANY($4) AND stop_requested_at IS NULL
+              AND (status = 'queued' OR heartbeat_at < now() - $5::interval)
+              AND (not_before IS NULL OR not_before <= now()) AND judged
+              AND (started_at IS NOT NULL OR expires_at IS NULL OR expires_at > now())
+              AND NOT {EARLIER_UNFINISHED}
+            RETURNING {COLUMNS}
+            """,
+            run.id,
+            run.attempt,
+            instance_id,
+            MOVES["running"],
+            dead_after,
+        )
+    except UniqueViolationError:
+        return None  # the index lets one run of a project be running, whatever a clock that is set back does to turns
     return Run(**row) if row else None
 
 

@@ -1,14 +1,17 @@
-"""Starting a run: its row, inside the caller's transaction."""
+"""Starting a run: its row, in one transaction with all that belongs to it, then its message."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from services.errors import Conflict
-from services.postgres import Connection
-from services.runs import lifecycle
-from services.runs.store import COLUMNS, Run
+from services.postgres import Connection, transaction
+from services.runs import idempotency, lifecycle, stopping, store
+from services.runs.idempotency import RequestKey
+from services.runs.store import COLUMNS, TURN, Run
+from services.runs.stores import Stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,7 @@ class NewRun:
     project_id: UUID
     thread_id: UUID
     model_name: str
+    run_id: UUID = field(default_factory=uuid4)
     created_by: UUID | None = None
     agent_id: UUID | None = None
     agent_version_id: UUID | None = None
@@ -31,6 +35,11 @@ class NewRun:
     expires_in: timedelta | None = None
     kind: str = "agent"
 
+    @property
+    def judged(self) -> bool:
+        """Whether `on_active` is settled at the start; a delayed run stops the others when it is due."""
+        return self.on_active != "stop" or not self.delay
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -40,15 +49,55 @@ class Started:
     stopped: list[Run]
 
 
+async def begin(
+    stores: Stores, make: Callable[[Connection, UUID], Awaitable[Started]], key: RequestKey | None = None
+) -> Run:
+    """The run that `make(conn, run_id)` starts in one transaction, sent after the commit; with a key once for all.
+
+    A repeat answers the run of the first request as it is now, and makes, stops and sends nothing.
+    Raises: Conflict as `idempotency.claim`, and what `make` raises: then the key is as free as before.
+    """
+    run_id = uuid4()
+    async with transaction(stores.pool) as conn:
+        known_id = await idempotency.claim(conn, key, run_id) if key else run_id
+        if known_id != run_id:
+            known = await store.get(conn, known_id)
+            assert known, "a key goes with its run"
+            return known
+        started = await make(conn, run_id)
+    await send(stores, started)
+    return started.run
+
+
+async def send(stores: Stores, started: Started) -> None:
+    """After the commit: tell the drivers of what was stopped, and wake a worker unless the run is delayed.
+
+    One that waits for an earlier run is sent too: that one may have ended before this start was committed.
+    """
+    await stopping.announce(stores, started.stopped)
+    if started.run.not_before is None:
+        stores.dispatch.send_run(started.run)
+
+
 async def start(conn: Connection, new: NewRun) -> Started:
     """Insert the row of a run in the caller's transaction; send its message after the commit.
 
-    Parallel starts of one project take turns on its row.
     Raises: Conflict `{message, agent_run_id}` when `on_active` is `reject` and a run is unfinished.
     """
-    await conn.execute("SELECT FROM projects WHERE project_id = $1 FOR UPDATE", new.project_id)
-    stopped = [] if new.delay else await clear_the_way(conn, new)
+    await take_turns(conn, new.project_id)
+    stopped = await clear_the_way(conn, new) if new.judged else []
     return Started(await insert(conn, new), stopped)
+
+
+async def take_turns(conn: Connection, project_id: UUID) -> None:
+    """Parallel starts of one project wait for each other; adding a thread to it does not."""
+    await conn.execute("SELECT FROM projects WHERE project_id = $1 FOR NO KEY UPDATE", project_id)
+
+
+async def has_turn(conn: Connection, project_id: UUID) -> bool:
+    """As `take_turns`, or not at all: a sweep never waits."""
+    query = "SELECT true FROM projects WHERE project_id = $1 FOR NO KEY UPDATE SKIP LOCKED"
+    return bool(await conn.fetchval(query, project_id))
 
 
 async def clear_the_way(conn: Connection, new: NewRun) -> list[Run]:
@@ -63,17 +112,65 @@ async def clear_the_way(conn: Connection, new: NewRun) -> list[Run]:
     return await lifecycle.request_stops(conn, unfinished) if unfinished else []
 
 
+async def judge(conn: Connection, project_id: UUID) -> list[Run]:
+    """Let the delayed runs of a project that are due stop the others, in the order of their turns.
+
+    Each stops what it would have stopped on time: the unfinished runs that had been started when it became due.
+    Returns what was stopped: announce it after the commit. Nothing is done while a start of the project is under way.
+    """
+    if not await has_turn(conn, project_id):
+        return []
+    stopped: list[Run] = []
+    while due := await judge_next(conn, project_id):
+        stopped += await lifecycle.request_stops(conn, await in_the_way(conn, project_id, *due))
+    return stopped
+
+
+async def judge_next(conn: Connection, project_id: UUID) -> tuple[UUID, datetime] | None:
+    row = await conn.fetchrow(
+        f"""
+        UPDATE agent_runs SET judged = true, updated_at = now() WHERE id = (
+            SELECT id FROM agent_runs AS run WHERE project_id = $1 AND {DUE_UNJUDGED}
+            ORDER BY {TURN.format("run")} LIMIT 1
+        ) RETURNING id, not_before
+        """,
+        project_id,
+    )
+    return (row["id"], row["not_before"]) if row else None
+
+
+DUE_UNJUDGED = """(
+    status = 'queued' AND NOT judged AND not_before <= now() AND (expires_at IS NULL OR expires_at > now())
+)"""
+
+
+async def in_the_way(conn: Connection, project_id: UUID, run_id: UUID, due: datetime) -> list[UUID]:
+    rows = await conn.fetch(
+        """
+        SELECT id FROM agent_runs
+        WHERE project_id = $1 AND completed_at IS NULL AND id <> $2 AND created_at <= $3 ORDER BY created_at
+        """,
+        project_id,
+        run_id,
+        due,
+    )
+    return [row["id"] for row in rows]
+
+
 async def insert(conn: Connection, new: NewRun) -> Run:
+    """The row. Its times are those of its place in line, not of the transaction, which may have waited for it."""
     row = await conn.fetchrow(
         f"""
         INSERT INTO agent_runs AS run (
-            kind, account_id, project_id, thread_id, model_name, created_by, agent_id, agent_version_id,
-            settings, metadata, webhook_url, priority, on_active, created_at, not_before, expires_at
-        ) VALUES (
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp(),
-            now() + $14::interval, now() + $15::interval
-        ) RETURNING {COLUMNS}
+            id, kind, account_id, project_id, thread_id, model_name, created_by, agent_id, agent_version_id,
+            settings, metadata, webhook_url, priority, on_active, judged, created_at, not_before, expires_at
+        )
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+            moment, moment + $16::interval, moment + $17::interval
+        FROM clock_timestamp() AS moment
+        RETURNING {COLUMNS}
         """,
+        new.run_id,
         new.kind,
         new.account_id,
         new.project_id,
@@ -87,6 +184,7 @@ async def insert(conn: Connection, new: NewRun) -> Run:
         new.webhook_url,
         new.priority,
         new.on_active,
+        new.judged,
         new.delay,
         new.expires_in,
     )

@@ -71,7 +71,7 @@ EARLIER_UNFINISHED = f"""EXISTS (
 PHASE = f"""CASE
     WHEN completed_at IS NOT NULL THEN status
     WHEN stop_requested_at IS NOT NULL THEN 'stopping'
-    WHEN status = 'queued' AND (not_before > now() OR {EARLIER_UNFINISHED}) THEN 'waiting'
+    WHEN status = 'queued' AND (not_before > now() OR NOT judged OR {EARLIER_UNFINISHED}) THEN 'waiting'
     ELSE status
 END"""
 COLUMNS = ", ".join(f"{PHASE} AS phase" if f.name == "phase" else f.name for f in fields(Run))
@@ -140,11 +140,12 @@ class Conditions:
 
 
 async def next_queued(conn: Executor, project_id: UUID) -> Run | None:
-    """The oldest queued run of a project that is due."""
+    """The queued run of a project whose turn it is."""
     row = await conn.fetchrow(
         f"""
         SELECT {COLUMNS} FROM agent_runs AS run
-        WHERE project_id = $1 AND status = 'queued' AND (not_before IS NULL OR not_before <= now())
+        WHERE project_id = $1 AND status = 'queued' AND (not_before IS NULL OR not_before <= now()) AND judged
+          AND NOT {EARLIER_UNFINISHED}
         ORDER BY {TURN.format("run")} LIMIT 1
         """,
         project_id,

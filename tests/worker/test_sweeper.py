@@ -1,16 +1,22 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
-from services.runs import keys
+from services.postgres import transaction
+from services.runs import idempotency, keys, lifecycle, starting
+from services.runs.idempotency import RequestKey
+from services.runs.starting import NewRun
+from services.runs.store import Run
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
 from tests.conftest import BROKER_REDIS, named, with_path
 from tests.services.runs.seeds import (
+    Place,
     Statements,
     age,
     claim,
@@ -18,6 +24,7 @@ from tests.services.runs.seeds import (
     die,
     driving,
     eventually,
+    fence_of,
     kinds,
     listed,
     make_place,
@@ -28,6 +35,8 @@ from tests.services.runs.seeds import (
 )
 from worker import sweeper
 
+SOON = timedelta(minutes=5)
+
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
@@ -35,12 +44,16 @@ def settings(settings: Settings) -> Settings:
     return with_runs(settings, resend_after=timedelta(seconds=2))
 
 
-async def sent() -> list[str]:
-    """The runs that the broker's queue holds messages for."""
+async def queued_messages() -> list[dict[str, Any]]:
     client: Redis = Redis.from_url(with_path(named("REDIS_URL"), str(BROKER_REDIS)))
     bodies = (await client.hgetall("dramatiq:agent_runs.msgs")).values()
     await client.aclose()
-    return sorted(orjson.loads(body)["kwargs"]["agent_run_id"] for body in bodies)
+    return [orjson.loads(body) for body in bodies]
+
+
+async def sent() -> list[str]:
+    """The runs that the broker's queue holds messages for."""
+    return sorted(message["kwargs"]["agent_run_id"] for message in await queued_messages())
 
 
 async def forget_messages() -> None:
@@ -131,14 +144,51 @@ async def test_a_live_driver_is_left_alone(stores: Stores) -> None:
         assert await nothing_sent(stores)
 
 
+async def test_a_message_that_is_sent_again_keeps_its_priority(stores: Stores) -> None:
+    run = await make_run(stores.pool, priority=9)
+    await age(stores.pool, run.id, "created_at")
+    await sweeper.sweep(stores)
+    await eventually_sent(run.id)
+    assert [message["options"]["broker_priority"] for message in await queued_messages()] == [9]
+
+
+async def check_expired(stores: Stores, run_id: UUID) -> None:
+    row = await closed(stores.pool, run_id)
+    assert (row.status, row.error) == ("failed", sweeper.EXPIRED)
+    log = await listed(stores, run_id)
+    assert kinds(log) == ["thread_run_start", "thread_run_end", "last:failed"]
+    assert orjson.loads(log[-1])["message"] == sweeper.EXPIRED
+
+
 async def test_a_run_that_expired_in_the_queue_fails_with_a_sentence(stores: Stores) -> None:
     run = await age(stores.pool, (await make_run(stores.pool)).id, "expires_at")
     await sweeper.sweep(stores)
-    row = await closed(stores.pool, run.id)
-    assert (row.status, row.error) == ("failed", sweeper.EXPIRED)
-    log = await listed(stores, run.id)
-    assert kinds(log) == ["thread_run_start", "thread_run_end", "last:failed"]
-    assert orjson.loads(log[-1])["message"] == sweeper.EXPIRED
+    await check_expired(stores, run.id)
+
+
+async def test_a_run_that_expired_behind_another_fails_once_though_many_sweep(
+    stores: Stores, settings: Settings
+) -> None:
+    place = await make_place(stores.pool)
+    async with driving(stores, await make_run(stores.pool, place)) as driver, open_stores(settings) as other:
+        waiting = await make_run(stores.pool, place)
+        next_one = await make_run(stores.pool, place)
+        await age(stores.pool, waiting.id, "expires_at")
+        await asyncio.gather(*(sweeper.end_expired(each) for each in (stores, other) for _ in range(3)))
+        await check_expired(stores, waiting.id)
+        assert (await row_of(stores.pool, waiting.id)).attempt == 1, "it was ended once"
+        assert (await row_of(stores.pool, next_one.id)).phase == "waiting"
+        assert (await row_of(stores.pool, driver.run.id)).phase == "running"
+
+
+async def test_a_run_that_was_begun_and_handed_over_never_expires(stores: Stores) -> None:
+    begun = await claim(stores, await make_run(stores.pool))
+    await lifecycle.hand_over(stores.pool, fence_of(begun), length=0, settled=True)
+    await age(stores.pool, begun.id, "expires_at")
+    await sweeper.sweep(stores)
+    waiting = await row_of(stores.pool, begun.id)
+    assert (waiting.status, waiting.phase) == ("queued", "queued")
+    assert (await claim(stores, waiting)).attempt == 2
 
 
 async def test_sweepers_in_parallel_send_each_message_once(stores: Stores, settings: Settings) -> None:
@@ -190,3 +240,62 @@ async def test_one_end_that_fails_does_not_hold_up_the_others(stores: Stores) ->
     row = await closed(stores.pool, well.id, within=2.5)
     assert row.status == "failed"
     assert (await row_of(stores.pool, ill.id)).status == "failed"
+
+
+async def delayed(stores: Stores, place: Place, **options: Any) -> Run:
+    """A run that stops the others when it is due, which it became a second ago."""
+    new = NewRun(place.account_id, place.project_id, place.thread_id, "demo/echo", delay=SOON, **options)
+    async with transaction(stores.pool) as conn:
+        run = (await starting.start(conn, new)).run
+    return await set_columns(
+        stores.pool, run.id, created_at=run.created_at - SOON, not_before=datetime.now(UTC) - timedelta(seconds=1)
+    )
+
+
+async def test_a_delayed_run_stops_the_others_when_it_is_due_and_begins_after_them(stores: Stores) -> None:
+    place = await make_place(stores.pool)
+    async with driving(stores, await age(stores.pool, (await make_run(stores.pool, place)).id, "created_at")) as driver:
+        late = await delayed(stores, place)
+        assert late.phase == "waiting"
+        await sweeper.sweep(stores)
+        assert (await closed(stores.pool, driver.run.id)).status == "stopped"
+
+        async def woken() -> bool:
+            return str(late.id) in await sent()
+
+        await eventually(woken)
+    assert (await claim(stores, await row_of(stores.pool, late.id))).status == "running"
+
+
+async def test_a_delayed_run_that_nothing_is_in_the_way_of_is_sent_in_the_sweep_that_judges_it(stores: Stores) -> None:
+    late = await delayed(stores, await make_place(stores.pool))
+    await sweeper.send_unsent(stores)
+    assert await nothing_sent(stores)
+    await sweeper.sweep(stores)
+    await eventually_sent(late.id)
+
+
+async def test_sweepers_in_parallel_let_the_first_of_two_delayed_runs_stop_the_other(
+    stores: Stores, settings: Settings
+) -> None:
+    async with open_stores(settings) as one, open_stores(settings) as two:
+        for _ in range(5):
+            place = await make_place(stores.pool)
+            second, first = await delayed(stores, place), await delayed(stores, place)
+            await set_columns(stores.pool, first.id, not_before=datetime.now(UTC) - timedelta(seconds=2))
+            await asyncio.gather(*(sweeper.judge_due(each) for each in (stores, one, two) for _ in range(2)))
+            assert (await row_of(stores.pool, first.id)).phase == "queued"
+            assert (await closed(stores.pool, second.id)).status == "stopped"
+
+
+async def test_keys_that_no_longer_count_are_swept_away(stores: Stores) -> None:
+    for number in range(3):
+        run = await make_run(stores.pool)
+        key = RequestKey(run.account_id, "start", f"key-{number}", b"")
+        async with transaction(stores.pool) as conn:
+            await idempotency.claim(conn, key, run.id)
+    await stores.pool.execute(
+        "UPDATE idempotency_keys SET created_at = now() - $1::interval WHERE key <> 'key-1'", idempotency.KEPT
+    )
+    await sweeper.sweep(stores)
+    assert [row["key"] for row in await stores.pool.fetch("SELECT key FROM idempotency_keys")] == ["key-1"]

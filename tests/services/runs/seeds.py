@@ -91,6 +91,15 @@ async def row_of(pool: Pool, run_id: UUID) -> Run:
     return run
 
 
+async def waits_for_a_lock(pool: Pool) -> bool:
+    """Whether a statement in this database waits for another's transaction to end."""
+    return bool(
+        await pool.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+    )
+
+
 async def place_of(pool: Pool, run: Run) -> Place:
     return Place(run.account_id, run.project_id, run.thread_id)
 

@@ -3,13 +3,22 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import uuid4
 
-from services.postgres import Pool
+from services.postgres import Pool, transaction
 from services.runs import lifecycle
 from services.runs.fence import Fence
 from services.runs.lifecycle import HandOver
 from services.runs.store import Run
 from services.runs.stores import Stores
-from tests.services.runs.seeds import age, claim, eventually, make_place, make_run, row_of, set_columns
+from tests.services.runs.seeds import (
+    age,
+    claim,
+    eventually,
+    make_place,
+    make_run,
+    row_of,
+    set_columns,
+    waits_for_a_lock,
+)
 
 SOON = timedelta(minutes=5)
 
@@ -75,6 +84,19 @@ async def test_an_earlier_unfinished_run_of_the_project_goes_first(stores: Store
     assert await try_claim(stores, second) is None
     await lifecycle.request_stops(stores.pool, [first.id])
     assert await try_claim(stores, second)
+
+
+async def test_of_two_runs_that_are_claimed_in_one_instant_out_of_turn_one_is_claimed(stores: Stores) -> None:
+    """The second got an earlier turn: the database's clock was set back between their starts."""
+    place = await make_place(stores.pool)
+    first = await make_run(stores.pool, place)
+    async with transaction(stores.pool) as conn:
+        assert await lifecycle.claim(conn, first, "w", dead_after=stores.settings.runs.dead_after)
+        second = await age(stores.pool, (await make_run(stores.pool, place)).id, "created_at")
+        claiming = asyncio.create_task(try_claim(stores, second))
+        await eventually(lambda: waits_for_a_lock(stores.pool))
+    assert await claiming is None
+    assert (await row_of(stores.pool, second.id)).status == "queued"
 
 
 async def test_an_earlier_run_that_is_not_due_yet_does_not_hold_up_the_next(stores: Stores) -> None:
