@@ -1,4 +1,4 @@
-"""Starting runs: on a new project, on a thread."""
+"""Starting runs: on a new project, on a thread, once more."""
 
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -13,14 +13,15 @@ from api.auth import Caller
 from api.deps import CallerDep, ResourcesDep
 from api.errors import invalid, validated
 from api.fields import Metadata, Prompt, Text, WebAddress
+from api.idempotency import KeyHeader, request_key
 from api.uploads import Form, read_form
 from services import agents, messages, projects, threads, uploads
-from services.errors import Unprocessable
+from services.errors import Conflict, NotFound, Unprocessable
 from services.messages import NewMessage
-from services.postgres import Connection, transaction
-from services.runs import starting, stopping
+from services.postgres import Connection
+from services.runs import starting, store
 from services.runs.starting import NewRun, Started
-from services.runs.stores import Stores
+from services.runs.store import Run
 from services.settings import Settings
 from services.threads import Thread
 
@@ -60,12 +61,17 @@ class RunOptions(BaseModel):
 
     @property
     def delay(self) -> timedelta | None:
-        return timedelta(seconds=self.delay_seconds) if self.delay_seconds else None
+        return timedelta(seconds=self.delay_seconds) or None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the worker needs to know of the request, as JSON."""
         return self.model_dump(mode="json", include=set(OPTIONS_OF_RUN))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What was asked for, as JSON: a field that says its default is like one that is absent."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class StartRequest(RunOptions):
@@ -75,6 +81,13 @@ class StartRequest(RunOptions):
     @property
     def expiry(self) -> timedelta | None:
         return timedelta(seconds=self.expires_in) if self.expires_in else None
+
+    def check(self) -> None:
+        """Raises: RequestValidationError for fields that cannot be had together."""
+        if self.delay and self.on_active == "reject":
+            raise invalid("on_active", "reject cannot be combined with delay_seconds: it would be judged when due")
+        if self.delay and self.expiry and self.expiry <= self.delay:
+            raise invalid("expires_in", "must be more than delay_seconds: the run would expire before it may start")
 
 
 def parse_json_text(value: Any) -> Any:
@@ -115,15 +128,20 @@ INITIATE_SCHEMA["properties"]["files"] = {"type": "array", "items": {"type": "st
     "/agent/initiate",
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": INITIATE_SCHEMA}}}},
 )
-async def initiate(request: Request, caller: CallerDep, resources: ResourcesDep) -> Initiated:
+async def initiate(
+    request: Request, caller: CallerDep, resources: ResourcesDep, idempotency_key: KeyHeader = None
+) -> Initiated:
     """A new project with a thread, its first message, the files that came along, and a run, or nothing of it."""
     async with read_form(request, resources.settings.api) as form:
         asked = initiate_fields(form, resources.settings)
-        model_name = model_of(resources.settings, asked)
-        async with transaction(resources.pool) as conn:
-            started = await store_initiated(conn, caller, asked, model_name, form)
-    await send(resources.stores, started)
-    run = started.run
+        files = [(upload.name, upload.size, upload.sha256.hex()) for upload in form.uploads]
+        key = request_key(caller, "initiate", idempotency_key, fields=asked.fields, files=files)
+
+        async def make(conn: Connection, run_id: UUID) -> Started:
+            model_name = model_of(resources.settings, asked.model_name)
+            return await store_initiated(conn, run_id, caller, asked, model_name, form)
+
+        run = await starting.begin(resources.stores, make, key)
     return Initiated(thread_id=run.thread_id, agent_run_id=run.id, project_id=run.project_id)
 
 
@@ -135,15 +153,16 @@ def initiate_fields(form: Form, settings: Settings) -> InitiateForm:
     return asked
 
 
-def model_of(settings: Settings, asked: RunOptions) -> str:
+def model_of(settings: Settings, name: str | None) -> str:
+    """Raises: RequestValidationError naming `model_name`."""
     try:
-        return resolve_model(settings, asked.model_name)
+        return resolve_model(settings, name)
     except Unprocessable as error:
         raise invalid("model_name", str(error)) from error
 
 
 async def store_initiated(
-    conn: Connection, caller: Caller, asked: InitiateForm, model_name: str, form: Form
+    conn: Connection, run_id: UUID, caller: Caller, asked: InitiateForm, model_name: str, form: Form
 ) -> Started:
     version_id = await pinned_version(conn, caller, asked.agent_id)
     await pinned_version(conn, caller, asked.target_agent_id)
@@ -151,7 +170,7 @@ async def store_initiated(
     thread = await threads.create(conn, caller.account_id, project.project_id)
     first = NewMessage("user", {"role": "user", "content": text_with_uploads(asked.prompt, form)})
     await messages.add(conn, thread.thread_id, [first])
-    started = await starting.start(conn, new_run(caller, thread, asked, model_name, version_id))
+    started = await starting.start(conn, new_run(run_id, caller, thread, asked, model_name, version_id))
     await uploads.store(conn, project.project_id, started.run.id, form.uploads)
     return started
 
@@ -168,26 +187,38 @@ def text_with_uploads(prompt: str, form: Form) -> str:
 
 @router.post("/thread/{thread_id}/agent/start")
 async def start_run(
-    thread_id: UUID, caller: CallerDep, resources: ResourcesDep, body: StartRequest | None = None
+    thread_id: UUID,
+    caller: CallerDep,
+    resources: ResourcesDep,
+    body: StartRequest | None = None,
+    idempotency_key: KeyHeader = None,
 ) -> StartedOut:
     asked = body or StartRequest()
-    if asked.on_active == "reject" and asked.delay:
-        raise invalid("on_active", "reject cannot be combined with delay_seconds: it would be judged when due")
-    model_name = model_of(resources.settings, asked)
-    async with transaction(resources.pool) as conn:
+    asked.check()
+    key = request_key(caller, "start", idempotency_key, thread_id=thread_id, fields=asked.fields)
+
+    async def make(conn: Connection, run_id: UUID) -> Started:
+        model_name = model_of(resources.settings, asked.model_name)
         thread = await threads.writable(conn, caller.account_id, thread_id)
         version_id = await pinned_version(conn, caller, asked.agent_id)
-        started = await starting.start(conn, new_run(caller, thread, asked, model_name, version_id))
-    await send(resources.stores, started)
-    return StartedOut(agent_run_id=started.run.id, status=started.run.public_status, phase=started.run.phase)
+        return await starting.start(conn, new_run(run_id, caller, thread, asked, model_name, version_id))
+
+    return shown_start(await starting.begin(resources.stores, make, key))
+
+
+def shown_start(run: Run) -> StartedOut:
+    return StartedOut(agent_run_id=run.id, status=run.public_status, phase=run.phase)
 
 
 async def pinned_version(conn: Connection, caller: Caller, agent_id: UUID | None) -> UUID | None:
     return await agents.current_version(conn, caller.account_id, agent_id) if agent_id else None
 
 
-def new_run(caller: Caller, thread: Thread, asked: RunOptions, model_name: str, version_id: UUID | None) -> NewRun:
+def new_run(
+    run_id: UUID, caller: Caller, thread: Thread, asked: RunOptions, model_name: str, version_id: UUID | None
+) -> NewRun:
     return NewRun(
+        run_id=run_id,
         account_id=caller.account_id,
         project_id=thread.project_id,
         thread_id=thread.thread_id,
@@ -205,11 +236,43 @@ def new_run(caller: Caller, thread: Thread, asked: RunOptions, model_name: str, 
     )
 
 
-async def send(stores: Stores, started: Started) -> None:
-    """After the commit: tell the drivers of what was stopped, and wake a worker unless the run is delayed.
+@router.post("/agent-run/{run_id}/retry")
+async def retry_run(run_id: UUID, caller: CallerDep, resources: ResourcesDep) -> StartedOut:
+    """A new run over the thread and with the settings of one that has ended, neither delayed nor expiring."""
 
-    One that waits for an earlier run is sent too: that one may have ended before this start was committed.
-    """
-    await stopping.announce(stores, started.stopped)
-    if started.run.not_before is None:
-        stores.dispatch.send_run(started.run)
+    async def make(conn: Connection, new_id: UUID) -> Started:
+        run = await ended_run(conn, caller, run_id)
+        model_name = model_of(resources.settings, run.model_name)
+        version_id = await pinned_version(conn, caller, run.agent_id)
+        return await starting.start(conn, run_again(run, new_id, caller, model_name, version_id))
+
+    return shown_start(await starting.begin(resources.stores, make))
+
+
+async def ended_run(conn: Connection, caller: Caller, run_id: UUID) -> Run:
+    """Raises: NotFound, Forbidden as a start on its thread; Conflict `{message, agent_run_id}` until it is final."""
+    await threads.writable_by_runs(conn, caller.account_id, [run_id])
+    run = await store.get(conn, run_id)
+    if run is None:
+        raise NotFound(threads.MISSING_RUN)
+    if not run.final:
+        raise Conflict({"message": "This run has not finished yet.", "agent_run_id": str(run_id)})
+    return run
+
+
+def run_again(run: Run, new_id: UUID, caller: Caller, model_name: str, version_id: UUID | None) -> NewRun:
+    return NewRun(
+        run_id=new_id,
+        account_id=run.account_id,
+        project_id=run.project_id,
+        thread_id=run.thread_id,
+        model_name=model_name,
+        created_by=caller.user_id,
+        agent_id=run.agent_id,
+        agent_version_id=version_id,
+        settings=run.settings,
+        metadata=run.metadata,
+        webhook_url=run.webhook_url,
+        priority=run.priority,
+        on_active=run.on_active,
+    )

@@ -17,8 +17,8 @@ from services.tokens import sign_access_token
 class Person(AsyncClient):
     """A client that is signed in as one user."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
-        self.user_id: UUID = uuid4()
+    def __init__(self, app: FastAPI, settings: Settings, user_id: UUID | None = None) -> None:
+        self.user_id = user_id or uuid4()
         token = sign_access_token(settings.auth.secret.get_secret_value(), self.user_id, lifetime=timedelta(minutes=5))
         super().__init__(
             transport=ASGITransport(app, raise_app_exceptions=False),

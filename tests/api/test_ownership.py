@@ -27,6 +27,7 @@ RUN_ROUTES = [
     ("GET", "/agent-run/{}", None),
     ("GET", "/agent-run/{}?wait_seconds=5", None),
     ("POST", "/agent-run/{}/stop", None),
+    ("POST", "/agent-run/{}/retry", None),
 ]
 
 
@@ -76,8 +77,8 @@ async def test_a_public_project_may_be_read_but_not_changed(
     assert (await ann.get(f"/projects/{project_id}")).json()["name"] == "Garden"
 
 
-@pytest.mark.parametrize("route", [RUN_ROUTES[0], RUN_ROUTES[2]], ids=lambda route: f"{route[0]} {route[1]}")
-async def test_a_run_of_a_public_thread_may_be_read_but_not_stopped(
+@pytest.mark.parametrize("route", [RUN_ROUTES[0], *RUN_ROUTES[2:]], ids=lambda route: f"{route[0]} {route[1]}")
+async def test_a_run_of_a_public_thread_may_be_read_but_not_changed(
     ann: Person, bob: Person, route: tuple[str, str, object]
 ) -> None:
     thread_id, _ = await ann.make_thread()
