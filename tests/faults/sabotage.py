@@ -29,6 +29,8 @@ LOG, TAILS, LIFECYCLE, LEASE = (
     f"tests/services/runs/test_{name}.py" for name in ("event_log", "tails", "lifecycle", "lease")
 )
 SWEEPER, BROKER = "tests/worker/test_sweeper.py", "tests/services/test_broker.py"
+STARTING, KEYS = "tests/services/runs/test_starting.py", "tests/services/runs/test_idempotency.py"
+PARALLEL = "tests/api/test_parallel_starts.py"
 
 BREAKS = (
     Break(
@@ -142,6 +144,90 @@ BREAKS = (
         "        await self.renew_locks(self.in_order())\n",
         "",
         f"{LEASE}::test_the_lock_has_a_ttl_and_is_renewed_while_held",
+    ),
+    Break(
+        "starts of one project that do not take turns",
+        "services/runs/starting.py",
+        "    await take_turns(conn, new.project_id)\n",
+        "",
+        f"{PARALLEL}::test_of_many_that_reject_one_is_accepted_and_the_others_are_told_which",
+    ),
+    Break(
+        "a run that is claimed out of its turn",
+        "services/runs/lifecycle.py",
+        "              AND NOT {EARLIER_UNFINISHED}\n            RETURNING",
+        "            RETURNING",
+        f"{PARALLEL}::test_many_that_queue_run_one_after_the_other_first_in_first_out",
+    ),
+    Break(
+        "no index that lets one run of a project be running",
+        "migrations/versions/0002_starts.py",
+        "CREATE UNIQUE INDEX agent_runs_one_running",
+        "CREATE INDEX agent_runs_one_running",
+        f"{LIFECYCLE}::test_of_two_runs_that_are_claimed_in_one_instant_out_of_turn_one_is_claimed",
+    ),
+    Break(
+        "a delayed run that stops the others before it is due",
+        "services/runs/starting.py",
+        'return self.on_active != "stop" or not self.delay',
+        "return True",
+        f"{STARTING}::test_a_delayed_run_stops_nothing_before_it_is_due",
+    ),
+    Break(
+        "a delayed run that is not judged when it is due",
+        "worker/sweeper.py",
+        "    judge_due,\n",
+        "",
+        f"{SWEEPER}::test_a_delayed_run_stops_the_others_when_it_is_due_and_begins_after_them",
+    ),
+    Break(
+        "a delayed run that is judged while a start is under way",
+        "services/runs/starting.py",
+        "    if not await has_turn(conn, project_id):\n",
+        "    if False:\n",
+        f"{STARTING}::test_a_start_in_progress_when_a_delay_ends_is_judged_too",
+    ),
+    Break(
+        "an idempotency key that is claimed after its run was made",
+        "services/runs/starting.py",
+        """\
+        known_id = await idempotency.claim(conn, key, run_id) if key else run_id
+        if known_id != run_id:
+            known = await store.get(conn, known_id)
+            assert known, "a key goes with its run"
+            return known
+        started = await make(conn, run_id)
+""",
+        """\
+        started = await make(conn, run_id)
+        known_id = await idempotency.claim(conn, key, run_id) if key else run_id
+        if known_id != run_id:
+            known = await store.get(conn, known_id)
+            assert known
+            return known
+""",
+        f"{PARALLEL}::test_many_with_one_key_are_one_run",
+    ),
+    Break(
+        "an idempotency key that does not remember what was asked for",
+        "services/runs/idempotency.py",
+        'if row["fingerprint"] != asked.fingerprint:',
+        "if False:",
+        f"{KEYS}::test_a_key_with_another_request_is_refused_naming_the_run",
+    ),
+    Break(
+        "a run that expires after it was begun",
+        "worker/sweeper.py",
+        "status = 'queued' AND started_at IS NULL AND expires_at",
+        "status = 'queued' AND expires_at",
+        f"{SWEEPER}::test_a_run_that_was_begun_and_handed_over_never_expires",
+    ),
+    Break(
+        "a message that is sent again without its priority",
+        "services/runs/dispatch.py",
+        "priority=run.priority",
+        "priority=5",
+        f"{SWEEPER}::test_a_message_that_is_sent_again_keeps_its_priority",
     ),
 )
 
