@@ -19,8 +19,10 @@ from services.redis import open_redis
 from services.runs.stores import Stores, open_stores
 from services.settings import BrokerSettings, PostgresSettings, RedisSettings, RunSettings, Settings
 
-OUR_REDIS, BROKER_REDIS = 14, 15
-"""Database numbers of the tests' own: those of a developer's instance stay untouched."""
+LANE = int(os.environ.get("TEST_LANE", "0"))
+"""Which of the processes that share the servers of the tests this is."""
+OUR_REDIS, BROKER_REDIS = 14 - 2 * LANE, 15 - 2 * LANE
+"""Database numbers of the tests' own: those of a developer's instance and of other lanes stay untouched."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

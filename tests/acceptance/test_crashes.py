@@ -145,14 +145,14 @@ async def test_readers_see_the_same_log_after_redis_lost_it_in_mid_run(system: D
         started = await client.initiate(TEXT)
         async with client.stream(started.run_id) as stream:
             seen = await stream.take(40)
-            await redis.flushall()
+            await redis.flushdb()
             behind = asyncio.ensure_future(client.read(started.run_id))
             ahead = asyncio.ensure_future(client.read(started.run_id, seen[-1].id))
             events = seen + await stream.rest()
         check_whole_log(events, "completed")
         assert await behind == events
         assert await ahead == events[len(seen) :]
-        await redis.flushall()
+        await redis.flushdb()
         assert await client.read(started.run_id) == events
         assert await client.read(started.run_id, events[-2].id) == events[-1:]
         assert await client.read(started.run_id, events[-1].id) == []
@@ -166,7 +166,7 @@ async def test_a_run_goes_on_when_its_worker_and_the_log_in_redis_are_gone(syste
         async with client.stream(started.run_id) as stream:
             seen = await stream.take(40)
             kill_group(await system.driver_of(started.run_id))
-            await redis.flushall()
+            await redis.flushdb()
             seen += await stream.rest()
         check_whole_log(seen, "completed")
         again = await client.read(started.run_id)

@@ -1,12 +1,13 @@
 """Two accounts at every route: somebody else's thing answers like one that is not there."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from httpx2 import Response
 
 from tests.api.conftest import Person
 
+ABSENT = UUID(int=1)
 THREAD_ROUTES = [
     ("GET", "/threads/{}", None),
     ("PATCH", "/threads/{}", {"title": "Mine"}),
@@ -14,7 +15,7 @@ THREAD_ROUTES = [
     ("GET", "/threads/{}/messages", None),
     ("POST", "/threads/{}/messages", {"type": "user", "content": "hi"}),
     ("POST", "/threads/{}/messages/add", {"message": "hi"}),
-    ("DELETE", f"/threads/{{}}/messages/{uuid4()}", None),
+    ("DELETE", f"/threads/{{}}/messages/{ABSENT}", None),
     ("GET", "/thread/{}/agent-runs", None),
     ("POST", "/thread/{}/agent/start", {}),
 ]

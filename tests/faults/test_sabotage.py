@@ -12,6 +12,8 @@ import pytest
 from tests.faults.sabotage import BREAKS, CHECKOUT, Break
 
 COPIED = ("agent", "api", "migrations", "services", "tests", "worker")
+LANE = "2"
+"""The stores of the tests that run beside this one are not theirs."""
 FAILED_TESTS = 1
 """Pytest's exit code when it ran and tests failed; other codes mean that it did not get so far."""
 
@@ -40,10 +42,11 @@ def test_every_break_still_fits_the_code_and_names_a_test(broken: Break, tmp_pat
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.what)
 def test_a_broken_mechanism_is_noticed(broken: Break, copy: Path) -> None:
     broken.apply(copy)
+    names = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", broken.test],
         cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy)},
+        env={**names, "PYTHONPATH": str(copy), "TEST_LANE": LANE},
         capture_output=True,
         text=True,
         timeout=170,

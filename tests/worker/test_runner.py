@@ -540,7 +540,7 @@ async def test_a_flush_of_redis_in_the_middle_of_a_run_changes_nothing(process: 
     async with driven(process, run.id) as task:
         for count in (10, 60, 110):
             await eventually(partial(said, process, run, count))
-            await process.stores.redis.flushall()
+            await process.stores.redis.flushdb()
         async with asyncio.timeout(10):
             await task
     row = await closed(process.stores.pool, run.id)

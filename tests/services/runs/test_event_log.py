@@ -144,7 +144,7 @@ async def test_a_flush_of_redis_between_two_appends_changes_no_id_and_no_byte(st
                 await driver.archived()
             assert (await listed(stores, driver.run.id))[: len(before)] == before
             before = await listed(stores, driver.run.id)
-            await redis.flushall()
+            await redis.flushdb()
         await driver.say("end")
         after = await listed(stores, driver.run.id)
         assert after[:-1] == before
@@ -204,7 +204,7 @@ async def test_a_foreign_producer_keeps_ids_consistent_and_is_archived(stores: S
         log = await listed(stores, driver.run.id)
         assert kinds(log) == ["chunk", "foreign", "chunk", "chunk", "foreign", "foreign", "chunk"]
         assert await archived(stores.pool, driver.run.id) == log
-        await redis.flushall()
+        await redis.flushdb()
         await driver.say("e")
         assert (await listed(stores, driver.run.id))[:-1] == log
 
@@ -391,7 +391,7 @@ async def test_nothing_is_void_after_a_proper_hand_over(stores: Stores, other: S
         await first.archived()
         assert await lifecycle.hand_over(stores.pool, first.held.fence, length=first.log.length, settled=True)
         first.stores.writer.forget(first.log)
-    await stores.redis.flushall()
+    await stores.redis.flushdb()
     async with driving(other, await row_of(stores.pool, first.run.id)) as second:
         await second.say("c")
         await second.archived()
@@ -423,7 +423,7 @@ async def test_ids_that_nobody_remembers_become_void(stores: Stores, other: Stor
         await first.say("c", "d")
         lost = await listed(stores, first.run.id)
         die(first)
-        await stores.redis.flushall()
+        await stores.redis.flushdb()
         row = await bury(stores, first.run.id)
         async with driving(other, row) as second:
             await second.say("e")

@@ -254,7 +254,7 @@ async def test_a_flush_before_the_closing_keeps_the_text(stores: Stores, other: 
         await driver.say("Hello", " world")
         await driver.archived()
         die(driver)
-        await stores.redis.flushall()
+        await stores.redis.flushdb()
         await stopping.request_stop(other, driver.run.id)
         row = await closed(other.pool, driver.run.id)
         assert await assistant_texts(other.pool, row) == ["Hello world"]

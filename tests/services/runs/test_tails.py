@@ -106,7 +106,7 @@ async def test_a_reader_may_resume_after_any_id(stores: Stores) -> None:
 async def test_a_log_that_redis_no_longer_has_comes_from_postgres_with_the_same_ids_and_bytes(stores: Stores) -> None:
     run_id = await ended_run(stores, 1200)
     log = await listed(stores, run_id)
-    await stores.redis.flushall()
+    await stores.redis.flushdb()
     for after in (-1, 0, 499, 700, 702, 1199, 1200):
         assert_each_once(await within(2, read_all(stores, run_id, after=after)), log, after)
 
@@ -114,7 +114,7 @@ async def test_a_log_that_redis_no_longer_has_comes_from_postgres_with_the_same_
 async def test_after_retention_only_the_last_event_is_left_with_its_id(stores: Stores) -> None:
     run_id = await ended_run(stores, 700)
     last = (await listed(stores, run_id))[-1]
-    await stores.redis.flushall()
+    await stores.redis.flushdb()
     await stores.pool.execute("DELETE FROM agent_run_event_blocks WHERE agent_run_id = $1", run_id)
     for after in (-1, 0, 300, 700):
         assert await within(2, read_all(stores, run_id, after=after)) == [(701, last)]
@@ -136,7 +136,7 @@ async def test_a_flush_of_redis_while_following_loses_nothing(stores: Stores, ot
         reading = asyncio.create_task(read_all(other, driver.run.id))
         for number in range(6):
             await driver.say(*map(str, range(number * 100)), "x")
-            await stores.redis.flushall()
+            await stores.redis.flushdb()
         await finish(driver)
         seen = await within(10, reading)
         assert_each_once(seen, await listed(stores, driver.run.id))
@@ -305,5 +305,5 @@ async def test_the_last_id_is_known_only_once_the_run_has_said_its_end(stores: S
         await driver.log.close(events.last_event(row.status, row.error))
         assert await tails.last_id(stores.redis, row) == 1
         assert await tails.last_id(stores.redis, await closed(stores.pool, row.id)) == 1
-        await stores.redis.flushall()
+        await stores.redis.flushdb()
         assert await tails.last_id(stores.redis, await row_of(stores.pool, row.id)) == 1
