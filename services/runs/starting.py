@@ -120,10 +120,22 @@ async def judge(conn: Connection, project_id: UUID) -> list[Run]:
     """
     if not await has_turn(conn, project_id):
         return []
+    await lock_unfinished(conn, project_id)
     stopped: list[Run] = []
     while due := await judge_next(conn, project_id):
         stopped += await lifecycle.request_stops(conn, await in_the_way(conn, project_id, *due))
     return stopped
+
+
+async def lock_unfinished(conn: Connection, project_id: UUID) -> None:
+    """All rows that a judgement may write, in the order in which a stop of many locks them: no deadlocks."""
+    await conn.execute(
+        """
+        SELECT FROM agent_runs WHERE project_id = $1 AND status IN ('queued', 'running')
+        ORDER BY id FOR NO KEY UPDATE
+        """,
+        project_id,
+    )
 
 
 async def judge_next(conn: Connection, project_id: UUID) -> tuple[UUID, datetime] | None:

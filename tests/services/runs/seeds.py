@@ -91,13 +91,11 @@ async def row_of(pool: Pool, run_id: UUID) -> Run:
     return run
 
 
-async def waits_for_a_lock(pool: Pool) -> bool:
-    """Whether a statement in this database waits for another's transaction to end."""
-    return bool(
-        await pool.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-    )
+async def waiting_for_locks(pool: Pool) -> int:
+    """How many statements in this database wait for another's transaction to end."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    count: int = await pool.fetchval(waiting)
+    return count
 
 
 async def place_of(pool: Pool, run: Run) -> Place:

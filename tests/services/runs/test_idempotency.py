@@ -9,7 +9,7 @@ from services.runs import idempotency, starting
 from services.runs.idempotency import RequestKey
 from services.runs.starting import NewRun
 from services.runs.stores import Stores
-from tests.services.runs.seeds import Place, eventually, make_place, waits_for_a_lock
+from tests.services.runs.seeds import Place, eventually, make_place, waiting_for_locks
 
 
 def key_of(place: Place, key: str = "k", *, route: str = "start", fingerprint: bytes = b"asked") -> RequestKey:
@@ -67,7 +67,7 @@ async def test_a_repeat_waits_for_the_first_request_to_end(stores: Stores, commi
         await transaction.start()
         await idempotency.claim(conn, key_of(place), first)
         repeat = asyncio.create_task(begin(stores.pool, place, key_of(place), second))
-        await eventually(lambda: waits_for_a_lock(stores.pool))
+        await eventually(lambda: waiting_for_locks(stores.pool))
         await starting.insert(conn, new)
         assert not repeat.done()
         await (transaction.commit() if commits else transaction.rollback())

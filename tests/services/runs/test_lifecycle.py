@@ -17,7 +17,7 @@ from tests.services.runs.seeds import (
     make_run,
     row_of,
     set_columns,
-    waits_for_a_lock,
+    waiting_for_locks,
 )
 
 SOON = timedelta(minutes=5)
@@ -94,7 +94,7 @@ async def test_of_two_runs_that_are_claimed_in_one_instant_out_of_turn_one_is_cl
         assert await lifecycle.claim(conn, first, "w", dead_after=stores.settings.runs.dead_after)
         second = await age(stores.pool, (await make_run(stores.pool, place)).id, "created_at")
         claiming = asyncio.create_task(try_claim(stores, second))
-        await eventually(lambda: waits_for_a_lock(stores.pool))
+        await eventually(lambda: waiting_for_locks(stores.pool))
     assert await claiming is None
     assert (await row_of(stores.pool, second.id)).status == "queued"
 
@@ -266,5 +266,4 @@ async def test_stops_of_the_same_runs_never_deadlock_whatever_their_order_and_pl
 
 
 async def all_wait(pool: Pool, count: int) -> bool:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    return bool(await pool.fetchval(waiting) == count)
+    return await waiting_for_locks(pool) == count

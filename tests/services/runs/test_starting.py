@@ -1,9 +1,10 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from services.postgres import transaction
-from services.runs import starting, store
+from services.runs import lifecycle, starting, store
 from services.runs.starting import NewRun
 from services.runs.store import Run
 from services.runs.stores import Stores
@@ -11,10 +12,12 @@ from tests.services.runs.seeds import (
     Place,
     age,
     claim,
+    eventually,
     make_place,
     make_run,
     row_of,
     set_columns,
+    waiting_for_locks,
 )
 from tests.services.runs.test_lifecycle import try_claim
 
@@ -123,6 +126,19 @@ async def test_a_start_in_progress_when_a_delay_ends_is_judged_too(stores: Store
         assert await judge(stores, place) == set()
         assert (await row_of(stores.pool, late.id)).phase == "waiting"
     assert await judge(stores, place) == {started.run.id}
+
+
+async def test_a_judgement_and_a_stop_of_the_same_runs_do_not_wait_for_each_other(stores: Stores) -> None:
+    place = await make_place(stores.pool)
+    queued = await start(stores, place, on_active="queue", run_id=UUID(int=1))
+    late = await make_due(stores, await delayed(stores, place, run_id=UUID(int=2)))
+    async with transaction(stores.pool) as conn:
+        await lifecycle.request_stops(conn, [queued.id])
+        judging = asyncio.create_task(judge(stores, place))
+        await eventually(lambda: waiting_for_locks(stores.pool))
+        await lifecycle.request_stops(conn, [late.id])
+    assert await judging == set()
+    assert {(await row_of(stores.pool, run.id)).status for run in (queued, late)} == {"stopped"}
 
 
 async def test_a_place_in_line_is_taken_when_it_is_a_starts_turn(stores: Stores) -> None:
