@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import sabotage
 from tests.faults.lab import REAL, SCALED, Lab, open_lab
-from tests.faults.report import Report
+from tests.faults.report import BREAKS_HERE, FAULTS_HERE, Report, write_between
 
 opened = pytest.StashKey[Lab]()
 
@@ -31,7 +32,8 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     report = Report()
     yield report
     if path := request.config.getoption("--table"):
-        report.write(Path(path))
+        write_between(Path(path), *FAULTS_HERE, str(report))
+        write_between(Path(path), *BREAKS_HERE, sabotage.table())
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
+FAULTS_HERE = ("<!-- faults -->", "<!-- end of faults -->")
+BREAKS_HERE = ("<!-- breaks -->", "<!-- end of breaks -->")
 HEAD = "| fault | recovered after | promised | outcome |\n| --- | ---: | ---: | --- |\n"
 
 
@@ -25,11 +26,14 @@ class Report:
     def add(self, row: Row) -> None:
         self.rows.append(row)
 
-    def write(self, path: Path) -> None:
-        """Replace the table between the two marks of a document. Raises: ValueError when it has none."""
-        before, _, rest = path.read_text().partition(BEGIN)
-        _, mark, after = rest.partition(END)
-        if not mark:
-            raise ValueError(f"{path} has no {BEGIN} … {END}")
-        table = HEAD + "".join(f"{row}\n" for row in self.rows)
-        path.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
+    def __str__(self) -> str:
+        return HEAD + "".join(f"{row}\n" for row in self.rows)
+
+
+def write_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two marks of a document. Raises: ValueError when they are not there."""
+    before, _, rest = path.read_text().partition(begin)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        raise ValueError(f"{path} has no {begin} … {end}")
+    path.write_text(f"{before}{begin}\n{text}{end}{after}")
