@@ -91,7 +91,8 @@ async def keep_text(stores: Stores, log: EventLog, run: Run) -> list[Event]:
         metadata = {"stream_status": "complete", "thread_run_id": str(run.id), "interrupted": True}
         content = {"role": "assistant", "content": text}
         stored = await messages.keep(stores.pool, log.fence, uuid5(run.id, text), content, metadata)
-    said = Event(stored.type, stored.content, stored.metadata, stored.message_id, stored.is_llm_message)
+    metadata = {**stored.metadata, "stream_status": "complete"}
+    said = Event(stored.type, stored.content, metadata, stored.message_id, stored.is_llm_message)
     return [replace(said, created_at=stored.created_at, updated_at=stored.updated_at)]
 
 

@@ -116,7 +116,7 @@ async def test_a_message_that_was_stored_and_not_told_is_told_though_its_chunks_
     async with driving(stores) as driver:
         await driver.say("Hello", " wor")
         content = {"role": "assistant", "content": "Hello world, and more"}
-        new = NewMessage("assistant", content, {"stream_status": "complete", "thread_run_id": str(driver.run.id)})
+        new = NewMessage("assistant", content, {"thread_run_id": str(driver.run.id)})
         async with stores.pool.acquire() as conn:
             [stored] = await messages.add(conn, driver.run.thread_id, [new], fence=driver.held.fence)
         die(driver)
@@ -127,6 +127,7 @@ async def test_a_message_that_was_stored_and_not_told_is_told_though_its_chunks_
     told = orjson.loads(log[2])
     assert told["message_id"] == str(stored.message_id)
     assert orjson.loads(told["content"]) == content
+    assert orjson.loads(told["metadata"])["stream_status"] == "complete"
     assert await assistant_texts(other.pool, row) == ["Hello world, and more"]
 
 
