@@ -242,6 +242,7 @@ async def hand_over(process: Process, log: EventLog, held: Held) -> Ending:
     handed = HandOver(held.fence, log.length, settled)
     row = await persist(held, lambda: stores.hand_overs.ask(handed))
     if row:
+        log.lose()  # the row keeps this attempt until the next claim: work that did not let go could speak on
         logger.info("run.handed_over", attempt=row.attempt, length=log.length)
         return HandedOver()
     current = await store.get(stores.pool, held.fence.run_id)

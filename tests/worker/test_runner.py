@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from agent import loop as agent_loop
 from agent.context import RunContext, RunFailed
 from services.broker import RUN_QUEUE, queue_length
-from services.runs import keys, lifecycle, stopping
+from services.runs import events, keys, lifecycle, stopping
+from services.runs.fence import FenceLost
 from services.runs.lifecycle import HandOver
 from services.runs.log_writer import LogWriter
 from services.runs.store import Run
@@ -190,6 +191,25 @@ async def test_a_run_that_is_handed_over_goes_on_elsewhere(process: Process, sec
     async with asyncio.timeout(2):
         assert await reading == list(enumerate(log))
     assert len(await assistant_texts(second.stores.pool, run)) == 1
+
+
+async def test_work_that_outlives_its_hand_over_is_not_heard(process: Process) -> None:
+    begun: list[RunContext] = []
+
+    async def linger(context: RunContext) -> None:
+        begun.append(context)
+        await asyncio.Event().wait()
+
+    with producing(linger):
+        run = await make_run(process.stores.pool)
+        async with driven(process, run.id) as task:
+            await eventually(lambda: begun)
+            process.draining.set()
+            async with asyncio.timeout(5):
+                await task
+    assert (await row_of(process.stores.pool, run.id)).status == "queued"
+    with pytest.raises(FenceLost):
+        await begun[0].log.append(events.status("finish", run.id))
 
 
 async def test_a_drain_hands_many_runs_over_in_a_few_statements(process: Process) -> None:
