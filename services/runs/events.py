@@ -123,6 +123,12 @@ def voids_chunks(said: dict[str, Any]) -> bool:
     return said.get("type") == "status" and loads(said.get("content")).get("status_type") == "run_resumed"
 
 
+def is_void(event: bytes) -> bool:
+    """Whether it only takes the place of an event that no store remembers."""
+    said = parse(event) or {}
+    return said.get("type") == "status" and loads(said.get("content")).get("status_type") == "void"
+
+
 def parse(raw: bytes) -> dict[str, Any] | None:
     try:
         said = orjson.loads(raw)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any, cast
 
 from redis import exceptions
@@ -95,7 +96,7 @@ class LogWriter:
             reserved=run.reserved_events,
             notify=self.notify,
         )
-        log.blank = log.length == 0
+        log.blank = await self.is_blank(log)
         log.written_bytes = log.tail_bytes + (await archive.size(self.pool, run.id) if run.archived_events else 0)
         log.ended = run.final and await self.has_last_event(log)
         if not whole and not log.ended and earlier > log.length:
@@ -104,6 +105,18 @@ class LogWriter:
         self.logs.add(log)
         self.starving.set()
         return log
+
+    async def is_blank(self, log: EventLog) -> bool:
+        """Whether the log holds nothing but `void` events; nearly always the first event says that it does not."""
+        if not all(map(events.is_void, log.tail)):
+            return False
+        position = 0
+        while position < log.archived:
+            page = await archive.read(self.pool, log.fence.run_id, position, blocks=1)
+            if not page or not all(map(events.is_void, page)):
+                return False
+            position += len(page)
+        return True
 
     async def has_last_event(self, log: EventLog) -> bool:
         newest = [log.tail[-1]] if log.tail else []
@@ -235,11 +248,17 @@ class LogWriter:
                 return
 
     async def lost_events(self, log: EventLog, first_id: int) -> list[bytes]:
+        """What the list is given back next: the archive piece by piece, its end and the whole tail in one step.
+
+        A list that ended in between would look whole to an attempt that takes over from one that died meanwhile.
+        """
+        found: list[bytes] = []
         if first_id < log.archived:
             found = await archive.read(self.pool, log.fence.run_id, first_id)
-            return found[: min(BATCH_EVENTS, log.archived - first_id)]
-        start = first_id - log.archived
-        return [log.tail[index] for index in range(start, min(start + BATCH_EVENTS, len(log.tail)))]
+            if len(found) > BATCH_EVENTS or not found:
+                return found[:BATCH_EVENTS]
+        start = first_id + len(found) - log.archived
+        return found if start < 0 else [*found, *islice(log.tail, start, None)]
 
     async def catch_up(self, log: EventLog) -> None:
         """The list is longer than we knew: our own append whose answer was lost, or a foreign producer."""

@@ -451,6 +451,35 @@ async def test_an_empty_log_with_reserved_ids_is_void_since_a_flush_cannot_be_to
             assert kinds(await listed(other, second.run.id)) == ["void"] * row.reserved_events + ["chunk"]
 
 
+async def test_a_log_of_which_only_voids_are_archived_still_begins_with_its_start(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as first:
+        await first.say("lost")
+        die(first)
+        await stores.redis.flushall()
+        async with driving(other, await bury(stores, first.run.id)) as second:
+            await second.archived()
+            die(second)
+            row = await bury(stores, first.run.id)
+            assert set(kinds(await archived(stores.pool, row.id))) == {"void"}
+            async with driving(stores, row) as third:
+                assert third.log.blank, "nobody has heard the run begin"
+
+
+async def test_a_refill_never_leaves_the_end_of_the_archive_without_the_tail(stores: Stores) -> None:
+    """Such a list would look whole to the next attempt, if this one dies now."""
+    async with driving(stores) as driver:
+        await driver.say("a", "b")
+        await driver.archived()
+        stores.writer.logs.discard(driver.log)
+        await driver.say("c", "d")
+        log = await listed(stores, driver.run.id)
+        assert driver.log.archived == 2
+        for first_id in range(4):
+            assert await stores.writer.lost_events(driver.log, first_id) == log[first_id:]
+
+
 async def test_a_worker_that_died_before_it_reserved_ids_leaves_nothing_void(stores: Stores, other: Stores) -> None:
     run = await claim(stores, await make_run(stores.pool))
     async with driving(other, await bury(stores, run.id)) as second:
