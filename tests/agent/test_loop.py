@@ -8,6 +8,7 @@ from agent.context import RunContext, RunFailed
 from agent.loop import keep_draft, run_agent
 from services.messages import Message
 from services.postgres import Pool
+from services.runs import lifecycle
 from services.runs.fence import FenceLost
 from services.settings import Settings
 from tests import fakes
@@ -50,6 +51,7 @@ async def test_the_model_reads_the_system_prompt_and_the_whole_thread(
     ctx, _ = await make_context(pool, http, settings, "openai/script-text")
     await run_agent(ctx)
     async with pool.acquire() as conn:
+        await lifecycle.end(conn, ctx.fence, "completed", error=None, usage={})
         await ask(conn, ctx.run.thread_id, "And now?")
         run = await make_run(conn, ctx.run.thread_id, "openai/script-text")
     await run_agent(RunContext(run, fence_of(run), RecordingLog(), pool, http, settings))
