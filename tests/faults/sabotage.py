@@ -80,13 +80,12 @@ BREAKS = (
 """,
         """\
             await self.read_news([tail])
-            await asyncio.sleep(0.01)
             async with self.channels.listen(
                 keys.news(run_id), on_message=self.hear(tail), on_reset=lambda: self.mark(tail)
             ):
                 yield reader
 """,
-        f"{TAILS}::test_appends_that_race_with_joining_and_resuming_are_neither_lost_nor_doubled",
+        f"{TAILS}::test_the_last_word_said_while_a_reader_subscribes_is_heard_at_once",
     ),
     Break(
         "nothing is read again after a reconnect",

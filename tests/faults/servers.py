@@ -108,7 +108,7 @@ class Disk:
 
     def mount(self) -> None:
         unmount_abandoned()
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
         mounting = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=711", "longrun-lab", str(self.folder)]
         self.mounted = os.geteuid() == 0 and subprocess.run(mounting, capture_output=True).returncode == 0
 

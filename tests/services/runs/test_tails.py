@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from random import Random
 from typing import Any, TypeVar
@@ -94,6 +95,28 @@ async def test_appends_that_race_with_joining_and_resuming_are_neither_lost_nor_
             log = await listed(stores, driver.run.id)
             for seen in await within(10, asyncio.gather(*readers)):
                 assert_each_once(seen, log)
+
+
+async def test_the_last_word_said_while_a_reader_subscribes_is_heard_at_once(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = settings.streams.model_copy(update={"silence": timedelta(minutes=1)})
+    async with (
+        open_stores(settings.model_copy(update={"streams": streams})) as other,
+        driving(stores) as driver,
+    ):
+        await driver.say("first")
+        listen = other.channels.listen
+
+        @asynccontextmanager
+        async def listen_late(*arguments: Any, **options: Any) -> AsyncIterator[None]:
+            await finish(driver)
+            async with listen(*arguments, **options):
+                yield
+
+        monkeypatch.setattr(other.channels, "listen", listen_late)
+        seen = await within(5, read_all(other, driver.run.id))
+        assert_each_once(seen, await listed(stores, driver.run.id))
 
 
 async def test_a_reader_may_resume_after_any_id(stores: Stores) -> None:
