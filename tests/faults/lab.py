@@ -152,6 +152,9 @@ class Lab:
         runs = await asyncio.gather(*(self.client.get(run_id, wait_seconds=60) for run_id in run_ids))
         assert {run["status"] for run in runs} == {"completed"}, runs
 
+    async def attempts(self, run_ids: Sequence[str]) -> list[int]:
+        return [(await self.client.get(run_id))["attempt"] for run_id in run_ids]
+
     async def send(self, run_ids: Sequence[str]) -> None:
         """Messages for these runs, as a publisher that repeats itself would send them."""
         url = self.servers.rabbitmq_url

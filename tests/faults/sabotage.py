@@ -102,13 +102,6 @@ BREAKS = (
         f"{BROKER}::test_an_ack_of_an_earlier_channel_is_dropped",
     ),
     Break(
-        "a publisher that keeps a broken connection",
-        "services/broker.py",
-        "            del self.broker.connection\n",
-        "            pass\n",
-        f"{BROKER}::test_a_publisher_that_idles_through_an_outage_sends_again_when_rabbitmq_is_back",
-    ),
-    Break(
         "no refill of a list that Redis lost",
         "services/runs/log_writer.py",
         "if length < expected then return {'short', length} end\n",

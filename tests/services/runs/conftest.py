@@ -31,11 +31,15 @@ async def postgres_proxy(settings: Settings) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def far(settings: Settings, redis: Redis, redis_proxy: Proxy) -> AsyncIterator[Stores]:
     """The rooms of a process that reaches Redis through `redis_proxy`, with a second's patience."""
-    changes = {"url": SecretStr(redis_proxy.url), "socket_timeout": "0.5", "connect_timeout": "0.5"}
-    near = settings.redis.model_validate({**settings.redis.model_dump(), **changes})
-    async with open_stores(settings.model_copy(update={"redis": near})) as stores:
+    async with open_stores(reaching_redis_by(redis_proxy, settings)) as stores:
         yield stores
         redis_proxy.restore()
+
+
+def reaching_redis_by(proxy: Proxy, settings: Settings) -> Settings:
+    changes = {"url": SecretStr(proxy.url), "socket_timeout": "0.5", "connect_timeout": "0.5"}
+    redis = settings.redis.model_validate({**settings.redis.model_dump(), **changes})
+    return settings.model_copy(update={"redis": redis})
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from services.runs.stores import Stores, open_stores
 from services.runs.tails import Batch, make_batch
 from services.settings import Settings
 from tests.proxy import Proxy
+from tests.services.runs.conftest import reaching_redis_by
 from tests.services.runs.seeds import Driver, closed, driving, end, eventually, listed, make_run, read_all, row_of
 
 Seen = list[tuple[int, bytes]]
@@ -100,11 +101,7 @@ async def test_appends_that_race_with_joining_and_resuming_are_neither_lost_nor_
 async def test_the_last_word_said_while_a_reader_subscribes_is_heard_at_once(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    streams = settings.streams.model_copy(update={"silence": timedelta(minutes=1)})
-    async with (
-        open_stores(settings.model_copy(update={"streams": streams})) as other,
-        driving(stores) as driver,
-    ):
+    async with open_stores(never_looking(settings)) as other, driving(stores) as driver:
         await driver.say("first")
         listen = other.channels.listen
 
@@ -165,8 +162,17 @@ async def test_a_flush_of_redis_while_following_loses_nothing(stores: Stores, ot
         assert_each_once(seen, await listed(stores, driver.run.id))
 
 
-async def test_a_cut_of_the_readers_connections_loses_nothing(stores: Stores, far: Stores, redis_proxy: Proxy) -> None:
-    async with driving(stores) as driver:
+def never_looking(settings: Settings) -> Settings:
+    """What nobody announces is not found by chance."""
+    streams = settings.streams.model_copy(update={"silence": timedelta(minutes=1)})
+    return settings.model_copy(update={"streams": streams})
+
+
+async def test_a_cut_of_the_readers_connections_loses_nothing(
+    stores: Stores, settings: Settings, redis_proxy: Proxy
+) -> None:
+    trusting = reaching_redis_by(redis_proxy, never_looking(settings))
+    async with open_stores(trusting) as far, driving(stores) as driver:
         await driver.say("first")
         readers = [asyncio.create_task(read_all(far, driver.run.id)) for _ in range(5)]
         for number in range(10):
