@@ -107,10 +107,12 @@ class Disk:
         self.mounted = False
 
     def mount(self) -> None:
-        unmount_abandoned()
         self.folder.mkdir(parents=True)
+        if os.geteuid() != 0:
+            return
+        unmount_abandoned()
         mounting = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=711", "longrun-lab", str(self.folder)]
-        self.mounted = os.geteuid() == 0 and subprocess.run(mounting, capture_output=True).returncode == 0
+        self.mounted = subprocess.run(mounting, capture_output=True).returncode == 0
 
     def unmount(self) -> None:
         if self.mounted:
