@@ -92,7 +92,7 @@ BREAKS = (
         "services/runs/tails.py",
         "on_reset=lambda: self.mark(tail)",
         "on_reset=lambda: None",
-        f"{TAILS}::test_a_cut_of_the_readers_connections_loses_nothing",
+        f"{TAILS}::test_what_nobody_announced_is_found_when_the_subscription_comes_back",
     ),
     Break(
         "acks of stale delivery tags",

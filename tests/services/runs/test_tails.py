@@ -168,6 +168,21 @@ def never_looking(settings: Settings) -> Settings:
     return settings.model_copy(update={"streams": streams})
 
 
+async def test_what_nobody_announced_is_found_when_the_subscription_comes_back(
+    stores: Stores, settings: Settings, redis_proxy: Proxy
+) -> None:
+    """Said while the connection was gone, to a reader that had everything and waits for no read of its own."""
+    async with open_stores(reaching_redis_by(redis_proxy, never_looking(settings))) as far, driving(stores) as driver:
+        await driver.say("first")
+        known = await stores.redis.llen(keys.responses(driver.run.id))
+        async with far.tails.follow(driver.run.id, after=known - 1) as reader:
+            await eventually(lambda: reader.tail.end == known)
+            await stores.redis.rpush(keys.responses(driver.run.id), b"unannounced")
+            redis_proxy.cut()
+            batch = await within(5, reader.next())
+        assert batch and batch.events == [b"unannounced"]
+
+
 async def test_a_cut_of_the_readers_connections_loses_nothing(
     stores: Stores, settings: Settings, redis_proxy: Proxy
 ) -> None:
