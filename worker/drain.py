@@ -60,7 +60,7 @@ class Drain(threading.Thread):
         return self.close() and idle
 
     def wait_until_idle(self, patience: timedelta) -> bool:
-        """Whether all threads ended in time: each does after what it has begun, once Dramatiq has seen the signal."""
+        """Whether all threads ended in time: each does after what it has begun."""
         deadline = time.monotonic() + patience.total_seconds()
         while any(thread.is_alive() for thread in self.worker.workers):
             if time.monotonic() > deadline:
@@ -71,13 +71,18 @@ class Drain(threading.Thread):
 
 
 def take_no_more(worker: dramatiq.Worker) -> None:
-    """Stop deliveries and return the messages that no thread has begun; what comes later goes back by itself."""
+    """Stop deliveries and return the messages that no thread has begun; what comes later goes back by itself.
+
+    Dramatiq's main thread would stop the threads too, a second later.
+    """
     assert isinstance(worker.broker, Rabbit | RedisQueues)
     worker.broker.leaving = True
-    for name, thread in worker.consumers.items():
-        if isinstance(thread.consumer, OurConsumer):
+    for thread in worker.workers:
+        thread.stop()
+    for name, consuming in worker.consumers.items():
+        if isinstance(consuming.consumer, OurConsumer):
             try:
-                thread.consumer.cancel()
+                consuming.consumer.cancel()
             except Broken as error:
                 logger.info("worker.deliveries_broken_off", queue=name, error=repr(error))
     give_back(worker)

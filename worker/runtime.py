@@ -57,6 +57,8 @@ class Runtime(dramatiq.Middleware):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.thread: LoopThread | None = None
+        self.turn = threading.Lock()
+        """Taken by the first who has the worker leave, and never released."""
         self.drain: Drain | None = None
         self.closing: asyncio.Event | None = None
         self.closed = threading.Event()
@@ -114,20 +116,21 @@ class Runtime(dramatiq.Middleware):
         originals = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if self.drain:
-                return
-            self.leave(worker)
             original = originals[signal.Signals(number)]
-            if callable(original):
-                original(number, frame)
+            if self.leave(worker) and callable(original):
+                with contextlib.suppress(SystemExit):  # it has heard one while the worker booted
+                    original(number, frame)
 
         for number in STOP_SIGNALS:
             signal.signal(number, stop)
 
-    def leave(self, worker: dramatiq.Worker) -> None:
-        if self.drain is None:
-            self.drain = Drain(self.settings.runs, worker, _opened, self.close)
-            self.drain.start()
+    def leave(self, worker: dramatiq.Worker) -> bool:
+        """Whether this is the first time; asked in one step, since a signal may come between any two lines."""
+        if not self.turn.acquire(blocking=False):
+            return False
+        self.drain = Drain(self.settings.runs, worker, _opened, self.close)
+        self.drain.start()
+        return True
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """A signal that came while the worker booted was Dramatiq's alone."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from itertools import islice
 from typing import cast
 from uuid import UUID, uuid5
 
@@ -123,5 +124,5 @@ async def read_range(stores: Stores, log: EventLog, start: int, end: int) -> lis
         if not blocks:
             break
         archived += blocks
-    tail = list(log.tail)[max(start - log.archived, 0) : max(end - log.archived, 0)]
+    tail = islice(log.tail, max(start - log.archived, 0), max(end - log.archived, 0))
     return [*archived[: max(min(end, log.archived) - start, 0)], *tail]

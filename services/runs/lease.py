@@ -1,14 +1,14 @@
 """The lease: a short Redis lock, renewed while held, backed by the row's heartbeat; loss is noticed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from services.background import Background
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
@@ -61,7 +61,7 @@ class Leases:
     def __init__(self, settings: RunSettings, redis: Redis, pool: Pool, instance_id: str) -> None:
         self.settings, self.redis, self.pool, self.instance_id = settings, redis, pool, instance_id
         self.held: dict[Fence, Held] = {}
-        self.retaking: set[asyncio.Task[None]] = set()
+        self.retaking = Background()
         self.ttl_ms = int(settings.lock_ttl.total_seconds() * 1000)
         self.lock, self.renew = redis.register_script(HOLD), redis.register_script(RENEW)
         self.unlock, self.take = redis.register_script(RELEASE), redis.register_script(SEIZE)
@@ -146,14 +146,9 @@ class Leases:
         for held, answer in zip(leases, answers, strict=True):
             held.seen_at = now
             if answer == 0:
-                self.spawn(self.retake_or_lose(held))
+                self.retaking.spawn(self.retake_or_lose(held))
             elif answer == -1:
                 self.lose(held, "another holds the lock")
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self.retaking.add(task)
-        task.add_done_callback(self.retaking.discard)
 
     async def retake_or_lose(self, held: Held) -> None:
         try:

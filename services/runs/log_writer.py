@@ -9,7 +9,7 @@ from typing import Any, cast
 from redis import exceptions
 from redis.asyncio import Redis
 
-from services.background import repeat, stop
+from services.background import Background, repeat, stop
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
@@ -57,7 +57,7 @@ class LogWriter:
         self.dirty: dict[EventLog, None] = {}
         self.pending = asyncio.Event()
         self.starving = asyncio.Event()
-        self.repairs: set[asyncio.Task[None]] = set()
+        self.repairs = Background()
         self.tasks: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
@@ -67,11 +67,12 @@ class LogWriter:
         ]
 
     async def close(self) -> None:
-        """Archive once more and stop; what is pending stays unwritten, so logs are closed or handed over before."""
+        """Stop, and archive once more; what is pending stays unwritten, so logs are closed or handed over before."""
+        await stop(self.tasks)
+        await self.repairs.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.archive_all()
-        await stop([*self.tasks, *self.repairs])
 
     async def open_log(self, run: Run, fence: Fence) -> EventLog:
         """The log of a run whose fence and lock are ours, as far as it got.
@@ -202,9 +203,7 @@ class LogWriter:
     def repair(self, log: EventLog, cure: Callable[[EventLog], Awaitable[None]]) -> None:
         """Mend one log beside the others; it is left out of the pipeline meanwhile."""
         log.repairing = True
-        task = asyncio.create_task(self.mend(log, cure), name=f"mend log {log.fence.run_id}")
-        self.repairs.add(task)
-        task.add_done_callback(self.repairs.discard)
+        self.repairs.spawn(self.mend(log, cure))
 
     async def mend(self, log: EventLog, cure: Callable[[EventLog], Awaitable[None]]) -> None:
         try:

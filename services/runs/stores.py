@@ -81,7 +81,7 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
     try:
         yield stores
     finally:
-        for closing in (stores.background, tails, writer, dispatch, channels):
+        for closing in (stores.background, leases.retaking, tails, writer, dispatch, channels):
             await closing.close()
         await redis.aclose()
         await upkeep.close()

@@ -1,10 +1,13 @@
 import asyncio
 import queue
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from datetime import timedelta
+from types import FrameType
 from typing import Any, cast
 from unittest.mock import patch
 from uuid import uuid4
@@ -55,13 +58,29 @@ def message() -> dramatiq.Message[Any]:
     return run_message(uuid4(), uuid4(), uuid4(), "demo/echo").copy(queue_name=QUEUE)
 
 
+class Working(threading.Thread):
+    """A worker's thread in the middle of an actor, until `over`."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.over = threading.Event()
+        self.told = False
+        self.start()
+
+    def run(self) -> None:
+        self.over.wait()
+
+    def stop(self) -> None:
+        self.told = True
+
+
 class Consuming:
     """A worker's consumer on a real broker, iterated as its thread would; nothing is begun."""
 
     def __init__(self, broker: Rabbit | RedisQueues) -> None:
         self.broker = broker
         self.work_queue = queue.PriorityQueue[_WorkQueueItem]()
-        self.workers: list[threading.Thread] = []
+        self.workers: list[Working] = []
         self.thread = ConsumerThread(
             broker=broker, queue_name=QUEUE, prefetch=PREFETCH, work_queue=self.work_queue, worker_timeout=20
         )
@@ -158,9 +177,7 @@ async def test_finishing_tells_live_runs_to_hand_over_at_the_deadline_and_no_soo
     process: Process, broker: Rabbit | RedisQueues
 ) -> None:
     consuming = Consuming(broker)
-    over = threading.Event()
-    thread = threading.Thread(target=over.wait)
-    thread.start()
+    thread = Working()
     consuming.workers.append(thread)
     drain = leaving(process, consuming.worker, drain="finish", drain_deadline=timedelta(seconds=0.5))
     task = asyncio.create_task(asyncio.to_thread(drain.leave, process))
@@ -169,17 +186,19 @@ async def test_finishing_tells_live_runs_to_hand_over_at_the_deadline_and_no_soo
         began = time.monotonic()
         await process.draining.wait()
     assert time.monotonic() - began > 0.4
-    over.set()
+    assert thread.told, "whatever becomes of Dramatiq's main thread, a thread begins nothing after what it has begun"
+    thread.over.set()
     assert await task
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
 async def test_a_drain_does_not_wait_for_ever(process: Process, broker: Rabbit | RedisQueues) -> None:
     consuming = Consuming(broker)
-    consuming.workers.append(threading.current_thread())
+    consuming.workers.append(Working())
     with patch.object(drain_module, "HAND_OVER_PATIENCE", timedelta(seconds=0.2)):
         async with asyncio.timeout(2.5):
             assert not await asyncio.to_thread(leaving(process, consuming.worker).leave, process)
+    consuming.workers[0].over.set()
 
 
 def test_a_worker_that_shuts_down_without_having_heard_a_signal_of_its_own_drains_too(settings: Settings) -> None:
@@ -198,3 +217,66 @@ def test_a_worker_that_shuts_down_without_having_heard_a_signal_of_its_own_drain
         runtime.before_worker_shutdown(anything, anything)
         runtime.before_worker_shutdown(anything, anything)
     assert begun == [runtime.drain]
+
+
+@pytest.fixture
+def sigterm() -> Iterator[list[int]]:
+    """What Dramatiq's own handler was told, which would end the process at the second signal."""
+    told: list[int] = []
+
+    def handler(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        if len(told) > 1:
+            sys.exit(3)
+
+    before = {number: signal.signal(number, handler) for number in runtime_module.STOP_SIGNALS}
+    yield told
+    for number, original in before.items():
+        signal.signal(number, original)
+
+
+class Noticed(Drain):
+    """A drain that is only counted."""
+
+    begun = 0
+
+    def start(self) -> None:
+        Noticed.begun += 1
+
+
+@pytest.mark.parametrize("line", range(6))
+def test_a_second_signal_within_the_handling_of_the_first_changes_nothing(
+    settings: Settings, sigterm: list[int], line: int
+) -> None:
+    """A group's kill comes twice, once through the master: between any two lines of the handler."""
+    runtime, anything = Runtime(settings), cast(Any, None)
+    runtime.listen_for_stop(anything)
+    lines = iter(range(1000))
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename == runtime_module.__file__ and event == "line" and next(lines) == line:
+            signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    Noticed.begun = 0
+    with patch.object(runtime_module, "Drain", Noticed):
+        sys.settrace(trace)
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            sys.settrace(None)
+    assert next(lines) > line, "the handler has fewer lines"
+    assert (Noticed.begun, sigterm) == (1, [signal.SIGTERM])
+
+
+def test_a_signal_after_one_that_dramatiq_heard_while_it_booted_does_not_end_the_main_thread(
+    settings: Settings, sigterm: list[int]
+) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    runtime, anything = Runtime(settings), cast(Any, None)
+    runtime.listen_for_stop(anything)
+    Noticed.begun = 0
+    with patch.object(runtime_module, "Drain", Noticed):
+        signal.raise_signal(signal.SIGTERM)
+        runtime.before_worker_shutdown(anything, anything)
+    assert Noticed.begun == 1

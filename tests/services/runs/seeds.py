@@ -152,7 +152,7 @@ async def beat(stores: Stores) -> None:
     leases = stores.leases
     await leases.renew_locks(leases.in_order())
     await leases.beat_rows(leases.in_order())
-    await asyncio.gather(*leases.retaking)
+    await asyncio.gather(*leases.retaking.tasks)
 
 
 async def bury(stores: Stores, run_id: UUID) -> Run:

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from services.runs import archive, events, keys, lifecycle
-from services.runs.event_log import LogRefused
+from services.runs.event_log import EventLog, LogRefused
 from services.runs.events import Event
 from services.runs.fence import Fence, FenceLost
 from services.runs.stores import Stores, open_stores
@@ -570,3 +570,42 @@ async def test_a_log_whose_archive_is_gone_is_lost_and_does_not_spin(stores: Sto
                 await driver.say("x")
         assert await script_calls(redis) - before <= 10
         assert await listed(stores, driver.run.id) == []
+
+
+async def test_closing_beside_the_archives_own_look_counts_every_block_once(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends between a statement of the archive, for two logs, and its answer."""
+    async with open_stores(with_runs(settings, archive_interval=timedelta(minutes=1))) as stores:
+        writer, store, sent, answer = stores.writer, archive.store, asyncio.Event(), asyncio.Event()
+        check_refusal, archived_block, counted = writer.check_refusal, EventLog.archived_block, list[EventLog]()
+
+        async def answer_late(*arguments: Any) -> Any:
+            taken = await store(*arguments)
+            if not sent.is_set():
+                sent.set()
+                await answer.wait()
+            return taken
+
+        async def check_and_give_way(log: EventLog) -> None:
+            await check_refusal(log)
+            answer.set()
+            await asyncio.sleep(0.01)
+
+        def count(log: EventLog, block: archive.Block) -> None:
+            counted.append(log)
+            archived_block(log, block)
+
+        async with driving(stores) as one, driving(stores) as other:
+            for driver in (one, other):
+                await driver.say(*map(str, range(50)))
+            monkeypatch.setattr(archive, "store", answer_late)
+            monkeypatch.setattr(writer, "check_refusal", check_and_give_way)
+            monkeypatch.setattr(EventLog, "archived_block", count)
+            writer.starving.set()
+            await sent.wait()
+            await writer.close()
+            assert len(counted) == 2
+            for driver in (one, other):
+                assert driver.log.archived == driver.log.length
+                assert await archived(stores.pool, driver.run.id) == await listed(stores, driver.run.id)

@@ -206,7 +206,7 @@ class Node:
         """What goes on in the process beside its drivers."""
         stores = self.stores
         joined = [stores.hand_overs.task] if stores.hand_overs.task else []
-        return [*stores.background.tasks, *stores.writer.repairs, *stores.leases.retaking, *joined]
+        return [*stores.background.tasks, *stores.writer.repairs.tasks, *stores.leases.retaking.tasks, *joined]
 
     def holds(self, run_id: UUID, attempt: int) -> bool:
         """Whether this process can say what the log of that attempt was, should Redis lose it."""
@@ -232,7 +232,7 @@ class Node:
     async def write(self) -> None:
         """Let the log writer append what is pending, as far as it comes."""
         writer = self.stores.writer
-        while writer.pending.is_set() or writer.starving.is_set() or writer.repairs or self.turning:
+        while writer.pending.is_set() or writer.starving.is_set() or writer.repairs.tasks or self.turning:
             if any(log.starved for log in writer.logs):
                 writer.starving.set()
             await self.tick()
