@@ -1,11 +1,8 @@
-"""The message broker: one `make_broker()` for API and workers, and the API's publisher thread."""
+"""The message broker: one `make_broker()` for API and workers, and what their consumers do besides."""
 
-import asyncio
-import queue
-import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
@@ -20,11 +17,8 @@ from dramatiq.brokers.redis import _RedisConsumer as RedisConsumer
 from dramatiq.errors import BrokerError, DecodeError
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
-from services.errors import Unavailable
 from services.log import logger
 from services.settings import BrokerSettings, Settings
-
-T = TypeVar("T")
 
 RUN_QUEUE = "agent_runs"
 HEALTH_QUEUE = "health"
@@ -87,14 +81,7 @@ class StampedConsumer(RabbitmqConsumer):
         if message is None:
             return None
         message.consumer = self
-        if message.queue_name != self.queue_name:
-            log_not_understood(self.queue_name, f"it names the queue {message.queue_name!r}")
-            self.nack(message)
-            return None
-        if self.broker.leaving:
-            self.give_back([message])
-            return None
-        return message
+        return wanted(message, self)
 
     def ack(self, message: Any) -> None:
         if self.delivered(message):
@@ -167,16 +154,7 @@ class ReturningConsumer(RedisConsumer):
             log_not_understood(self.queue_name, "it is no message")
             self.bury(error.data)
             return None
-        if message is None:
-            return None
-        if message.queue_name != self.queue_name:
-            log_not_understood(self.queue_name, f"it names the queue {message.queue_name!r}")
-            self.nack(message)  # type: ignore[no-untyped-call]
-            return None
-        if self.broker.leaving:
-            self.give_back([message])
-            return None
-        return message
+        return message and wanted(message, self)
 
     def bury(self, body: bytes) -> None:
         """Make a dead letter of what cannot even be asked for its id: look among the few that we have taken."""
@@ -194,6 +172,18 @@ class ReturningConsumer(RedisConsumer):
         self.requeue(messages)  # type: ignore[no-untyped-call]
 
 
+def wanted(message: Any, consumer: StampedConsumer | ReturningConsumer) -> Any:
+    """The message, or None for what is not for this queue (a dead letter) or comes while the process leaves."""
+    if message.queue_name != consumer.queue_name:
+        log_not_understood(consumer.queue_name, f"it names the queue {message.queue_name!r}")
+        consumer.nack(message)
+        return None
+    if consumer.broker.leaving:
+        consumer.give_back([message])
+        return None
+    return message
+
+
 def log_not_understood(queue_name: str, reason: str) -> None:
     logger.error("broker.message_not_understood", queue=queue_name, reason=reason)
 
@@ -201,10 +191,12 @@ def log_not_understood(queue_name: str, reason: str) -> None:
 OurConsumer = StampedConsumer | ReturningConsumer | Idle
 
 
-class Rabbit(RabbitmqBroker):
+class Leaving:
     leaving = False
     """Set when the process is asked to stop: whatever is still delivered goes back."""
 
+
+class Rabbit(Leaving, RabbitmqBroker):
     @property
     def consumer_class(self) -> type[StampedConsumer]:
         return StampedConsumer
@@ -215,10 +207,7 @@ class Rabbit(RabbitmqBroker):
         return super().consume(queue_name, prefetch, timeout)
 
 
-class RedisQueues(RedisBroker):
-    leaving = False
-    """Set when the process is asked to stop: whatever is still delivered goes back."""
-
+class RedisQueues(Leaving, RedisBroker):
     @property
     def consumer_class(self) -> type[ReturningConsumer]:
         return ReturningConsumer
@@ -291,125 +280,3 @@ def run_message(
         kwargs=arguments,
         options={"broker_priority": priority},
     )
-
-
-class Publisher:
-    """One thread that owns the connection to the broker: `send` never waits for it (TRAPS 8)."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.broker = make_broker(settings)
-        self.interval = settings.broker.heartbeat.total_seconds() / 4
-        self.outbox: queue.Queue[Callable[[], None] | None] = queue.Queue(settings.broker.outbox_size)
-        self.thread = threading.Thread(target=self.work, name="publisher", daemon=True)
-
-    def open(self) -> None:
-        self.thread.start()
-
-    async def close(self) -> None:
-        """Send what is queued, within five seconds, and stop."""
-        with_room = asyncio.get_running_loop().run_in_executor(None, self.stop)
-        await with_room
-
-    def stop(self) -> None:
-        try:
-            self.outbox.put(None, timeout=1)
-        except queue.Full:
-            return
-        self.thread.join(timeout=5)
-
-    def send(self, message: dramatiq.Message[Any], confirmed: Callable[[bool], None]) -> bool:
-        """Hand a message to the thread; False at once when the outbox is full (the sweeper sends it then).
-
-        `confirmed(ok)` is called on the event loop once the broker has it, or has refused it.
-        """
-        loop = asyncio.get_running_loop()
-
-        def publish() -> None:
-            sent = self.enqueue(message)
-            loop.call_soon_threadsafe(confirmed, sent)
-
-        return self.hand_over(publish)
-
-    async def call(self, function: Callable[[dramatiq.Broker], T], timeout_seconds: float) -> T:
-        """Run a blocking question to the broker on its thread.
-
-        Raises: Unavailable when the broker does not answer in time or is broken.
-        """
-        loop, answer = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
-
-        def ask() -> None:
-            try:
-                result = function(self.broker)
-            except Exception as error:  # noqa: BLE001 - whatever it is goes to whoever asked
-                loop.call_soon_threadsafe(settle, None, error)
-            else:
-                loop.call_soon_threadsafe(settle, result, None)
-
-        def settle(result: T | None, error: BaseException | None) -> None:
-            if answer.done():
-                return
-            if error:
-                answer.set_exception(error)
-            else:
-                answer.set_result(result)
-
-        if not self.hand_over(ask):
-            raise Unavailable("The message broker is not keeping up.")
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return cast(T, await answer)
-        except (*Broken, TimeoutError) as error:
-            raise Unavailable("The message broker does not answer.") from error
-
-    async def ping(self, timeout_seconds: float) -> None:
-        """Raises: Unavailable when the broker does not answer."""
-        await self.call(lambda broker: queue_length(broker, RUN_QUEUE), timeout_seconds)
-
-    def hand_over(self, job: Callable[[], None]) -> bool:
-        try:
-            self.outbox.put_nowait(job)
-        except queue.Full:
-            return False
-        return True
-
-    def enqueue(self, message: dramatiq.Message[Any]) -> bool:
-        try:
-            self.broker.enqueue(message)
-        except Broken as error:
-            logger.warning("publisher.not_sent", actor=message.actor_name, error=repr(error))
-            return False
-        return True
-
-    def work(self) -> None:
-        while True:
-            try:
-                job = self.outbox.get(timeout=self.interval)
-            except queue.Empty:
-                job = self.keep_alive
-            if job is None:
-                break
-            self.do(job)
-        self.broker.close()
-
-    def do(self, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except Exception:
-            logger.exception("publisher.job_failed")
-            self.drop_connection()
-
-    def keep_alive(self) -> None:
-        """Answer RabbitMQ's heartbeats while there is nothing to send."""
-        connection = getattr(getattr(self.broker, "state", None), "connection", None)
-        if connection is None:
-            return
-        try:
-            connection.process_data_events(0)
-        except Broken as error:
-            logger.info("publisher.connection_lost", error=repr(error))
-            self.drop_connection()
-
-    def drop_connection(self) -> None:
-        """Have the next job make a connection: pika's can only raise once it is lost, and not always what it says."""
-        if isinstance(self.broker, RabbitmqBroker):
-            del self.broker.connection

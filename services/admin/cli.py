@@ -19,7 +19,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str]) -> int:
     """Run one command; its exit code: 0, 1 when it failed or left something undone, 2 when it was not understood."""
     options = parser().parse_args(argv)
-    output = Output(as_json=options.json)
+    output = Output()
     try:
         code: int = options.run(settings.load(), options, output)
         sys.stdout.flush()

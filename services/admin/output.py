@@ -34,8 +34,7 @@ SECRET_TEXT = (
 class Output:
     """Where a command says what it found or did."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
+    def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
     def document(self, content: Any) -> None:

@@ -4,9 +4,10 @@ import asyncio
 from uuid import UUID
 
 from services.background import repeat, stop
-from services.broker import RUN_QUEUE, Publisher, queue_length, run_message
+from services.broker import RUN_QUEUE, queue_length, run_message
 from services.log import logger
 from services.postgres import Pool, Unreachable
+from services.publisher import Publisher
 from services.runs.store import Run
 from services.settings import Settings
 

@@ -161,14 +161,11 @@ async def request_stops(conn: Executor, run_ids: Sequence[UUID]) -> list[Run]:
     return [Run(**row) for row in rows]
 
 
-async def take_up_closing(conn: Executor, run: Run) -> Run | None:
-    """Raise the fence of a final run whose end was cut between row and last event, to finish it here."""
-    taken = await take_up_closings(conn, [run])
-    return taken[0] if taken else None
-
-
 async def take_up_closings(conn: Executor, runs: Sequence[Run]) -> list[Run]:
-    """As `take_up_closing`, for many runs in one statement; returns those that are ours to finish now."""
+    """Raise the fences of final runs whose end was cut between row and last event, to finish them here.
+
+    One statement for all; returns those that are ours now.
+    """
     rows = await conn.fetch(
         f"""
         WITH {LOCKED}, {GIVEN}
@@ -182,13 +179,11 @@ async def take_up_closings(conn: Executor, runs: Sequence[Run]) -> list[Run]:
     return [Run(**row) for row in rows]
 
 
-async def hand_over(conn: Executor, fence: Fence, *, length: int | None, settled: bool) -> Run | None:
-    """Give a live run back to the queue. None when the fence is lost or a stop was asked."""
-    return (await hand_over_all(conn, [HandOver(fence, length, settled)]))[0]
-
-
 async def hand_over_all(conn: Executor, handed: Sequence[HandOver]) -> list[Run | None]:
-    """As `hand_over`, for many runs in one statement; the answers in their order."""
+    """Give live runs back to the queue in one statement; answers in their order.
+
+    None for a run whose fence is lost or of which a stop was asked.
+    """
     rows = await conn.fetch(
         f"""
         WITH {LOCKED}, handed AS (

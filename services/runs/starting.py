@@ -13,6 +13,10 @@ from services.runs.idempotency import RequestKey
 from services.runs.store import COLUMNS, TURN, Run
 from services.runs.stores import Stores
 
+DUE_UNJUDGED = """(
+    status = 'queued' AND NOT judged AND not_before <= now() AND (expires_at IS NULL OR expires_at > now())
+)"""
+
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
@@ -149,11 +153,6 @@ async def judge_next(conn: Connection, project_id: UUID) -> tuple[UUID, datetime
         project_id,
     )
     return (row["id"], row["not_before"]) if row else None
-
-
-DUE_UNJUDGED = """(
-    status = 'queued' AND NOT judged AND not_before <= now() AND (expires_at IS NULL OR expires_at > now())
-)"""
 
 
 async def in_the_way(conn: Connection, project_id: UUID, run_id: UUID, due: datetime) -> list[UUID]:

@@ -29,6 +29,7 @@ LOG, TAILS, LIFECYCLE, LEASE = (
     f"tests/services/runs/test_{name}.py" for name in ("event_log", "tails", "lifecycle", "lease")
 )
 SWEEPER, BROKER = "tests/worker/test_sweeper.py", "tests/services/test_broker.py"
+PUBLISHER = "tests/services/test_publisher.py"
 STARTING, KEYS = "tests/services/runs/test_starting.py", "tests/services/runs/test_idempotency.py"
 PARALLEL = "tests/api/test_parallel_starts.py"
 
@@ -100,6 +101,13 @@ BREAKS = (
         "        if message.consumer is self:\n",
         "        if True:\n",
         f"{BROKER}::test_an_ack_of_an_earlier_channel_is_dropped",
+    ),
+    Break(
+        "a publisher that keeps a broken connection",
+        "services/publisher.py",
+        "            del self.broker.connection\n",
+        "            pass\n",
+        f"{PUBLISHER}::test_a_publisher_that_idles_through_an_outage_sends_and_asks_again_when_rabbitmq_is_back",
     ),
     Break(
         "no refill of a list that Redis lost",

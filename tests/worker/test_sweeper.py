@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from services.postgres import transaction
-from services.runs import idempotency, keys, lifecycle, starting
+from services.runs import idempotency, keys, starting
 from services.runs.idempotency import RequestKey
 from services.runs.starting import NewRun
 from services.runs.store import Run
@@ -25,6 +25,7 @@ from tests.services.runs.seeds import (
     driving,
     eventually,
     fence_of,
+    hand_over,
     kinds,
     listed,
     make_place,
@@ -183,7 +184,7 @@ async def test_a_run_that_expired_behind_another_fails_once_though_many_sweep(
 
 async def test_a_run_that_was_begun_and_handed_over_never_expires(stores: Stores) -> None:
     begun = await claim(stores, await make_run(stores.pool))
-    await lifecycle.hand_over(stores.pool, fence_of(begun), length=0, settled=True)
+    await hand_over(stores.pool, fence_of(begun))
     await age(stores.pool, begun.id, "expires_at")
     await sweeper.sweep(stores)
     waiting = await row_of(stores.pool, begun.id)

@@ -16,6 +16,7 @@ from services.runs.event_log import EventLog
 from services.runs.events import Event
 from services.runs.fence import Fence
 from services.runs.lease import Held
+from services.runs.lifecycle import HandOver
 from services.runs.starting import NewRun
 from services.runs.store import Run
 from services.runs.stores import Stores
@@ -165,6 +166,16 @@ async def end(driver: Driver, status: str = "completed") -> Run:
     row = await lifecycle.end(driver.stores.pool, driver.held.fence, status, error=None, usage={})
     assert row
     return row
+
+
+async def hand_over(pool: Pool, fence: Fence, *, length: int | None = 0) -> Run | None:
+    [answer] = await lifecycle.hand_over_all(pool, [HandOver(fence, length, settled=True)])
+    return answer
+
+
+async def take_up(pool: Pool, run: Run) -> Run | None:
+    taken = await lifecycle.take_up_closings(pool, [run])
+    return taken[0] if taken else None
 
 
 def chunk(run: Run, text: str) -> Event:

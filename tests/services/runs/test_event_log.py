@@ -27,6 +27,7 @@ from tests.services.runs.seeds import (
     driving,
     end,
     eventually,
+    hand_over,
     kinds,
     listed,
     make_run,
@@ -389,7 +390,7 @@ async def test_nothing_is_void_after_a_proper_hand_over(stores: Stores, other: S
     async with driving(stores) as first:
         await first.say("a", "b")
         await first.archived()
-        assert await lifecycle.hand_over(stores.pool, first.held.fence, length=first.log.length, settled=True)
+        assert await hand_over(stores.pool, first.held.fence, length=first.log.length)
         first.stores.writer.forget(first.log)
     await stores.redis.flushdb()
     async with driving(other, await row_of(stores.pool, first.run.id)) as second:

@@ -13,10 +13,12 @@ from tests.services.runs.seeds import (
     age,
     claim,
     eventually,
+    hand_over,
     make_place,
     make_run,
     row_of,
     set_columns,
+    take_up,
     waiting_for_locks,
 )
 
@@ -169,15 +171,13 @@ async def test_a_hand_over_is_refused_after_a_stop(stores: Stores) -> None:
     run = await claim(stores, await make_run(stores.pool))
     await lifecycle.request_stops(stores.pool, [run.id])
     fence = Fence(run.id, run.attempt, stores.instance_id)
-    assert not await lifecycle.hand_over(stores.pool, fence, length=0, settled=True)
+    assert not await hand_over(stores.pool, fence)
     assert (await row_of(stores.pool, run.id)).status == "running"
 
 
 async def test_a_hand_over_is_no_crash_and_gives_the_run_back(stores: Stores) -> None:
     run = await claim(stores, await make_run(stores.pool))
-    queued = await lifecycle.hand_over(
-        stores.pool, Fence(run.id, run.attempt, stores.instance_id), length=0, settled=True
-    )
+    queued = await hand_over(stores.pool, Fence(run.id, run.attempt, stores.instance_id))
     assert queued
     assert (queued.status, queued.instance_id) == ("queued", None)
     again = await claim(stores, queued)
@@ -186,25 +186,23 @@ async def test_a_hand_over_is_no_crash_and_gives_the_run_back(stores: Stores) ->
 
 async def test_a_hand_over_of_a_log_that_is_not_archived_is_refused(stores: Stores) -> None:
     run = await claim(stores, await make_run(stores.pool))
-    assert not await lifecycle.hand_over(
-        stores.pool, Fence(run.id, run.attempt, stores.instance_id), length=3, settled=True
-    )
+    assert not await hand_over(stores.pool, Fence(run.id, run.attempt, stores.instance_id), length=3)
 
 
 async def test_the_end_of_a_closed_run_is_not_taken_up_again(stores: Stores) -> None:
     run = await make_run(stores.pool)
     [stopped] = await lifecycle.request_stops(stores.pool, [run.id])
-    taken = await lifecycle.take_up_closing(stores.pool, stopped)
+    taken = await take_up(stores.pool, stopped)
     assert taken
-    assert await lifecycle.take_up_closing(stores.pool, stopped) is None, "the fence rose"
+    assert await take_up(stores.pool, stopped) is None, "the fence rose"
     closed = await set_columns(stores.pool, run.id, closed_at=datetime.now(UTC))
-    assert await lifecycle.take_up_closing(stores.pool, closed) is None
+    assert await take_up(stores.pool, closed) is None
 
 
 async def test_a_log_that_could_not_be_archived_keeps_its_reserved_ids_at_a_hand_over(stores: Stores) -> None:
     run = await claim(stores, await make_run(stores.pool, archived_events=3, reserved_events=300))
     fence = Fence(run.id, run.attempt, stores.instance_id)
-    queued = await lifecycle.hand_over(stores.pool, fence, length=None, settled=True)
+    queued = await hand_over(stores.pool, fence, length=None)
     assert queued
     assert (queued.status, queued.archived_events, queued.reserved_events) == ("queued", 3, 300)
 

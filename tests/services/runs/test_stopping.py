@@ -32,6 +32,7 @@ from tests.services.runs.seeds import (
     place_of,
     read_all,
     row_of,
+    take_up,
     with_runs,
 )
 from worker import sweeper
@@ -218,7 +219,7 @@ async def test_the_same_closing_twice_in_two_processes_says_one_last_event(store
             die(driver)
         first = await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "failed")
         assert first
-        second = await lifecycle.take_up_closing(stores.pool, first)
+        second = await take_up(stores.pool, first)
         assert second
         await asyncio.gather(closing.close_from_outside(stores, first), closing.close_from_outside(other, second))
         await eventually(lambda: ends_with(stores, driver.run.id, "failed"))

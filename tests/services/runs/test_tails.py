@@ -180,7 +180,8 @@ async def test_what_nobody_announced_is_found_when_the_subscription_comes_back(
             await stores.redis.rpush(keys.responses(driver.run.id), b"unannounced")
             redis_proxy.cut()
             batch = await within(5, reader.next())
-        assert batch and batch.events == [b"unannounced"]
+        assert batch
+        assert batch.events == [b"unannounced"]
 
 
 async def test_a_cut_of_the_readers_connections_loses_nothing(

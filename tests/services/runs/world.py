@@ -16,10 +16,10 @@ from agent import loop as agent_loop
 from agent import response_processor, thread_manager
 from agent.context import Draft, RunContext
 from agent.response_processor import Answer
-from services.broker import Publisher
 from services.http import open_client
 from services.postgres import Pool, open_pool, open_upkeep_pool
 from services.postgres import Unreachable as PostgresUnreachable
+from services.publisher import Publisher
 from services.redis import Unreachable as RedisUnreachable
 from services.redis import open_redis
 from services.runs import archive, keys, lifecycle, store, stores
