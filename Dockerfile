@@ -13,6 +13,7 @@ COPY services services
 COPY agent agent
 COPY api api
 COPY worker worker
+RUN /opt/longrun/bin/python -m compileall -q .
 ENV PATH=/opt/longrun/bin:$PATH PYTHONUNBUFFERED=1 ENVIRONMENT=production
 USER longrun
 EXPOSE 8000

@@ -10,7 +10,7 @@ import pytest
 
 from services.embedded.child import until
 from services.embedded.orphans import descendants, process_table
-from tests.services.embedded.conftest import Dev, line_starting
+from tests.services.embedded.conftest import CHECKOUT, Dev, bare_environment, line_starting
 
 # A grandchild in a session of its own is what a sweep by process group would miss.
 COMMAND = ("sh", "-c", "setsid sleep 300 & echo started $!; wait")
@@ -101,6 +101,13 @@ async def test_a_given_address_replaces_the_embedded_server(dev: Dev) -> None:
     output, _ = await asyncio.to_thread(process.communicate)
     assert output.splitlines()[-1] == "redis://cache:6379/0 redis://cache:6379/1"
     assert "valkey" not in output
+
+
+def test_what_is_imported_once_is_compiled_once_whatever_the_environment_says(database_url: str) -> None:
+    given = {"DATABASE_URL": database_url, "REDIS_URL": "redis://cache:1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [CHECKOUT / "dev", "with-services", "--", "sh", "-c", "echo bytecode=${PYTHONDONTWRITEBYTECODE-yes}"]
+    ran = subprocess.run(command, env={**bare_environment(), **given}, capture_output=True, text=True, timeout=60)
+    assert "bytecode=yes" in ran.stdout.splitlines(), ran.stderr
 
 
 async def test_an_unknown_command_is_said(dev: Dev) -> None:
