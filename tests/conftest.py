@@ -4,8 +4,9 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -18,6 +19,9 @@ from services.postgres import Pool, open_pool
 from services.redis import open_redis
 from services.runs.stores import Stores, open_stores
 from services.settings import BrokerSettings, PostgresSettings, RedisSettings, RunSettings, Settings
+
+if TYPE_CHECKING:
+    from tests.acceptance.operators import Deployment
 
 LANE = int(os.environ.get("TEST_LANE", "0"))
 """Which of the processes that share the servers of the tests this is."""
@@ -39,6 +43,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = [item for item in items if (item.get_closest_marker("slow") is not None) == wanted]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+
+
+used = pytest.StashKey[list["Deployment"]]()
+failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the logs of the processes of its test."""
+    report = yield
+    if report.failed:
+        item.stash[failed] = True
+        for deployment in item.stash.get(used, []):
+            report.sections += deployment.logs()
+    return report
 
 
 def named(variable: str) -> str:

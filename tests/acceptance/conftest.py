@@ -1,7 +1,7 @@
 """A deployment that tests share (`system`) or a test's own (`deploy`), checked after each test, stopped at the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,25 +9,10 @@ import pytest
 
 from tests.acceptance.client import Client
 from tests.acceptance.operators import SCALED, Deployment, empty_stores
-from tests.conftest import administer, named, with_path
+from tests.conftest import administer, failed, named, used, with_path
 from tests.fakes import FakeModel
 
 Deploy = Callable[..., Awaitable[Deployment]]
-used = pytest.StashKey[list[Deployment]]()
-failed = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows the logs of the processes of its test."""
-    report = yield
-    if report.failed:
-        item.stash[failed] = True
-        for deployment in item.stash.get(used, []):
-            report.sections += deployment.logs()
-    return report
 
 
 @pytest.fixture(scope="session")

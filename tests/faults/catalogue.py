@@ -128,7 +128,7 @@ async def apis_replaced(lab: Lab) -> AsyncIterator[Struck]:
 
 @fault("workers' rolling restart", HAND_OVER, starts=10, spare_workers=2)
 async def workers_replaced(lab: Lab) -> AsyncIterator[Struck]:
-    for old in lab.deployment.workers[:2]:
+    for old in lab.deployment.workers[: lab.workers]:
         old.signal(signal.SIGTERM)
         assert await old.exited(30) == 0, old.text[-2000:]
     yield Struck()

@@ -3,28 +3,16 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import used
 from tests.faults import sabotage
 from tests.faults.lab import REAL, SCALED, Lab, open_lab
 from tests.faults.report import BREAKS_HERE, FAULTS_HERE, Report, write_between
-
-opened = pytest.StashKey[Lab]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows the logs of the processes of its lab."""
-    report = yield
-    if report.failed and (lab := item.stash.get(opened, None)):
-        report.sections += lab.deployment.logs()
-    return report
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +47,7 @@ def standing_lab(lab_folder: Path, request: pytest.FixtureRequest) -> Iterator[L
 
 @pytest.fixture
 async def lab(standing_lab: Lab, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
-    request.node.stash[opened] = standing_lab
+    request.node.stash[used] = [standing_lab.deployment]
     async with standing_lab.signed_in():
         standing_lab.deployment.begin_test()
         yield standing_lab

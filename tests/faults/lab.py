@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from services.broker import make_broker, run_message
 from services.settings import BrokerSettings, Settings
+from tests.acceptance import operators
 from tests.acceptance.client import Client, follow, until
 from tests.acceptance.operators import SECRET, Deployment, Operated, free_port
 from tests.faults.load import Load, Rotation, Watched, accepted
@@ -51,14 +52,7 @@ class Scale:
 
 SCALED = Scale(
     {
-        "RUN_LOCK_TTL": "1.5s",
-        "RUN_HEARTBEAT_INTERVAL": "0.5s",
-        "RUN_DEAD_AFTER": "1.5s",
-        "RUN_SWEEP_INTERVAL": "0.2s",
-        "RUN_RESEND_AFTER": "0.5s",
-        "RUN_CLOSE_AFTER": "0.5s",
-        "RUN_ARCHIVE_INTERVAL": "0.1s",
-        "STREAM_SILENCE": "0.5s",
+        **operators.SCALED,
         "REDIS_SOCKET_TIMEOUT": "0.5s",
         "REDIS_CONNECT_TIMEOUT": "0.5s",
         "REDIS_PING_INTERVAL": "0.5s",

@@ -15,7 +15,8 @@ from httpx2 import AsyncBaseTransport, AsyncHTTPTransport, ConnectError, HTTPSta
 from httpx2 import TransportError as Broken
 
 from agent.llm.demo import lorem
-from tests.acceptance.client import Client, Event, Started, check_whole_log, streamed_text
+from tests.acceptance.client import Client, Started, check_whole_log, streamed_text
+from tests.acceptance.readers import Reading
 from tests.waiting import eventually
 
 T = TypeVar("T")
@@ -62,24 +63,14 @@ async def accepted(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 @dataclass
-class Reading:
+class Timed(Reading):
     """What one reader saw, and when (`time.monotonic()`)."""
 
-    events: list[Event] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    connections: int = 0
-
-    @property
-    def after(self) -> int | None:
-        return self.events[-1].id if self.events else None
 
     @property
     def silence(self) -> float:
         return max((later - sooner for sooner, later in pairwise(self.times)), default=0.0)
-
-    @property
-    def over(self) -> bool:
-        return bool(self.events) and self.events[-1].final is not None
 
 
 @dataclass
@@ -87,7 +78,7 @@ class Watched:
     """One run and its readers."""
 
     started: Started
-    readings: list[Reading]
+    readings: list[Timed]
     tasks: "list[asyncio.Task[None]]"
 
     @property
@@ -101,7 +92,7 @@ class Watched:
         return max(known) if len(known) == len(seen) else None
 
 
-def first_since(reading: Reading, moment: float, status_type: str | None) -> float | None:
+def first_since(reading: Timed, moment: float, status_type: str | None) -> float | None:
     start = bisect_left(reading.times, moment)
     for event, when in zip(reading.events[start:], reading.times[start:], strict=True):
         if status_type is None or event.status_type == status_type or event.final:
@@ -156,7 +147,7 @@ class Load:
         model = f"demo/lorem?chunks={self.chunks}&delay_ms={self.delay_ms}"
         key = str(uuid4())
         started = await accepted(lambda: self.client.initiate(model, key=key))
-        readings = [Reading() for _ in range(self.readers)]
+        readings = [Timed() for _ in range(self.readers)]
         tasks = [asyncio.create_task(read(self.client, started.run_id, reading)) for reading in readings]
         return Watched(started, readings, tasks)
 
@@ -241,7 +232,7 @@ class Load:
                 task.cancel()
 
 
-async def read(client: Client, run_id: str, reading: Reading) -> None:
+async def read(client: Client, run_id: str, reading: Timed) -> None:
     """A run's whole log as an EventSource gets it: connecting again whenever a stream ends before the last event."""
     while not reading.over:
         reading.connections += 1

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from services.embedded.child import until
+from services.embedded.environment import CHECKOUT
 from services.embedded.orphans import descendants, process_table
-from tests.services.embedded.conftest import CHECKOUT, Dev, bare_environment, line_starting
+from tests.services.embedded.conftest import Dev, bare_environment, line_starting
 
 # A grandchild in a session of its own is what a sweep by process group would miss.
 COMMAND = ("sh", "-c", "setsid sleep 300 & echo started $!; wait")
@@ -105,7 +106,7 @@ async def test_a_given_address_replaces_the_embedded_server(dev: Dev) -> None:
 
 def test_what_is_imported_once_is_compiled_once_whatever_the_environment_says(database_url: str) -> None:
     given = {"DATABASE_URL": database_url, "REDIS_URL": "redis://cache:1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [CHECKOUT / "dev", "with-services", "--", "sh", "-c", "echo bytecode=${PYTHONDONTWRITEBYTECODE-yes}"]
+    command = [str(CHECKOUT / "dev"), "with-services", "--", "sh", "-c", "echo bytecode=${PYTHONDONTWRITEBYTECODE-yes}"]
     ran = subprocess.run(command, env={**bare_environment(), **given}, capture_output=True, text=True, timeout=60)
     assert "bytecode=yes" in ran.stdout.splitlines(), ran.stderr
 
