@@ -19,6 +19,7 @@ from services.postgres import Pool, open_pool
 from services.redis import open_redis
 from services.runs.stores import Stores, open_stores
 from services.settings import BrokerSettings, PostgresSettings, RedisSettings, RunSettings, Settings
+from tests.lanes import OwnStores, stores_of_this_lane
 
 if TYPE_CHECKING:
     from tests.acceptance.operators import Deployment
@@ -34,8 +35,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", metavar="FILE", help="write what the faults came to into the table of this document")
 
 
+lane = pytest.StashKey[OwnStores | None]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[lane] = stores_of_this_lane()
     config.addinivalue_line("markers", "slow: real durations; run with --slow")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if own := config.stash.get(lane, None):
+        own.stop()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

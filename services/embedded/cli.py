@@ -20,8 +20,9 @@ from services.embedded.supervisor import Supervisor, supervise
 HELP = """\
 ./dev run            start everything: stores, API, workers (./dev run --help for its options)
 ./dev token          print a signed token of the running instance [--account NAME] [--state DIR]
-./dev with-services  run a command beside fresh stores [--rabbitmq] [--state DIR] -- CMD…
+./dev with-services  run a command beside fresh stores [--rabbitmq] [--fast] [--state DIR] -- CMD…
 ./dev test           run the tests with their own PostgreSQL, Valkey and RabbitMQ [--slow] [pytest arguments]
+                     (all of them in two lanes)
 ./dev check          format, lint, types, import rules, shell syntax
 ./dev bench          measure, and draw what was measured (./dev bench lists the benchmarks)
 ./dev admin          commands for operators, on the running instance, else on what the environment names
@@ -31,6 +32,9 @@ HELP = """\
 
 DATABASE_URL, REDIS_URL (or REDIS_HOST, REDIS_PORT, REDIS_PASSWORD) and RABBITMQ_URL (or RABBITMQ_HOST,
 RABBITMQ_PORT) in the environment replace the embedded server each, in `run` and `with-services`."""
+
+LANES = ("-n", "2", "--dist", "loadfile")
+"""The whole suite mostly waits: it runs in two lanes, file by file (tests/lanes.py)."""
 
 Body = Callable[[Supervisor, State], Awaitable[int]]
 
@@ -91,6 +95,7 @@ def token(arguments: list[str]) -> int:
 def with_services(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("./dev with-services", description="Run a command beside fresh stores.")
     parser.add_argument("--rabbitmq", action="store_true", help="a private RabbitMQ as the broker")
+    parser.add_argument("--fast", action="store_true", help="do not wait for the disk: for tests")
     parser.add_argument(
         "--state", type=folder, help="keep the data in this folder (default: a new one, removed at the end)"
     )
@@ -99,13 +104,20 @@ def with_services(arguments: list[str]) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         parser.error("name the command to run after --")
-    return beside_stores(Wanted(given(), rabbitmq=options.rabbitmq), options.state, command)
+    wanted = Wanted(given(), rabbitmq=options.rabbitmq, fast=options.fast)
+    return beside_stores(wanted, options.state, command)
 
 
 def test(arguments: list[str]) -> int:
     os.chdir(CHECKOUT)
     # Addresses in the environment are ignored: the tests empty the stores that they are given.
-    return beside_stores(Wanted(Given(), rabbitmq=True, fast=True), None, ["python", "-m", "pytest", *arguments])
+    command = ["python", "-m", "pytest", *(LANES if chooses_none(arguments) else ()), *arguments]
+    return beside_stores(Wanted(Given(), rabbitmq=True, fast=True), None, command)
+
+
+def chooses_none(arguments: Sequence[str]) -> bool:
+    """Whether the arguments name no test: then the whole suite runs, in lanes."""
+    return all(argument.startswith("-") for argument in arguments)
 
 
 def beside_stores(wanted: Wanted, state: Path | None, command: Sequence[str]) -> int:
