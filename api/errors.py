@@ -17,14 +17,8 @@ from services.log import logger
 
 Model = TypeVar("Model", bound=BaseModel)
 
-Unreachable = (
-    *postgres.Unreachable,
-    *redis.Unreachable,
-    asyncpg.exceptions.OperatorInterventionError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-"""What the stores' clients raise while a store is away, restarting or failing over: 503, never 500."""
+Unreachable = (*postgres.Unreachable, *redis.Unreachable)
+"""What the stores' clients raise while a store is away, restarting, failing over or full: 503, never 500."""
 
 SELF_EXPLANATORY = (ConnectionError, TimeoutError, *redis.Unreachable[1:], asyncpg.PostgresConnectionError)
 
@@ -73,6 +67,8 @@ def problems(errors: Sequence[Any]) -> Response:
 
 
 async def store_unreachable(request: Request, error: Exception) -> Response:
+    if postgres.is_misuse(error):
+        raise error
     surprising = not isinstance(error, SELF_EXPLANATORY)
     logger.warning("api.store_unreachable", path=request.url.path, error=repr(error), exc_info=surprising and error)
     return await app_error(request, Unavailable())

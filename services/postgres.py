@@ -32,6 +32,11 @@ broken at our cost.
 """
 
 
+def is_misuse(error: Exception) -> bool:
+    """Whether asyncpg could not encode an argument: an InterfaceError like others, which no retry cures."""
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+
+
 LONG_SECONDS = 60.0
 """For the few statements whose work grows with a whole thread or project."""
 

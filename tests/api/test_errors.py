@@ -7,6 +7,8 @@ from redis import exceptions
 
 from api.app import create_app
 from services import threads
+from services.postgres import Pool
+from services.redis import ServerUnfit
 from services.settings import ApiSettings, PostgresSettings, Settings
 from tests.api.conftest import Person
 
@@ -24,6 +26,16 @@ from tests.api.conftest import Person
         asyncpg.InterfaceError("connection is closed"),
         exceptions.ConnectionError("10.0.0.8 refused"),
         exceptions.TimeoutError("slow"),
+        asyncpg.DiskFullError("could not extend file"),
+        asyncpg.exceptions.OutOfMemoryError("out of memory"),
+        asyncpg.exceptions.PostgresIOError("could not write"),
+        asyncpg.LockNotAvailableError("lock timeout"),
+        asyncpg.QueryCanceledError("statement timeout"),
+        asyncpg.exceptions.IdleInTransactionSessionTimeoutError("idle"),
+        asyncpg.DeadlockDetectedError("deadlock"),
+        exceptions.OutOfMemoryError("no room"),
+        exceptions.BusyLoadingError("loading"),
+        ServerUnfit("a replica"),
     ],
     ids=repr,
 )
@@ -48,6 +60,17 @@ async def test_what_nobody_expected_is_500_without_a_traceback(ann: Person, monk
     answer = await ann.get("/threads")
     assert answer.status_code == 500
     assert answer.json() == {"detail": "Internal error."}
+
+
+async def test_what_postgres_cannot_be_asked_is_500_and_not_worth_a_retry(
+    ann: Person, monkeypatch: pytest.MonkeyPatch, pool: Pool
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        await pool.fetchval("SELECT $1::int", "no number")
+
+    monkeypatch.setattr(threads, "page", fail)
+    answer = await ann.get("/threads")
+    assert (answer.status_code, answer.json()) == (500, {"detail": "Internal error."})
 
 
 async def test_a_thread_deleted_between_check_and_use_is_404(ann: Person, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,8 @@ from services.settings import Settings
 from tests.services.runs.ledger import Record, Sight, tokens
 from tests.services.runs.seeds import eventually
 from tests.services.runs.world import LONG, Driver, Interrupted, Node, Viewer, World
-from worker import runner
+from worker import endings
+from worker.endings import Ended, Ending, HandedOver
 
 T = TypeVar("T")
 
@@ -244,23 +245,23 @@ class Lifecycle(RuleBasedStateMachine):
     @precondition(lambda self: self.drivers)
     @rule(driver=one_of("drivers"), status=st.sampled_from(["completed", "failed"]))
     def end(self, driver: Driver, status: str) -> None:
-        self.conclude(driver, runner.Ended(status, "It broke." if status == "failed" else None), status)
+        self.conclude(driver, Ended(status, "It broke." if status == "failed" else None), status)
 
     @precondition(lambda self: self.drivers)
     @rule(driver=one_of("drivers"))
     def hand_over(self, driver: Driver) -> None:
-        self.conclude(driver, runner.HandedOver(), "queued")
+        self.conclude(driver, HandedOver(), "queued")
 
     @precondition(lambda self: self.told_to_stop)
     @rule(driver=one_of("told_to_stop"))
     def heed(self, driver: Driver) -> None:
         async def commit() -> None:
-            await runner.commit_stop(driver.node.process, driver.held)
+            await endings.commit_stop(driver.attempt)
 
         if self.attempt(driver.node, commit()) and driver in driver.node.drivers:
-            self.conclude(driver, runner.Ended("stopped"), "stopped")
+            self.conclude(driver, Ended("stopped"), "stopped")
 
-    def conclude(self, driver: Driver, ending: runner.Ending, status: str) -> None:
+    def conclude(self, driver: Driver, ending: Ending, status: str) -> None:
         node, before, messages = driver.node, self.look(driver.run.id), set(self.world.ledger.messages)
         clean = self.attempt(node, driver.conclude(ending))
         after = self.look(driver.run.id)

@@ -14,7 +14,7 @@ import dramatiq
 
 from agent import loop as agent_loop
 from agent import response_processor, thread_manager
-from agent.context import Draft, RunContext
+from agent.context import Draft
 from agent.response_processor import Answer
 from services.http import open_client
 from services.postgres import Pool, open_pool, open_upkeep_pool
@@ -32,7 +32,9 @@ from services.settings import RunSettings, Settings, StreamSettings
 from tests.services.runs import seeds
 from tests.services.runs.fuse import Fuse, Killed, Server, fused_channels, fused_pool, fused_redis
 from tests.services.runs.ledger import Ledger, Sight, token
-from worker import runner, sweeper
+from worker import endings, runner, sweeper
+from worker.attempt import Attempt
+from worker.endings import Ended, Ending, HandedOver, Lost
 from worker.process import Process
 
 T = TypeVar("T")
@@ -92,15 +94,8 @@ class Driver:
 
     def __init__(self, node: "Node", stack: AsyncExitStack, run: Run, held: Held, log: EventLog) -> None:
         self.node, self.stack, self.run, self.held, self.log = node, stack, run, held, log
-        process = node.process
-        self.context = RunContext(
-            run=run,
-            fence=held.fence,
-            log=log,
-            pool=process.stores.pool,
-            http=process.http,
-            settings=process.settings,
-        )
+        self.attempt = Attempt(node.process, run, held)
+        self.context = self.attempt.open(log)
         self.said = 0
 
     def __repr__(self) -> str:
@@ -130,21 +125,20 @@ class Driver:
         if answered:
             await self.log.append(response_processor.completed(answered))
 
-    async def conclude(self, ending: runner.Ending) -> runner.Ending:
+    async def conclude(self, ending: Ending) -> Ending:
         """What `worker.runner` does once the work is over."""
-        process = self.node.process
         try:
-            if ending == runner.Ended("completed") and self.context.draft.text:
+            if ending == Ended("completed") and self.context.draft.text:
                 await self.store()
-            ending = await runner.conclude(process, self.context, self.log, self.held, ending)
+            ending = await endings.conclude(self.attempt, self.context, self.log, ending)
         except FenceLost:
-            ending = runner.Lost()
+            ending = Lost()
         except (*Away, LogRefused):
-            ending = runner.Lost()
+            ending = Lost()
         finally:
             await self.leave()
-        if isinstance(ending, runner.HandedOver):
-            await runner.pass_on(process, self.run, self.held)
+        if isinstance(ending, HandedOver):
+            await runner.pass_on(self.node.process, self.run, self.held, ending)
         return ending
 
     async def leave(self) -> None:
@@ -580,9 +574,9 @@ class World:
         await self.play(node, node.archive())
         await self.look()
 
-    def ending_of(self, driver: Driver) -> runner.Ending:
+    def ending_of(self, driver: Driver) -> Ending:
         given_up = driver.run.crashes >= self.settings.runs.max_crashes
-        return runner.Ended("failed", "It was given up.") if given_up else runner.Ended("completed")
+        return Ended("failed", "It was given up.") if given_up else Ended("completed")
 
     async def unclosed(self) -> list[Any]:
         return cast(list[Any], await self.pool.fetch("SELECT * FROM agent_runs WHERE closed_at IS NULL"))

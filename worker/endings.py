@@ -1,0 +1,136 @@
+"""Every ending of a run is one value and one write."""
+
+import asyncio
+from dataclasses import dataclass
+
+from agent import loop as agent_loop
+from agent.context import RunContext
+from services.log import logger
+from services.runs import closing, lifecycle, store
+from services.runs.event_log import EventLog, LogRefused
+from services.runs.fence import FenceLost
+from services.runs.lifecycle import HandOver
+from services.runs.store import Run
+from worker.attempt import LAST_SECONDS, Attempt
+
+ARCHIVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The work is over: `completed`, `failed` with the sentence for the user, or `stopped`."""
+
+    status: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The run goes on elsewhere: at once when this process drains, a little later when a store failed the work."""
+
+    at_once: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Another attempt owns the run; nothing may be written."""
+
+
+Ending = Ended | HandedOver | Lost
+
+
+async def conclude(attempt: Attempt, context: RunContext, log: EventLog, ending: Ending) -> Ending:
+    """Write an ending down; returns the one that it became. Raises: FenceLost."""
+    if isinstance(ending, HandedOver):
+        ending = await hand_over(attempt, log, ending)
+    if isinstance(ending, Ended):
+        said = await attempt.unless_leaving(say_rest(context, log, ending))
+        ending = said or await hand_over(attempt, log, HandedOver())
+    if isinstance(ending, Ended):
+        await end(attempt, context, log, ending)
+    return ending
+
+
+async def say_rest(context: RunContext, log: EventLog, ending: Ended) -> Ended:
+    """Text that was streamed and not stored is kept, and all that was said is appended; nothing more is taken."""
+    try:
+        if ending.status != "completed":
+            await agent_loop.keep_draft(context)
+        log.seal()
+        await log.flush()
+    except LogRefused as error:
+        return Ended("failed", ending.error or str(error))
+    return ending
+
+
+async def end(attempt: Attempt, context: RunContext, log: EventLog, ending: Ended) -> None:
+    """Row first, then the last words."""
+    stores, fence = attempt.process.stores, attempt.held.fence
+    row = await attempt.insist(
+        lambda: lifecycle.end(stores.pool, fence, ending.status, error=ending.error, usage=context.usage)
+    )
+    row = row or await attempt.insist(lambda: own_end(attempt))
+    if row is None:
+        raise FenceLost(str(fence.run_id))
+    stores.background.spawn(closing.wake_next(stores, row.project_id))
+    await attempt.unless_leaving(closing.say_last(stores, log, row))
+    logger.info("run.ended", status=row.status, attempt=row.attempt, events=log.length, error=row.error)
+
+
+async def own_end(attempt: Attempt) -> Run | None:
+    """The row when it is final under our fence: the answer to our own write was lost."""
+    fence = attempt.held.fence
+    row = await store.get(attempt.process.stores.pool, fence.run_id)
+    return row if row and row.final and row.attempt == fence.attempt else None
+
+
+async def commit_stop(attempt: Attempt) -> None:
+    """A bare STOP counts like any other: from now on the run can only end stopped, whoever ends it."""
+    pool, run_id = attempt.process.stores.pool, attempt.held.fence.run_id
+    await attempt.insist(lambda: lifecycle.request_stops(pool, [run_id]))
+
+
+async def hand_over(attempt: Attempt, log: EventLog | None, ending: HandedOver) -> Ending:
+    """Give the run back to the queue, its log archived as far as it can be. A stop that came first ends it instead."""
+    stores, held = attempt.process.stores, attempt.held
+    settled = log is not None and await flushed(log)
+    length = await archived_length(attempt, log)
+    if held.stop_asked.is_set():
+        await commit_stop(attempt)
+    row = await give_back(attempt, length, settled) or await give_back(attempt, None, False)
+    row = row or await attempt.insist(lambda: store.get(stores.pool, held.fence.run_id))
+    if row is None or row.attempt != held.fence.attempt or row.final:
+        return Lost()
+    if row.stop_requested_at:
+        return Ended("stopped")
+    if log:
+        log.lose()  # the row keeps this attempt until the next claim: work that did not let go could speak on
+    logger.info("run.handed_over", attempt=row.attempt, length=length)
+    return ending
+
+
+async def give_back(attempt: Attempt, length: int | None, settled: bool) -> Run | None:
+    handed = HandOver(attempt.held.fence, length, settled)
+    return await attempt.insist(lambda: attempt.process.stores.hand_overs.ask(handed))
+
+
+async def flushed(log: EventLog) -> bool:
+    """Whether Redis took the rest in time; chunks that it does not take are void after a hand-over anyway."""
+    try:
+        async with asyncio.timeout(LAST_SECONDS):
+            await log.flush()
+    except (TimeoutError, LogRefused):
+        return False
+    return True
+
+
+async def archived_length(attempt: Attempt, log: EventLog | None) -> int | None:
+    """The log's length once it is archived to its end, or None when it is not in time."""
+    if log is None:
+        return None
+    try:
+        async with asyncio.timeout(ARCHIVE_SECONDS):
+            whole = await attempt.process.stores.writer.archive_run(log)
+    except TimeoutError:
+        return None
+    return log.length if whole else None
