@@ -58,6 +58,11 @@ Executor = Connection | Pool
 """What a function of one statement accepts: it needs no transaction of its own."""
 
 
+def storable_text(text: str) -> str:
+    """What Postgres takes of a text: it knows neither NUL nor half a surrogate pair."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
 def dump_json(value: Any) -> str:
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from asyncpg import UniqueViolationError
 
-from services.postgres import Executor
+from services.postgres import Executor, storable_text
 from services.runs.fence import Fence
 from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 
@@ -96,7 +96,7 @@ async def end(conn: Executor, fence: Fence, status: str, *, error: str | None, u
         fence.run_id,
         fence.attempt,
         status,
-        error,
+        error and storable_text(error),
         usage,
         MOVES[status],
     )

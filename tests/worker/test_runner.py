@@ -422,6 +422,21 @@ async def test_a_failure_of_the_run_is_told_in_its_own_words(process: Process) -
     assert (row.status, row.error) == ("failed", "The model is on holiday.")
 
 
+@pytest.mark.parametrize("text", ["nul \x00 here", "half a pair \ud83d here"], ids=["nul", "surrogate"])
+async def test_a_sentence_that_postgres_does_not_take_as_it_is_ends_the_run_all_the_same(
+    process: Process, text: str
+) -> None:
+    async def fails(context: RunContext) -> None:
+        raise RunFailed(text)
+
+    with producing(fails):
+        row = await drive(process, await make_run(process.stores.pool))
+    assert row.status == "failed"
+    assert row.error
+    assert row.error.endswith("here")
+    assert message_of((await log_of(process, row))[-1]) == row.error
+
+
 async def test_a_log_that_is_full_ends_the_run_with_a_sentence(settings: Settings, redis: Redis) -> None:
     async with open_process(with_runs(settings, max_events=50)) as process:
         run = await make_run(process.stores.pool, model="demo/lorem?chunks=500&delay_ms=0")
