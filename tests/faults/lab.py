@@ -16,10 +16,11 @@ import asyncpg
 from pydantic import SecretStr
 
 from services.broker import make_broker, run_message
+from services.embedded import ports
 from services.settings import BrokerSettings, Settings
 from tests.acceptance import operators
 from tests.acceptance.client import Client, follow, until
-from tests.acceptance.operators import SECRET, Deployment, Operated, free_port
+from tests.acceptance.operators import SECRET, Deployment, Operated
 from tests.faults.load import Load, Rotation, Watched, accepted
 from tests.faults.servers import Servers
 from tests.waiting import eventually
@@ -115,7 +116,7 @@ class Lab:
         for surplus in (*self.deployment.apis[apis:], *self.deployment.workers[workers:]):
             surplus.end()
         await asyncio.gather(
-            *(self.deployment.start_api(free_port()) for _ in range(apis - len(self.deployment.apis))),
+            *(self.deployment.start_api(ports.pick(set())) for _ in range(apis - len(self.deployment.apis))),
             self.deployment.start_workers(workers - len(self.deployment.workers), threads=self.threads),
         )
 

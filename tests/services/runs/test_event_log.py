@@ -194,6 +194,23 @@ async def test_appends_whose_answers_the_network_loses_are_not_doubled(far: Stor
         assert numbered(log) == [0, 1, 2, 3]
 
 
+async def test_a_connection_reset_in_mid_pipeline_loses_and_doubles_nothing(
+    stores: Stores, far: Stores, redis_proxy: Proxy
+) -> None:
+    """Cut after ever more bytes of the answers to the appends of two logs: some are known to be done, others not."""
+    async with driving(far) as one, driving(far) as other:
+        counts = range(1, 100, 7)
+        for count in counts:
+            redis_proxy.cut_after(count)
+            for driver in (one, other):
+                await driver.log.append(chunk(driver.run, f"{count} "))
+            await asyncio.gather(one.log.flush(), other.log.flush())
+        for driver in (one, other):
+            log = await listed(stores, driver.run.id)
+            assert text_of(log) == "".join(f"{count} " for count in counts)
+            assert numbered(log) == list(range(len(counts)))
+
+
 async def test_a_foreign_producer_keeps_ids_consistent_and_is_archived(stores: Stores, redis: Redis) -> None:
     async with driving(stores) as driver:
         await driver.say("a")
@@ -598,6 +615,9 @@ async def test_closing_beside_the_archives_own_look_counts_every_block_once(
             archived_block(log, block)
 
         async with driving(stores) as one, driving(stores) as other:
+            for driver in (one, other):
+                await driver.say("first")
+                await driver.archived()  # which reserves ids: nothing but us has the loop look from now on
             for driver in (one, other):
                 await driver.say(*map(str, range(50)))
             monkeypatch.setattr(archive, "store", answer_late)
