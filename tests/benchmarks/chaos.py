@@ -20,6 +20,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--workers", type=counted(2, 16), metavar="N", default=4, help="worker processes (4)")
     parser.add_argument("--faults", type=counted(1), metavar="N", default=40, help="faults in all (40)")
     parser.add_argument("--run-seconds", type=counted(1), metavar="N", default=90, help="how long a run takes (90)")
+    parser.add_argument("--gap", type=counted(0), metavar="N", default=3, help="seconds from a recovery on (3)")
     parser.add_argument("--pairs", action="store_true", help="two faults at a time, overlapping")
     parser.add_argument(
         "--fault", type=known, action="append", metavar="NAME", help="draw only among the faults that are named"
@@ -44,6 +45,7 @@ async def run(session: Session) -> Report:
         options.run_seconds,
         options.seed,
         options.pairs,
+        options.gap,
         among=tuple(options.fault or FAULTS),
     )
     async with open_lab(session.state.folder / "lab", REAL, workers=options.workers, threads=64) as lab:

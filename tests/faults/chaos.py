@@ -29,6 +29,7 @@ class Plan:
     seed: int = 1
     pairs: bool = False
     gap_seconds: float = 3.0
+    """From one recovery to the next fault."""
     among: Sequence[str] = tuple(FAULTS)
 
 

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 from uuid import uuid4
@@ -194,8 +195,9 @@ class Load:
                 await asyncio.gather(*(task for one in self.watched for task in one.tasks))
         except TimeoutError:
             raise AssertionError(f"still unfinished: {[one.started.run_id for one in self.live]}") from None
-        rows = await asyncio.gather(*(self.check(one) for one in self.watched))
-        for run in await asyncio.gather(*(self.client.get(run_id, wait_seconds=60) for run_id in self.asked)):
+        rows = await asyncio.gather(*(accepted(partial(self.check, one)) for one in self.watched))
+        asked = (accepted(partial(self.client.get, run_id, wait_seconds=60)) for run_id in self.asked)
+        for run in await asyncio.gather(*asked):
             assert run["status"] == "completed", run
         readings = [reading for one in self.watched for reading in one.readings]
         return Tally(

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from agent.context import RunContext
 from services.runs import keys, lifecycle
+from services.runs.event_log import EventLog
 from services.runs.store import Run
 from services.settings import Settings
 from tests.proxy import Proxy
@@ -22,6 +23,7 @@ from tests.services.runs.seeds import age, chunk, closed, eventually, kinds, lis
 from tests.worker.conftest import open_process
 from tests.worker.test_runner import drive, driven, producing, said
 from worker import endings, runner
+from worker.attempt import Attempt
 from worker.process import Process
 
 SHORT = "demo/lorem?chunks=40&delay_ms=5"
@@ -185,6 +187,29 @@ async def test_a_drain_while_postgres_is_away_gives_the_run_back_when_it_is_ther
     row = await row_of(process.stores.pool, run.id)
     assert uncounted(row) == ("queued", 1, 0)
     assert row.reserved_events >= len(await listed(process.stores, run.id)), "no id is given out twice"
+
+
+async def test_what_work_still_says_while_its_log_is_archived_does_not_hold_up_its_hand_over(process: Process) -> None:
+    """Work that does not let go: the log has grown beyond what is handed over."""
+    archived_length = endings.archived_length
+
+    async def archive_and_speak_on(attempt: Attempt, log: EventLog) -> int | None:
+        length = await archived_length(attempt, log)
+        await log.append(chunk(attempt.run, "and another thing"))
+        await attempt.process.stores.writer.archive_run(log)
+        await eventually(lambda: log.archived > (length or 0))
+        return length
+
+    run = await make_run(process.stores.pool, model=SLOW)
+    with patch.object(endings, "archived_length", archive_and_speak_on):
+        async with driven(process, run.id) as task:
+            await eventually(lambda: said(process, run, 10))
+            process.draining.set()
+            async with asyncio.timeout(5):
+                await task
+    row = await row_of(process.stores.pool, run.id)
+    assert uncounted(row) == ("queued", 1, 0)
+    assert row.archived_events == len(await listed(process.stores, run.id))
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
