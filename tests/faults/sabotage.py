@@ -146,6 +146,13 @@ BREAKS = (
         f"{LEASE}::test_the_lock_has_a_ttl_and_is_renewed_while_held",
     ),
     Break(
+        "heartbeats that wait for a connection behind the agents",
+        "services/runs/stores.py",
+        "leases = Leases(settings.runs, redis, upkeep, instance_id)",
+        "leases = Leases(settings.runs, redis, pool, instance_id)",
+        f"{LEASE}::test_whoever_uses_up_the_pool_stops_no_heartbeat_and_no_archive",
+    ),
+    Break(
         "starts of one project that do not take turns",
         "services/runs/starting.py",
         "    await take_turns(conn, new.project_id)\n",

@@ -14,7 +14,18 @@ from services.runs.store import Run
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
 from tests.proxy import Proxy
-from tests.services.runs.seeds import age, beat, claim, driving, eventually, fence_of, make_run, set_columns, with_runs
+from tests.services.runs.seeds import (
+    age,
+    beat,
+    claim,
+    driving,
+    eventually,
+    fence_of,
+    make_run,
+    row_of,
+    set_columns,
+    with_runs,
+)
 
 
 async def test_only_one_of_two_processes_gets_the_lock(stores: Stores, settings: Settings) -> None:
@@ -187,6 +198,21 @@ async def test_the_beat_goes_on_while_redis_refuses_to_write(stores: Stores, red
 
 async def beaten_since(pool: Pool, run: Run, moment: Any) -> bool:
     return bool(await pool.fetchval("SELECT heartbeat_at > $2 FROM agent_runs WHERE id = $1", run.id, moment))
+
+
+async def test_whoever_uses_up_the_pool_stops_no_heartbeat_and_no_archive(stores: Stores) -> None:
+    async with driving(stores) as driver, AsyncExitStack() as users:
+        await driver.say("first")
+        for _ in range(stores.pool.get_max_size()):
+            await users.enter_async_context(stores.pool.acquire())
+        before = await age(stores.upkeep, driver.run.id, "heartbeat_at")
+        assert before.heartbeat_at
+        async with asyncio.timeout(2.5):
+            await beat(stores)
+            await driver.archived()
+        after = await row_of(stores.upkeep, driver.run.id)
+        assert after.heartbeat_at
+        assert after.heartbeat_at > before.heartbeat_at
 
 
 async def test_a_row_that_somebody_has_locked_holds_up_no_other_beat(stores: Stores) -> None:
