@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.sabotage import BREAKS, CHECKOUT, Break
+from tests.faults.sabotage import BREAKS, CHECKOUT, Break, table
 
 COPIED = ("agent", "api", "migrations", "services", "tests", "worker")
 LANE = "2"
@@ -35,6 +35,10 @@ def test_every_break_still_fits_the_code_and_names_a_test(broken: Break, tmp_pat
     broken.apply(tmp_path)
     file, _, name = broken.test.partition("::")
     assert re.search(rf"def {name.partition('[')[0]}\(", (CHECKOUT / file).read_text())
+
+
+def test_the_list_of_breaks_is_the_one_that_is_published() -> None:
+    assert table() in (CHECKOUT / "docs" / "reliability.md").read_text()
 
 
 @pytest.mark.slow
