@@ -132,10 +132,12 @@ class Disk:
 
 
 def unmount_abandoned() -> None:
-    """Take away what labs that were killed have left."""
+    """Take away what labs that were killed have left; one that has no state yet is just being made."""
     for line in Path("/proc/mounts").read_text().splitlines():
         source, folder = line.split()[:2]
-        if source == "longrun-lab" and not is_locked(Path(folder) / "state"):
+        if source != "longrun-lab" or not (Path(folder) / "state").exists():
+            continue
+        if not is_locked(Path(folder) / "state"):
             subprocess.run(["umount", "--lazy", folder], check=True)
             shutil.rmtree(Path(folder).parent, ignore_errors=True)
 
