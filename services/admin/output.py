@@ -13,6 +13,7 @@ from rich.text import Text
 
 PLAIN_WIDTH = 160
 HIDDEN = "***"
+SHOWN_LEVELS = 50
 SECRET_NAME = re.compile(
     r"pass(word|wd|phrase)?$|secret|token|credential|authori[sz]ation|cookie|api_?-?key|private_?-?key", re.I
 )
@@ -61,15 +62,22 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
-def without_secrets(value: Any) -> Any:
-    """A copy of JSON-like data in which whatever looks like a secret is hidden, by its name or by its shape."""
+def without_secrets(value: Any, levels: int = SHOWN_LEVELS) -> Any:
+    """A copy of JSON-like data in which whatever looks like a secret is hidden, by its name or by its shape.
+
+    What is nested deeper than `levels` is hidden too: no part of a command could walk down there.
+    """
+    if levels == 0 and isinstance(value, dict | list | tuple):
+        return HIDDEN
     if isinstance(value, dict):
         return {
-            without_secrets(str(name)): HIDDEN if SECRET_NAME.search(str(name)) and item else without_secrets(item)
+            without_secrets(str(name)): HIDDEN
+            if SECRET_NAME.search(str(name)) and item
+            else without_secrets(item, levels - 1)
             for name, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
+        return [without_secrets(item, levels - 1) for item in value]
     if isinstance(value, str):
         for pattern, hidden in SECRET_TEXT:
             value = pattern.sub(hidden, value)

@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -126,6 +126,34 @@ def test_what_is_no_message_is_shown_as_far_as_it_can_be(admin: Admin) -> None:
     assert admin.run("replay", "--all") == 1
     assert "left alone" in admin.out
     assert admin.left == [unreadable["id"]]
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "bury",
+    [
+        lambda graveyard: graveyard.bury_bytes(b'{"args": [%b]}' % (b"1" * 5000)),
+        lambda graveyard: graveyard.bury(kwargs={"deep": nested(700)}),
+    ],
+    ids=["a huge number", "deeply nested"],
+)
+def test_one_odd_letter_keeps_nobody_from_the_others(admin: Admin, bury: Callable[[Graveyard], None]) -> None:
+    bury(admin.graveyard)
+    [other] = admin.graveyard.bury()
+    admin.capsys.readouterr()
+    for command in (["list"], ["list", "--json"], ["show", other], ["show", other, "--json"]):
+        assert admin.run(*command) == 0
+        assert other in admin.out
+    [odd, _] = admin.json("list")["dead_letters"]
+    assert admin.run("show", odd["id"]) == 0
+    assert admin.run("purge", odd["id"]) == 0
+    assert admin.left == [other]
 
 
 def test_a_replay_sends_the_named_ones_and_says_which_it_did_not_find(admin: Admin) -> None:
