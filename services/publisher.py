@@ -16,13 +16,16 @@ from services.settings import Settings
 
 T = TypeVar("T")
 
+IDLE_SECONDS = 5.0
+"""How often the thread looks up from an empty outbox when heartbeats are switched off."""
+
 
 class Publisher:
     """One thread that owns the connection to the broker: `send` never waits for it (TRAPS 8)."""
 
     def __init__(self, settings: Settings) -> None:
         self.broker = make_broker(settings)
-        self.interval = settings.broker.heartbeat.total_seconds() / 4
+        self.interval = settings.broker.heartbeat.total_seconds() / 4 or IDLE_SECONDS
         self.outbox: queue.Queue[Callable[[], None] | None] = queue.Queue(settings.broker.outbox_size)
         self.thread = threading.Thread(target=self.work, name="publisher", daemon=True)
 
@@ -130,4 +133,6 @@ class Publisher:
 
     def drop_connection(self) -> None:
         if isinstance(self.broker, RabbitmqBroker):
+            if channel := getattr(self.broker.state, "channel", None):
+                self.broker.channels.add(channel)  # Dramatiq removes it, and had not come to add one that broke early
             del self.broker.connection

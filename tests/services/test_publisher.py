@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -142,4 +143,44 @@ async def test_a_question_that_met_a_broken_connection_leaves_a_new_one_to_the_n
     with pytest.raises(Unavailable):
         await publisher.ping(10.0)
     await publisher.ping(10.0)
+    await publisher.close()
+
+
+SELECT_OK, DECLARE_OK = 12, 31
+"""Bytes of RabbitMQ's last two answers to a question on a new connection."""
+
+
+async def test_a_connection_that_breaks_while_it_is_asked_for_confirms_does_not_end_the_publisher(
+    settings: Settings, rabbit: Proxy
+) -> None:
+    names = {"kind": "rabbitmq", "url": SecretStr(rabbit.url)}
+    publisher = Publisher(settings.model_copy(update={"broker": settings.broker.model_copy(update=names)}))
+    publisher.open()
+    await publisher.ping(5.0)
+    rabbit.cut()
+    with pytest.raises(Unavailable):
+        await publisher.ping(10.0)
+    rabbit.cut_after(1_000_000)
+    await publisher.ping(10.0)
+    assert rabbit.passing
+    answers = 1_000_000 - rabbit.passing
+    rabbit.cut()
+    with pytest.raises(Unavailable):
+        await publisher.ping(10.0)
+    rabbit.cut_after(answers - DECLARE_OK - SELECT_OK + 1)
+    with pytest.raises(Unavailable):
+        await publisher.ping(10.0)
+    assert rabbit.passing is None
+    await publisher.ping(10.0)
+    await publisher.close()
+
+
+async def test_a_publisher_without_heartbeats_idles(settings: Settings) -> None:
+    names = {"heartbeat": timedelta(0)}
+    publisher = Publisher(settings.model_copy(update={"broker": settings.broker.model_copy(update=names)}))
+    publisher.open()
+    await publisher.ping(5.0)
+    before = time.process_time()
+    await asyncio.sleep(1.0)
+    assert time.process_time() - before < 0.3
     await publisher.close()
