@@ -79,6 +79,8 @@ class Tail:
         self.over = False
         self.expired = False
         """Whether retention has taken all but the last event."""
+        self.gone = False
+        """Whether the run was deleted: what Redis still has of it is told, and nothing ends it."""
         self.readers: set[Reader] = set()
         self.heard_at = 0.0
 
@@ -99,6 +101,12 @@ class Tail:
         self.size += sum(map(len, batch.events))
         while self.size > self.window_bytes and len(self.window) > 1:
             self.size -= sum(map(len, self.window.popleft().events))
+        for reader in tuple(self.readers):
+            reader.wake()
+
+    def give_up(self) -> None:
+        """The run was deleted, and nobody says anything of it any more."""
+        self.over = self.gone = True
         for reader in tuple(self.readers):
             reader.wake()
 
@@ -136,7 +144,9 @@ class Reader:
         batch = self.newest()
         if batch is None and self.behind:
             batch = await self.tails.read(self.tail, self.cursor)
-            if batch is None:
+            if batch is None and self.tail.gone:
+                self.over = True
+            elif batch is None:
                 await asyncio.sleep(RETRY_SECONDS)  # Redis lost it, and it is not archived or refilled yet
         elif batch is None:
             await self.sleep()
@@ -266,7 +276,7 @@ class Tails:
             found = await archive.read(self.pool, tail.run_id, first_id, blocks=1)
         if found:
             tail.learn(found)
-        if not found and tail.over:
+        if not found and tail.over and not tail.gone:
             await self.check_expired(tail)
         if not found and tail.expired:
             return tail.window[-1]
@@ -303,6 +313,8 @@ class Tails:
         ends = {row["id"]: row for row in rows}
         for tail in tails:
             row = ends.get(tail.run_id)
+            if row is None:
+                tail.give_up()
             if row and tail.end == 0 and not tail.window:
                 tail.end = max(row["archived_events"] - READ_EVENTS, 0)
             while row and not tail.over and tail.end is not None and tail.end < row["archived_events"]:

@@ -287,6 +287,33 @@ async def test_a_reader_of_an_ended_log_past_its_end_does_not_wait_for_ever(stor
     assert await within(3, read_all(stores, run_id, after=99)) == []
 
 
+@pytest.mark.parametrize("said", [0, 3])
+async def test_a_reader_of_a_run_that_is_deleted_does_not_wait_for_ever(stores: Stores, said: int) -> None:
+    async with driving(stores) as driver:
+        await driver.say(*map(str, range(said)))
+        reading = asyncio.create_task(read_all(stores, driver.run.id))
+        late = asyncio.create_task(read_all(stores, driver.run.id, after=99))
+        await eventually(lambda: stores.tails.tails)
+        await stores.pool.execute("DELETE FROM threads WHERE thread_id = $1", driver.run.thread_id)
+        assert [number for number, _ in await within(3, reading)] == list(range(said))
+        assert await within(3, late) == []
+
+
+async def test_a_reader_of_a_deleted_run_that_redis_has_forgotten_too_does_not_wait_for_ever(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a", "b")
+        async with stores.tails.follow(driver.run.id) as reader:
+            await eventually(lambda: reader.behind)
+            await stores.pool.execute("DELETE FROM threads WHERE thread_id = $1", driver.run.thread_id)
+            await stores.redis.delete(keys.responses(driver.run.id))
+
+            async def until_over() -> None:
+                while not reader.over:
+                    await reader.next()
+
+            await within(3, until_over())
+
+
 async def test_tails_outlive_a_postgres_that_is_away(
     stores: Stores, far_from_postgres: Stores, postgres_proxy: Proxy
 ) -> None:
