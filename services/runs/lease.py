@@ -110,8 +110,9 @@ class Leases:
         return False
 
     async def is_mine(self, fence: Fence) -> bool:
+        """Whether the row shows our attempt. One that was given back shows it until the next claim, and is nobody's."""
         attempt = await self.pool.fetchval(
-            "SELECT attempt FROM agent_runs WHERE id = $1 AND closed_at IS NULL", fence.run_id
+            "SELECT attempt FROM agent_runs WHERE id = $1 AND closed_at IS NULL AND status <> 'queued'", fence.run_id
         )
         return bool(attempt == fence.attempt)
 

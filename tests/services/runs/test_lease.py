@@ -21,6 +21,7 @@ from tests.services.runs.seeds import (
     driving,
     eventually,
     fence_of,
+    hand_over,
     make_run,
     row_of,
     set_columns,
@@ -134,6 +135,15 @@ async def test_a_missing_lock_is_taken_again(stores: Stores) -> None:
 async def test_a_missing_lock_is_not_taken_again_once_the_fence_was_raised(stores: Stores) -> None:
     async with driving(stores) as driver:
         await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "stopped")
+        await stores.redis.flushdb()
+        assert not await stores.leases.retake(driver.held.fence)
+        assert not await stores.redis.exists(keys.lock(driver.run.id))
+
+
+async def test_the_lock_of_a_run_that_was_given_back_is_not_taken_again(stores: Stores) -> None:
+    """The row shows the attempt until the next claim, which the lock would hold up."""
+    async with driving(stores) as driver:
+        assert await hand_over(stores.pool, driver.held.fence)
         await stores.redis.flushdb()
         assert not await stores.leases.retake(driver.held.fence)
         assert not await stores.redis.exists(keys.lock(driver.run.id))
