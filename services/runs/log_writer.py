@@ -305,10 +305,12 @@ class LogWriter:
         """The blocks of one statement, and whether some had to be left for the next."""
         pairs: list[tuple[EventLog, Block]] = []
         size = 0
+        for failed in [log for log in self.logs if log.failure]:
+            self.forget(failed)  # its owner may have left it to us while its end was on the way
         for log in sorted(self.logs, key=lambda log: log.fence.run_id):  # one order for all: no deadlocks
             if size >= STATEMENT_BYTES:
                 return pairs, True
-            block = None if log.failure else log.block(self.epoch)
+            block = log.block(self.epoch)
             if block:
                 pairs.append((log, block))
                 size += sum(map(len, block.events))

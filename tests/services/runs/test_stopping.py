@@ -1,5 +1,6 @@
 import asyncio
 from datetime import timedelta
+from typing import Any
 from unittest.mock import patch
 
 import orjson
@@ -318,6 +319,31 @@ async def test_a_stop_between_lock_and_claim_ends_stopped(stores: Stores, other:
         assert not await lifecycle.claim(stores.pool, run, stores.instance_id, dead_after=timedelta(seconds=1))
         await eventually(lambda: ends_with(other, run.id, "stopped"), within=1.0)
     assert kinds(await listed(other, run.id)) == ["thread_run_start", "thread_run_end", "last:stopped"]
+
+
+async def test_nothing_is_kept_of_a_closing_that_was_cut_and_finished_elsewhere(
+    stores: Stores, far: Stores, redis_proxy: Proxy
+) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello")
+        die(driver)
+    ended = await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "stopped")
+    assert ended
+    say_last = closing.say_last
+
+    async def say_last_to_a_stalled_server(*arguments: Any) -> None:
+        redis_proxy.stall()
+        await say_last(*arguments)
+
+    with patch.object(closing, "say_last", say_last_to_a_stalled_server):
+        await closing.close_from_outside(far, ended)
+    assert far.writer.logs
+    await age(stores.pool, ended.id, "updated_at")
+    await sweeper.close_cut(stores)
+    await closed(stores.pool, ended.id)
+    redis_proxy.cut()
+    redis_proxy.restore()
+    await eventually(lambda: not far.writer.logs, says="the log of the closing that was cut is kept")
 
 
 async def test_closing_is_postponed_when_postgres_fails_in_between(stores: Stores, other: Stores) -> None:
