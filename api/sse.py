@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -146,8 +147,12 @@ class EventStream(EventSourceResponse):
         self.sent_at = asyncio.get_running_loop().time()
 
     async def notice_disconnect(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        """One that sends more than a request may hold is dropped: nobody would notice when it leaves."""
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        except HTTPException:
+            self.dropped = True
         self.gone = True
         self.wake()
 

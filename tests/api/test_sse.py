@@ -338,14 +338,14 @@ async def test_a_draining_server_ends_streams_with_a_comment_and_opens_none(
 
 
 @asynccontextmanager
-async def asleep(server: Server, ann: Client, run_id: str) -> AsyncIterator[socket.socket]:
+async def asleep(server: Server, ann: Client, run_id: str, headers: str = "") -> AsyncIterator[socket.socket]:
     """A reader that asks for a stream and does not read it, as a phone whose lid is shut."""
     loop = asyncio.get_running_loop()
     with socket.socket() as sleeper:
         sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         sleeper.setblocking(False)
         await loop.sock_connect(sleeper, ("127.0.0.1", server.port))
-        head = f"GET /api/agent-run/{run_id}/stream HTTP/1.1\r\nHost: x\r\n"
+        head = f"GET /api/agent-run/{run_id}/stream HTTP/1.1\r\nHost: x\r\n{headers}"
         await loop.sock_sendall(sleeper, f"{head}Authorization: {ann.http.headers['Authorization']}\r\n\r\n".encode())
         yield sleeper
 
@@ -380,3 +380,16 @@ async def test_a_reader_that_was_dropped_costs_no_connection(
         await eventually(lambda: server.server_state.connections, says="it did not connect")
         await eventually(lambda: not server.server_state.connections, says="a reader that sleeps keeps its connection")
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_reader_that_sends_more_than_a_request_may_hold_is_dropped(
+    server: Server, ann: Client, live: str, redis: Redis
+) -> None:
+    channel = f"agent_run:{live}:new_response"
+    async with asleep(server, ann, live, "Content-Length: 2000000\r\n"):
+        await asyncio.sleep(PING_SECONDS)
+
+    async def left() -> bool:
+        return await redis.pubsub_numsub(channel) == [(channel.encode(), 0)]
+
+    await until(left)
