@@ -1,5 +1,6 @@
 """Kinds of request fields: each refuses, by name, what the stores could not keep."""
 
+import sys
 from typing import Annotated, Any
 
 import orjson
@@ -65,6 +66,19 @@ def shallow(value: Any) -> Any:
     return value
 
 
+def finite(value: Any) -> Any:
+    for number in numbers(value):
+        if not abs(number) <= sys.float_info.max:
+            raise ValueError("must not contain a number that is larger than a double can be, or none")
+    return value
+
+
+def numbers(value: Any) -> list[int | float]:
+    if isinstance(value, int | float):
+        return [value]
+    return [number for item in children(value) for number in numbers(item)]
+
+
 def children(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
@@ -81,4 +95,4 @@ WebAddress = Annotated[
     str, StringConstraints(max_length=2048), AfterValidator(storable_text), AfterValidator(web_address)
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(small_object)]
-Content = Annotated[Any, AfterValidator(shallow)]
+Content = Annotated[Any, AfterValidator(shallow), AfterValidator(finite)]

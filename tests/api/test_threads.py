@@ -127,6 +127,8 @@ def nested(depth: int) -> object:
         ("messages", {"type": "Two words", "content": "x"}, "type"),
         ("messages", {"type": "user"}, "content"),
         ("messages", {"type": "user", "content": nested(300)}, "content"),
+        ("messages", {"type": "user", "content": {"a": [float("nan")], "b": 10**30}}, "content"),
+        ("messages", {"type": "user", "content": {"a": 10**400}}, "content"),
         ("messages", {"type": "user", "content": "x", "is_llm_message": "maybe"}, "is_llm_message"),
         ("messages/add", {"message": "  "}, "message"),
         ("messages/add", {"message": "a\x00b"}, "message"),
