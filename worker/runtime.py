@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -170,5 +171,7 @@ class Runtime(dramatiq.Middleware):
 
 
 def report(life: Any) -> None:
+    """Without its stores and clients a worker would only keep messages from others."""
     if not life.cancelled() and (error := life.exception()):
         logger.error("worker.died", exc_info=error)
+        os._exit(1)
