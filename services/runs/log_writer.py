@@ -286,13 +286,14 @@ class LogWriter:
         while more:
             pairs, more = self.due_blocks()
             try:
-                await self.store_blocks(pairs)
+                more = await self.store_blocks(pairs) and more
             except PostgresUnreachable as error:
                 logger.warning("log.postgres_unreachable", error=repr(error))
                 await asyncio.sleep(RETRY_SECONDS)
                 return
 
-    async def store_blocks(self, pairs: list[tuple[EventLog, Block]]) -> None:
+    async def store_blocks(self, pairs: list[tuple[EventLog, Block]]) -> bool:
+        """Whether any was taken: what nobody takes now is not worth another statement at once."""
         stored = await archive.store(self.pool, [block for _, block in pairs]) if pairs else set()
         for log, block in pairs:
             if (log.fence.run_id, log.fence.attempt) in stored:
@@ -300,6 +301,7 @@ class LogWriter:
                 self.leave_closed(log)
             else:
                 await self.check_refusal(log)
+        return bool(stored)
 
     def due_blocks(self) -> tuple[list[tuple[EventLog, Block]], bool]:
         """The blocks of one statement, and whether some had to be left for the next."""

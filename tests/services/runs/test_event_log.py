@@ -10,6 +10,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from services.postgres import transaction
 from services.runs import archive, events, keys, lifecycle
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.events import Event
@@ -19,6 +20,7 @@ from services.settings import Settings
 from tests.proxy import Proxy
 from tests.services.runs.seeds import (
     Driver,
+    Statements,
     archived,
     bury,
     chunk,
@@ -588,6 +590,23 @@ async def test_a_log_whose_archive_is_gone_is_lost_and_does_not_spin(stores: Sto
                 await driver.say("x")
         assert await script_calls(redis) - before <= 10
         assert await listed(stores, driver.run.id) == []
+
+
+async def test_a_row_that_somebody_has_locked_is_looked_at_now_and_then_however_much_waits_for_it(
+    settings: Settings, redis: Redis
+) -> None:
+    async with driving_with(settings, archive_interval=timedelta(milliseconds=100)) as driver:
+        await driver.say("a")
+        await driver.archived()
+        statements = await Statements.naming(driver.stores.pool, "archived_events")
+        async with transaction(driver.stores.pool) as conn:
+            await conn.execute("SELECT FROM agent_runs WHERE id = $1 FOR UPDATE", driver.run.id)
+            await driver.say(*("x" * 500_000 for _ in range(6)))
+            before = await statements.count()
+            await asyncio.sleep(1.0)
+            assert await statements.count() - before < 20
+        async with asyncio.timeout(3):
+            await driver.archived()
 
 
 async def test_closing_beside_the_archives_own_look_counts_every_block_once(
