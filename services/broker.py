@@ -1,9 +1,9 @@
 """The message broker: one `make_broker()` for API and workers, and what their consumers do besides."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode
 from uuid import UUID
 
 import dramatiq
@@ -224,7 +224,7 @@ def make_broker(settings: Settings, middleware: list[dramatiq.Middleware] | None
     broker = settings.broker
     if broker.kind == "redis":
         return RedisQueues(  # type: ignore[no-untyped-call]
-            url=f"{settings.broker_redis_url}?{urlencode({'max_connections': broker.redis_pool_size})}",
+            url=with_parameters(settings.broker_redis_url, {"max_connections": broker.redis_pool_size}),
             middleware=middleware or [],
             namespace=broker.redis_namespace,
             heartbeat_timeout=int(broker.redis_heartbeat_timeout.total_seconds() * 1000),
@@ -240,7 +240,6 @@ def make_broker(settings: Settings, middleware: list[dramatiq.Middleware] | None
 
 def connection_url(url: str, broker: BrokerSettings) -> str:
     """`url` with our limits, which a parameter that it names itself overrides."""
-    parts = urlsplit(url)
     limits = {
         "connection_attempts": broker.connection_attempts,
         "retry_delay": broker.retry_delay.total_seconds(),
@@ -249,8 +248,14 @@ def connection_url(url: str, broker: BrokerSettings) -> str:
         "socket_timeout": broker.socket_timeout.total_seconds(),
         "stack_timeout": broker.stack_timeout.total_seconds(),
     }
-    ours = urlencode({name: value for name, value in limits.items() if f"{name}=" not in parts.query})
-    return urlunsplit(parts._replace(query=f"{parts.query}&{ours}" if parts.query else ours))
+    return with_parameters(url, limits)
+
+
+def with_parameters(url: str, parameters: Mapping[str, object]) -> str:
+    """`url` with those of the parameters that it does not name itself."""
+    address, _, query = url.partition("?")
+    ours = urlencode({name: value for name, value in parameters.items() if f"{name}=" not in query})
+    return f"{address}?{query}&{ours}" if query and ours else f"{address}?{query or ours}"
 
 
 def queue_length(broker: dramatiq.Broker, queue_name: str) -> int:

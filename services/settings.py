@@ -3,7 +3,7 @@
 from datetime import timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -245,9 +245,14 @@ def redis_url(host: str, port: int, password: str, database: int) -> str:
 
 
 def with_next_database(url: str) -> str:
+    """The URL of the database number after that of `url`, whichever way it names it."""
     parts = urlsplit(url)
-    database = int(parts.path.strip("/") or 0)
-    return urlunsplit(parts._replace(path=f"/{database + 1}"))
+    names = dict(parse_qsl(parts.query))
+    in_path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    database = int(names.pop("db", in_path) or 0) + 1
+    if parts.scheme == "unix":
+        return f"{parts.scheme}://{parts.netloc}{parts.path}?{urlencode({**names, 'db': database})}"
+    return urlunsplit(parts._replace(path=f"/{database}", query=urlencode(names)))
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,8 @@
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
+import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
 from pydantic import SecretStr
@@ -75,6 +76,25 @@ def test_the_brokers_redis_is_another_database_than_ours() -> None:
         broker=BrokerSettings(kind="redis", redis_url=SecretStr("")),
     )
     assert settings.broker_redis_url == "redis://h:1/5"
+
+
+@pytest.mark.parametrize(
+    ("ours", "brokers"),
+    [
+        ("redis://h:1/4?client_name=a%20b", "redis://h:1/5?client_name=a+b"),
+        ("redis://h:1?db=4", "redis://h:1/5"),
+        ("unix:///run/redis.sock?db=4", "unix:///run/redis.sock?db=5"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock?db=1"),
+    ],
+)
+def test_the_brokers_redis_is_another_database_however_ours_is_named(ours: str, brokers: str) -> None:
+    settings = Settings(
+        redis=RedisSettings(url=SecretStr(ours)), broker=BrokerSettings(kind="redis", redis_url=SecretStr(""))
+    )
+    assert settings.broker_redis_url == brokers
+    pool = cast(RedisBroker, make_broker(settings)).client.connection_pool
+    assert pool.connection_kwargs["db"] in (1, 5)
+    assert pool.max_connections == settings.broker.redis_pool_size
 
 
 def test_a_message_names_its_run_and_carries_no_credentials() -> None:
