@@ -35,6 +35,8 @@ def is_number(text: str) -> bool:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(0))]
+Span = Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(milliseconds=1))]
+"""A duration of which nothing would be left to do its work in: a loop would spin, a key be gone at once."""
 
 
 class Section(BaseSettings):
@@ -52,9 +54,9 @@ class PostgresSettings(Section):
     max_queries: int = Field(50_000, ge=1)
     idle_lifetime: Duration = timedelta(seconds=300)
     upkeep_connections: int = Field(3, ge=1)
-    connect_timeout: Duration = timedelta(seconds=10)
-    acquire_timeout: Duration = timedelta(seconds=3)
-    command_timeout: Duration = timedelta(seconds=6)
+    connect_timeout: Span = timedelta(seconds=10)
+    acquire_timeout: Span = timedelta(seconds=3)
+    command_timeout: Span = timedelta(seconds=6)
     statement_timeout: Duration = timedelta(seconds=60)
     idle_transaction_timeout: Duration = timedelta(seconds=10)
 
@@ -72,9 +74,9 @@ class RedisSettings(Section):
     port: int = Field(6379, ge=1, le=65535)
     password: SecretStr = SecretStr("")
     pool_size: int = Field(6, ge=1)
-    socket_timeout: Duration = timedelta(seconds=5)
-    connect_timeout: Duration = timedelta(seconds=2)
-    ping_interval: Duration = timedelta(seconds=5)
+    socket_timeout: Span = timedelta(seconds=5)
+    connect_timeout: Span = timedelta(seconds=2)
+    ping_interval: Span = timedelta(seconds=5)
 
     @property
     def dsn(self) -> str:
@@ -96,13 +98,13 @@ class BrokerSettings(Section):
     connection_attempts: int = Field(3, ge=1)
     retry_delay: Duration = timedelta(seconds=1)
     heartbeat: Duration = timedelta(seconds=30)
-    blocked_connection_timeout: Duration = timedelta(seconds=10)
-    socket_timeout: Duration = timedelta(seconds=5)
-    stack_timeout: Duration = timedelta(seconds=10)
+    blocked_connection_timeout: Span = timedelta(seconds=10)
+    socket_timeout: Span = timedelta(seconds=5)
+    stack_timeout: Span = timedelta(seconds=10)
     redis_url: SecretStr = Field(SecretStr(""), validation_alias="BROKER_REDIS_URL")
     redis_namespace: str = Field("dramatiq", validation_alias="BROKER_REDIS_NAMESPACE")
     redis_pool_size: int = Field(32, ge=1, validation_alias="BROKER_REDIS_POOL_SIZE")
-    redis_heartbeat_timeout: Duration = Field(timedelta(seconds=5), validation_alias="BROKER_REDIS_HEARTBEAT_TIMEOUT")
+    redis_heartbeat_timeout: Span = Field(timedelta(seconds=5), validation_alias="BROKER_REDIS_HEARTBEAT_TIMEOUT")
     redis_maintenance_chance: int = Field(20_000, ge=1, validation_alias="BROKER_REDIS_MAINTENANCE_CHANCE")
     outbox_size: int = Field(10_000, ge=1, validation_alias="BROKER_OUTBOX_SIZE")
 
@@ -119,22 +121,22 @@ class RunSettings(Section):
     """Durations of CONTRACT section 6; tests scale them down."""
 
     model_config = SettingsConfigDict(env_prefix="RUN_")
-    lock_ttl: Duration = timedelta(seconds=15)
-    heartbeat_interval: Duration = timedelta(seconds=5)
-    dead_after: Duration = timedelta(seconds=15)
-    sweep_interval: Duration = timedelta(seconds=2)
-    resend_after: Duration = timedelta(seconds=5)
-    close_after: Duration = timedelta(seconds=5)
+    lock_ttl: Span = timedelta(seconds=15)
+    heartbeat_interval: Span = timedelta(seconds=5)
+    dead_after: Span = timedelta(seconds=15)
+    sweep_interval: Span = timedelta(seconds=2)
+    resend_after: Span = timedelta(seconds=5)
+    close_after: Span = timedelta(seconds=5)
     stop_grace: Duration = timedelta(milliseconds=150)
-    timeout: Duration = timedelta(hours=6)
+    timeout: Span = timedelta(hours=6)
     max_crashes: int = Field(5, ge=1)
     drain: Literal["handover", "finish"] = "handover"
-    watchdog_timeout: Duration = timedelta(seconds=60)
+    watchdog_timeout: Span = timedelta(seconds=60)
     drain_deadline: Duration = timedelta(minutes=10)
-    log_ttl: Duration = timedelta(hours=24)
+    log_ttl: Span = timedelta(hours=24)
     append_interval: Duration = timedelta(milliseconds=10)
-    append_timeout: Duration = timedelta(seconds=30)
-    archive_interval: Duration = timedelta(seconds=1)
+    append_timeout: Span = timedelta(seconds=30)
+    archive_interval: Span = timedelta(seconds=1)
     max_event_bytes: int = Field(1024 * 1024, ge=1024)
     max_events: int = Field(200_000, ge=10)
     max_log_bytes: int = Field(256 * 1024 * 1024, ge=1024)
@@ -142,17 +144,19 @@ class RunSettings(Section):
 
     @model_validator(mode="after")
     def renew_before_the_lock_expires(self) -> "RunSettings":
-        if not timedelta(0) < self.heartbeat_interval <= self.lock_ttl / 2:
-            raise ValueError("RUN_HEARTBEAT_INTERVAL must be above zero and at most half of RUN_LOCK_TTL")
+        if self.heartbeat_interval > self.lock_ttl / 2:
+            raise ValueError("RUN_HEARTBEAT_INTERVAL must be at most half of RUN_LOCK_TTL")
+        if self.dead_after < self.heartbeat_interval:
+            raise ValueError("RUN_DEAD_AFTER must be at least RUN_HEARTBEAT_INTERVAL: live runs would be taken over")
         return self
 
 
 class StreamSettings(Section):
     model_config = SettingsConfigDict(env_prefix="STREAM_")
-    ping_interval: Duration = timedelta(seconds=15)
+    ping_interval: Span = timedelta(seconds=15)
     retry: Duration = timedelta(seconds=3)
-    send_timeout: Duration = timedelta(seconds=30)
-    silence: Duration = timedelta(seconds=5)
+    send_timeout: Span = timedelta(seconds=30)
+    silence: Span = timedelta(seconds=5)
     window_bytes: int = Field(256 * 1024, ge=1024)
     max_streams: int = Field(20_000, ge=1)
 
@@ -182,8 +186,8 @@ class ModelSettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="LLM_", protected_namespaces=())
     default_model: str = Field("", validation_alias="DEFAULT_MODEL")
-    idle_timeout: Duration = timedelta(seconds=120)
-    connect_timeout: Duration = timedelta(seconds=10)
+    idle_timeout: Span = timedelta(seconds=120)
+    connect_timeout: Span = timedelta(seconds=10)
     max_retries: int = Field(3, ge=0)
     openai_api_key: SecretStr = Field(SecretStr(""), validation_alias="OPENAI_API_KEY")
     openai_base_url: str = Field("https://api.openai.com/v1", validation_alias="OPENAI_BASE_URL")

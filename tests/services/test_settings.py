@@ -88,6 +88,22 @@ def test_a_lock_that_would_expire_between_renewals_is_refused(monkeypatch: pytes
         RunSettings()
 
 
+def test_runs_that_would_count_as_dead_between_two_beats_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_DEAD_AFTER", "4s")
+    with pytest.raises(ValidationError, match="RUN_DEAD_AFTER"):
+        RunSettings()
+
+
+@pytest.mark.parametrize("name", ["LOG_TTL", "SWEEP_INTERVAL", "ARCHIVE_INTERVAL", "CLOSE_AFTER", "WATCHDOG_TIMEOUT"])
+@pytest.mark.parametrize("text", ["0", "0.0001s"])
+def test_a_duration_in_which_nothing_could_be_done_is_refused(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"RUN_{name}", text)
+    with pytest.raises(ValidationError, match=name.lower()):
+        RunSettings()
+
+
 def test_a_pool_smaller_than_its_minimum_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTGRES_POOL_MAX", "5")
     with pytest.raises(ValidationError, match="POSTGRES_POOL_MAX"):
