@@ -73,7 +73,8 @@ class Leases:
         Raises: redis errors when Redis cannot be asked.
         """
         fence = Fence(run_id, attempt, self.instance_id)
-        if not await self.lock(keys=self.keys(fence), args=[fence.lock_value, self.ttl_ms]):
+        taken = await self.lock(keys=self.keys(fence), args=[fence.lock_value, self.ttl_ms])
+        if not taken or fence in self.held:  # the lock of one that holds it here already may have been forgotten
             yield None
             return
         held = self.held[fence] = Held(fence, asyncio.get_running_loop().time())

@@ -38,6 +38,19 @@ async def test_only_one_of_two_processes_gets_the_lock(stores: Stores, settings:
         assert await stores.redis.get(keys.lock(run.id)) == f"{stores.instance_id}:1".encode()
 
 
+async def test_a_second_message_in_the_same_process_takes_nothing_though_redis_has_forgotten_the_lock(
+    stores: Stores,
+) -> None:
+    run = await make_run(stores.pool)
+    async with stores.leases.hold(run.id, 1) as first:
+        await stores.redis.flushdb()
+        async with stores.leases.hold(run.id, 1) as second:
+            assert second is None
+        assert first
+        assert stores.leases.held == {first.fence: first}
+        assert await stores.redis.get(keys.lock(run.id)) == first.fence.lock_value.encode()
+
+
 async def test_the_lock_has_a_ttl_and_is_renewed_while_held(stores: Stores) -> None:
     async with driving(stores) as driver:
         lock = keys.lock(driver.run.id)
