@@ -14,6 +14,7 @@ from api.routes.runs import stop_live_runs
 from services import projects
 from services.postgres import transaction
 from services.projects import Project
+from services.runs import starting, store
 
 router = APIRouter(prefix="/projects", tags=["projects"])
 
@@ -90,6 +91,8 @@ async def delete_project(project_id: UUID, caller: CallerDep, resources: Resourc
     async with resources.pool.acquire() as conn:
         await projects.writable(conn, caller.account_id, project_id)
     await stop_live_runs(resources.stores, caller.account_id, project_id=project_id)
-    async with resources.pool.acquire() as conn:
+    async with transaction(resources.pool) as conn:
+        await starting.take_turns(conn, project_id)
+        await store.lock_all(conn, project_id=project_id)
         await projects.delete(conn, caller.account_id, project_id)
     return Deleted(message="Project deleted.")

@@ -151,7 +151,8 @@ async def delete_thread(thread_id: UUID, caller: CallerDep, resources: Resources
     async with resources.pool.acquire() as conn:
         await threads.writable(conn, caller.account_id, thread_id)
     await stop_live_runs(resources.stores, caller.account_id, thread_id=thread_id)
-    async with resources.pool.acquire() as conn:
+    async with transaction(resources.pool) as conn:
+        await store.lock_all(conn, thread_id=thread_id)
         await threads.delete(conn, caller.account_id, thread_id)
     return Deleted(message="Thread deleted.")
 

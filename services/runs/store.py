@@ -153,6 +153,16 @@ async def next_queued(conn: Executor, project_id: UUID) -> Run | None:
     return Run(**row) if row else None
 
 
+async def lock_all(conn: Executor, *, thread_id: UUID | None = None, project_id: UUID | None = None) -> None:
+    """Lock the runs of a thread or project that is about to be deleted, in one order: no deadlocks.
+
+    Whoever writes for a run locks its row before that of its thread; so must whoever deletes both.
+    """
+    await conn.execute(
+        "SELECT FROM agent_runs WHERE thread_id = $1 OR project_id = $2 ORDER BY id FOR UPDATE", thread_id, project_id
+    )
+
+
 async def forget_message(conn: Executor, run_id: UUID) -> None:
     """The wake-up message of a run was spent without effect: the sweeper sends another one soon."""
     await conn.execute(

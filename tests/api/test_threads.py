@@ -1,10 +1,12 @@
+import asyncio
 import json
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from services.postgres import Pool
+from services.postgres import Pool, transaction
 from tests.api.conftest import Person
+from tests.services.runs.seeds import eventually, waiting_for_locks
 
 
 async def test_a_new_thread_comes_with_a_project_of_its_name(ann: Person) -> None:
@@ -188,3 +190,22 @@ async def test_recent_runs_are_shown_with_the_thread(ann: Person) -> None:
     assert run["id"] == run_id
     assert run["status"] == "running"
     assert (await ann.get(f"/threads/{uuid4()}")).status_code == 404
+
+
+@pytest.mark.parametrize("what", ["threads", "projects"])
+async def test_what_is_deleted_while_its_run_stores_a_message_waits_for_that(
+    ann: Person, pool: Pool, what: str
+) -> None:
+    thread_id, project_id = await ann.make_thread()
+    run_id = await ann.make_run(thread_id)
+    await ann.post(f"/agent-run/{run_id}/stop")
+    doomed = {"threads": thread_id, "projects": project_id}[what]
+    async with transaction(pool) as conn:
+        # A driver's statement locks the row of its run, then looks at the thread.
+        await conn.execute("SELECT FROM agent_runs WHERE id = $1 FOR NO KEY UPDATE", UUID(run_id))
+        deleting = asyncio.create_task(ann.delete(f"/{what}/{doomed}"))
+        await eventually(lambda: waiting_for_locks(pool))
+        statement = "INSERT INTO messages (thread_id, type, content) VALUES ($1, 'assistant', '{}')"
+        await conn.execute(statement, UUID(thread_id))
+    assert (await deleting).status_code == 200
+    assert (await ann.get(f"/{what}/{doomed}")).status_code == 404
