@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from services.background import repeat, stop
+from services.background import Background, repeat, stop
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
@@ -119,6 +119,11 @@ class Tail:
                 yield batch.since(event_id)
 
 
+def wake(tails: Iterable[Tail]) -> None:
+    for reader in [reader for tail in tails for reader in tail.readers]:
+        reader.wake()
+
+
 class Reader:
     """One follower: a cursor and a wake-up, no buffer of its own."""
 
@@ -179,6 +184,7 @@ class Tails:
         self.dirty: dict[Tail, None] = {}
         self.news = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
+        self.looks = Background()
 
     def open(self) -> None:
         self.tasks = [
@@ -188,6 +194,7 @@ class Tails:
 
     async def close(self) -> None:
         await stop(self.tasks)
+        await self.looks.close()
 
     @asynccontextmanager
     async def follow(self, run_id: UUID, *, after: int = -1) -> AsyncIterator[Reader]:
@@ -265,9 +272,16 @@ class Tails:
         lengths = await pipeline.execute()
         for tail, length in zip(tails, lengths, strict=True):
             tail.end = max(length - READ_EVENTS, 0)
-        await self.check([tail for tail, length in zip(tails, lengths, strict=True) if length == 0])
-        for reader in [reader for tail in tails for reader in tail.readers]:
-            reader.wake()
+        self.looks.spawn(self.look_up([tail for tail, length in zip(tails, lengths, strict=True) if length == 0]))
+        wake(tails)
+
+    async def look_up(self, tails: list[Tail]) -> None:
+        """What the rows say of logs that Redis does not have; beside the reading of the others, which need no row."""
+        try:
+            await self.check(tails)
+        except PostgresUnreachable as error:
+            logger.warning("tails.postgres_unreachable", error=repr(error))
+        wake(tails)
 
     async def read(self, tail: Tail, first_id: int) -> Batch | None:
         """Events from `first_id` on for one reader that is behind the window: Redis first, else the archive."""
@@ -297,10 +311,7 @@ class Tails:
         silent = [tail for tail in self.tails.values() if not tail.over and tail.heard_at <= since]
         for tail in silent:
             self.mark(tail)
-        try:
-            await self.check(silent)
-        except PostgresUnreachable as error:
-            logger.warning("tails.postgres_unreachable", error=repr(error))
+        await self.look_up(silent)
 
     async def check(self, tails: list[Tail]) -> None:
         """Read from the archive what it has and the list has not; when both are gone, say the end of the row."""

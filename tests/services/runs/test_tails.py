@@ -332,6 +332,22 @@ async def test_tails_outlive_a_postgres_that_is_away(
         assert_each_once(await within(5, reading), await listed(stores, run.id))
 
 
+async def test_a_reader_that_comes_while_postgres_says_nothing_holds_up_no_other(
+    stores: Stores, far_from_postgres: Stores, postgres_proxy: Proxy
+) -> None:
+    silent = await make_run(stores.pool)
+    async with driving(stores) as driver, far_from_postgres.tails.follow(driver.run.id) as reader:
+        await driver.say("a")
+        assert await within(2, reader.next())
+        postgres_proxy.stall()
+        async with far_from_postgres.tails.follow(silent.id):
+            await asyncio.sleep(0.1)
+            await driver.say("b")
+            assert await within(1, reader.next())
+        postgres_proxy.cut()
+        postgres_proxy.restore()
+
+
 async def test_news_that_nobody_announced_are_found_all_the_same(stores: Stores) -> None:
     async with driving(stores) as driver, stores.tails.follow(driver.run.id) as reader:
         await driver.say("a")
