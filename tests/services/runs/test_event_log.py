@@ -637,6 +637,7 @@ async def test_closing_beside_the_archives_own_look_counts_every_block_once(
             for driver in (one, other):
                 await driver.say("first")
                 await driver.archived()  # which reserves ids: nothing but us has the loop look from now on
+            await eventually(lambda: not writer.starving.is_set())
             for driver in (one, other):
                 await driver.say(*map(str, range(50)))
             monkeypatch.setattr(archive, "store", answer_late)
