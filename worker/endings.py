@@ -1,7 +1,7 @@
 """Every ending of a run is one value and one write."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent import loop as agent_loop
 from agent.context import RunContext
@@ -29,6 +29,8 @@ class HandedOver:
     """The run goes on elsewhere: at once when this process drains, a little later when a store failed the work."""
 
     at_once: bool = True
+    row: Run | None = None
+    """As it was given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ async def hand_over(attempt: Attempt, log: EventLog | None, ending: HandedOver) 
     if log:
         log.lose()  # the row keeps this attempt until the next claim: work that did not let go could speak on
     logger.info("run.handed_over", attempt=row.attempt, length=length)
-    return ending
+    return replace(ending, row=row)
 
 
 async def give_back(attempt: Attempt, length: int | None, settled: bool) -> Run | None:

@@ -78,7 +78,7 @@ async def pass_on(process: Process, run: Run, held: Held, ending: HandedOver) ->
     if held.stop_asked.is_set():
         await stopping.request_stop(process.stores, run.id)
     elif ending.at_once:
-        process.stores.dispatch.send_run(run)
+        process.stores.dispatch.send_run(ending.row or run)
 
 
 @asynccontextmanager

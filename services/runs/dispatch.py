@@ -1,6 +1,7 @@
 """Waking workers: messages for queued runs, and the note in the row once the broker has one."""
 
 import asyncio
+from datetime import datetime
 from uuid import UUID
 
 from services.background import repeat, stop
@@ -19,7 +20,8 @@ class Dispatch:
 
     def __init__(self, settings: Settings, pool: Pool) -> None:
         self.publisher, self.pool = Publisher(settings), pool
-        self.confirmed: set[UUID] = set()
+        self.confirmed: dict[UUID, datetime | None] = {}
+        """Runs whose message the broker has, and when a message was last tried as their row said at the sending."""
         self.news = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -35,7 +37,7 @@ class Dispatch:
     def send_run(self, run: Run) -> bool:
         """Hand the run's message to the publisher; False when its outbox is full. Never blocks."""
         message = run_message(run.id, run.thread_id, run.project_id, run.model_name, priority=run.priority)
-        handed_over = self.publisher.send(message, lambda sent: self.take_note(run.id, sent))
+        handed_over = self.publisher.send(message, lambda sent: self.take_note(run, sent))
         if not handed_over:
             logger.warning("run.not_sent", run_id=str(run.id), reason="the outbox is full")
         return handed_over
@@ -48,9 +50,9 @@ class Dispatch:
         """Raises: Unavailable when the broker does not answer."""
         await self.publisher.ping(timeout_seconds)
 
-    def take_note(self, run_id: UUID, sent: bool) -> None:
+    def take_note(self, run: Run, sent: bool) -> None:
         if sent:
-            self.confirmed.add(run_id)
+            self.confirmed[run.id] = run.message_tried_at
             self.news.set()
 
     async def note_news(self) -> None:
@@ -60,14 +62,22 @@ class Dispatch:
         await asyncio.sleep(NOTE_INTERVAL_SECONDS)
 
     async def note(self) -> None:
-        """One statement for all that was confirmed; a note that is lost costs a second message, no more."""
-        run_ids, self.confirmed = self.confirmed, set()
-        if not run_ids:
+        """One statement for all that was confirmed; a note that is lost costs a second message, no more.
+
+        Not noted is a message that was spent meanwhile (`store.forget_message`): nobody would send another.
+        """
+        confirmed, self.confirmed = self.confirmed, {}
+        if not confirmed:
             return
         try:
             await self.pool.execute(
-                "UPDATE agent_runs SET message_sent_at = now() WHERE id = ANY($1) AND status = 'queued'",
-                sorted(run_ids),
+                """
+                UPDATE agent_runs SET message_sent_at = now()
+                FROM unnest($1::uuid[], $2::timestamptz[]) AS sent (run_id, tried_at)
+                WHERE id = run_id AND status = 'queued' AND message_tried_at IS NOT DISTINCT FROM tried_at
+                """,
+                sorted(confirmed),
+                [confirmed[run_id] for run_id in sorted(confirmed)],
             )
         except Unreachable as error:
-            logger.warning("dispatch.not_noted", count=len(run_ids), error=repr(error))
+            logger.warning("dispatch.not_noted", count=len(confirmed), error=repr(error))

@@ -36,6 +36,7 @@ class Run:
     not_before: datetime | None
     expires_at: datetime | None
     message_sent_at: datetime | None
+    message_tried_at: datetime | None
     error: str | None
     usage: dict[str, Any]
     archived_events: int
