@@ -165,10 +165,20 @@ class ReturningConsumer(RedisConsumer):
             if redis.hget(f"{namespace}:{self.queue_name}.msgs", cast(str, taken)) == body:
                 self.broker.do_nack(self.queue_name, taken)
 
+    def ack(self, message: Any) -> None:
+        if not getattr(message, "given_back", False):
+            super().ack(message)  # type: ignore[no-untyped-call]
+
     def cancel(self) -> None:
         self.prefetch = 0
 
     def give_back(self, messages: Sequence[Any]) -> None:
+        """Return messages that no thread has begun to their queue; an ack that comes for one later is dropped.
+
+        One that could not be returned is unacked then, and given to others when our heartbeat has stopped.
+        """
+        for message in messages:
+            message.given_back = True
         self.requeue(messages)  # type: ignore[no-untyped-call]
 
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import dramatiq
 import pytest
+import redis
 from dramatiq.middleware import SkipMessage
 from dramatiq.worker import ConsumerThread, _WorkQueueItem
 from pydantic import SecretStr
@@ -31,7 +32,7 @@ from services.settings import BrokerSettings, Settings
 from tests.conftest import named
 from worker import drain as drain_module
 from worker import runtime as runtime_module
-from worker.drain import Drain, take_no_more
+from worker.drain import Drain, return_to_queue, take_no_more
 from worker.process import Process
 from worker.runtime import Runtime
 
@@ -139,6 +140,19 @@ def test_a_message_that_a_thread_has_taken_and_not_begun_goes_back(
     consuming.consumer.ack(taken)
     consuming.consumer.cancel()
     consuming.wait_for(1)
+    consuming.consumer.close()
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_message_that_could_not_be_given_back_is_not_acked(broker: RedisQueues) -> None:
+    """Redis was away for that moment only: whoever comes next has to find the message."""
+    consuming = Consuming(broker)
+    broker.enqueue(message())
+    taken = consuming.take()
+    with patch.object(broker, "do_requeue", side_effect=redis.ConnectionError("away")):
+        return_to_queue(consuming.worker, QUEUE, [taken])
+    consuming.consumer.ack(taken)
+    assert broker.client.scard(f"{broker.namespace}:__acks__.{broker.broker_id}.{QUEUE}") == 1
     consuming.consumer.close()
 
 
