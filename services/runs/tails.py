@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import ResponseError
 
 from services.background import Background, repeat, stop
 from services.log import logger
@@ -122,6 +124,21 @@ class Tail:
 def wake(tails: Iterable[Tail]) -> None:
     for reader in [reader for tail in tails for reader in tail.readers]:
         reader.wake()
+
+
+async def answers_of(pipeline: Pipeline, nothing: Any) -> list[Any]:
+    """The answers; `nothing` for a key that somebody has put something else for: the others are read all the same.
+
+    Raises: redis errors when Redis cannot be asked.
+    """
+    answers = await pipeline.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, RedisUnreachable):
+            raise answer
+    refused = [answer for answer in answers if isinstance(answer, ResponseError)]
+    if refused:
+        logger.error("tails.unreadable", count=len(refused), error=repr(refused[0]))
+    return [nothing if isinstance(answer, ResponseError) else answer for answer in answers]
 
 
 class Reader:
@@ -252,7 +269,7 @@ class Tails:
         for tail, end, count in looks:
             pipeline.lrange(keys.responses(tail.run_id), end, end + count - 1)
         now = asyncio.get_running_loop().time()
-        for (tail, end, count), found in zip(looks, await pipeline.execute(), strict=True):
+        for (tail, end, count), found in zip(looks, await answers_of(pipeline, []), strict=True):
             if found:
                 tail.heard_at = now
                 self.extend(tail, end, found)
@@ -269,7 +286,7 @@ class Tails:
         pipeline = self.redis.pipeline(transaction=False)
         for tail in tails:
             pipeline.llen(keys.responses(tail.run_id))
-        lengths = await pipeline.execute()
+        lengths = await answers_of(pipeline, 0)
         for tail, length in zip(tails, lengths, strict=True):
             tail.end = max(length - READ_EVENTS, 0)
         self.looks.spawn(self.look_up([tail for tail, length in zip(tails, lengths, strict=True) if length == 0]))

@@ -217,6 +217,24 @@ async def test_a_reader_is_served_from_postgres_while_redis_is_away(
         assert_each_once(await within(5, reading), await listed(stores, driver.run.id))
 
 
+async def test_a_list_that_somebody_has_put_something_else_for_costs_the_other_readers_nothing(
+    stores: Stores, settings: Settings
+) -> None:
+    async with open_stores(never_looking(settings)) as other, driving(stores) as driver, driving(stores) as broken:
+        await other.redis.set(keys.responses(broken.run.id), "no list", ex=60)
+        await driver.say("a")
+        known = await stores.redis.llen(keys.responses(driver.run.id))
+        async with other.tails.follow(broken.run.id), other.tails.follow(driver.run.id, after=known - 1) as reader:
+            await eventually(lambda: reader.tail.end == known)
+            await stores.redis.rpush(keys.responses(driver.run.id), b"more")
+            for tail in other.tails.tails.values():
+                other.tails.mark(tail)
+            batch = await within(5, reader.next())
+        assert batch
+        assert batch.events == [b"more"]
+        await other.redis.delete(keys.responses(broken.run.id))
+
+
 async def test_a_slow_reader_far_behind_the_window_sees_everything(stores: Stores, narrow: Stores) -> None:
     async with driving(stores) as driver, narrow.tails.follow(driver.run.id) as slow:
         fast = asyncio.create_task(read_all(narrow, driver.run.id))
