@@ -1,7 +1,7 @@
 """One writer per process for all its logs: appends in one pipeline, archives in one statement."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from typing import Any, cast
@@ -135,6 +135,10 @@ class LogWriter:
         if log.starved:
             self.starving.set()
 
+    def notify_all(self, logs: Iterable[EventLog]) -> None:
+        for log in logs:
+            self.notify(log)
+
     # Appending.
 
     async def append_pending(self) -> None:
@@ -143,7 +147,11 @@ class LogWriter:
         self.pending.clear()
         logs = [log for log in self.dirty if not log.repairing and not log.failure]
         self.dirty.clear()
-        reached = await self.push(logs)
+        try:
+            reached = await self.push(logs)
+        except Exception:
+            self.notify_all(logs)
+            raise
         await asyncio.sleep(self.settings.append_interval.total_seconds() if reached else RETRY_SECONDS)
 
     async def push(self, logs: list[EventLog]) -> bool:
@@ -158,8 +166,7 @@ class LogWriter:
             answers = await pipeline.execute(raise_on_error=False)
         except RedisUnreachable as error:
             logger.warning("log.redis_unreachable", error=repr(error))
-            for log, _ in batches:
-                self.notify(log)
+            self.notify_all(log for log, _ in batches)
             return False
         for (log, batch), answer in zip(batches, answers, strict=True):
             self.take_answer(log, batch, answer)

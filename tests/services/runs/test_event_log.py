@@ -5,6 +5,7 @@ from datetime import timedelta
 from functools import partial
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import orjson
 import pytest
@@ -211,6 +212,18 @@ async def test_a_connection_reset_in_mid_pipeline_loses_and_doubles_nothing(
             log = await listed(stores, driver.run.id)
             assert text_of(log) == "".join(f"{count} " for count in counts)
             assert numbered(log) == list(range(len(counts)))
+
+
+async def test_what_was_pending_when_an_append_failed_unexpectedly_is_appended(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        with patch.object(stores.writer, "add_append", side_effect=ValueError("a bug")):
+            await driver.log.append(chunk(driver.run, "b"))
+            flushing = asyncio.create_task(driver.log.flush())
+            await asyncio.sleep(0.5)
+        async with asyncio.timeout(5):
+            await flushing
+        assert text_of(await listed(stores, driver.run.id)) == "ab"
 
 
 async def test_a_foreign_producer_keeps_ids_consistent_and_is_archived(stores: Stores, redis: Redis) -> None:
