@@ -1,6 +1,7 @@
 """The lease: a short Redis lock, renewed while held, backed by the row's heartbeat; loss is noticed."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
@@ -183,16 +184,25 @@ class Leases:
         now, stop_asked = asyncio.get_running_loop().time(), {row["id"]: row["stop_asked"] for row in rows}
         for held in leases:
             held.seen_at = now
-            if held.fence.run_id not in stop_asked:
-                await self.lose_unless_ended(held)
-            elif stop_asked[held.fence.run_id]:
+            if stop_asked.get(held.fence.run_id):
                 held.stop_asked.set()
+        await self.lose_unless_ended([held for held in leases if held.fence.run_id not in stop_asked])
 
-    async def lose_unless_ended(self, held: Held) -> None:
+    async def lose_unless_ended(self, leases: list[Held]) -> None:
         """No row answered the beat: it is locked, not claimed yet, ended by ourselves, or its fence rose."""
-        attempt = await self.pool.fetchval("SELECT attempt FROM agent_runs WHERE id = $1", held.fence.run_id)
-        if attempt is None or attempt > held.fence.attempt:
-            self.lose(held, "the fence was raised")
+        if not leases:
+            return
+        try:
+            rows = await self.pool.fetch(
+                "SELECT id, attempt FROM agent_runs WHERE id = ANY($1)", [held.fence.run_id for held in leases]
+            )
+        except PostgresUnreachable as error:
+            logger.warning("lease.postgres_unreachable", error=repr(error))
+            return
+        attempts = {row["id"]: row["attempt"] for row in rows}
+        for held in leases:
+            if attempts.get(held.fence.run_id, math.inf) > held.fence.attempt:
+                self.lose(held, "the fence was raised")
 
     def give_up_unseen(self, leases: list[Held]) -> None:
         patience, now = self.settings.dead_after.total_seconds(), asyncio.get_running_loop().time()
