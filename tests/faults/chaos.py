@@ -15,6 +15,8 @@ CHUNKS = 180
 STAGGER_SECONDS = 2.0
 FINISH_SECONDS = 300.0
 
+PARTS = {"messages": "RabbitMQ", "duplicate": "RabbitMQ", "workers'": "worker", "a": "worker"}
+
 Say = Callable[[str], None]
 
 
@@ -89,7 +91,9 @@ def draw(plan: Plan, chance: random.Random) -> list[Fault]:
 
 
 def part(name: str) -> str:
-    return name.split()[0]
+    """What a fault strikes; messages are lost and doubled in RabbitMQ, which must be there for it."""
+    word = name.split()[0]
+    return PARTS.get(word, word)
 
 
 async def strike(lab: Lab, faults: Sequence[Fault]) -> Recovery:
