@@ -31,7 +31,8 @@ class Fault:
     """`within`: real seconds until the system must have recovered.
 
     A run must last for `outage` (real seconds, scaled) and `starts`: what servers take to start, never scaled.
-    `spare_apis` and `spare_workers` stand by before it is struck.
+    `spare_apis` and `spare_workers` stand by before it is struck. What one that is struck `alone` checks of its own
+    is true only while nothing else is broken.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Fault:
     starts: float
     spare_apis: int
     spare_workers: int
+    alone: bool
 
 
 FAULTS: dict[str, Fault] = {}
@@ -54,10 +56,11 @@ def fault(
     starts: float = 0.0,
     spare_apis: int = 0,
     spare_workers: int = 0,
+    alone: bool = False,
 ) -> Callable[[Striking], Strike]:
     def register(function: Striking) -> Strike:
         strike = asynccontextmanager(function)
-        FAULTS[name] = Fault(name, strike, within, outage, starts, spare_apis, spare_workers)
+        FAULTS[name] = Fault(name, strike, within, outage, starts, spare_apis, spare_workers, alone)
         return strike
 
     return register
@@ -172,7 +175,7 @@ def consumer_timeout(timeout_ms: int, tick_ms: int) -> str:
     return ",".join(f"application:set_env(rabbit,{name},{value})" for name, value in names.items()) + "."
 
 
-@fault("RabbitMQ memory alarm while publishing", BACK, outage=10, starts=5)
+@fault("RabbitMQ memory alarm while publishing", BACK, outage=10, starts=5, alone=True)
 async def rabbitmq_memory_alarm(lab: Lab) -> AsyncIterator[Struck]:
     """Publishers are blocked: starting goes on, what was accepted begins when the alarm is over."""
     await lab.servers.rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1")
@@ -186,7 +189,7 @@ async def rabbitmq_memory_alarm(lab: Lab) -> AsyncIterator[Struck]:
     await lab.all_completed([run.run_id for run in accepted])
 
 
-@fault("RabbitMQ down for 2 min", BACK, outage=120, starts=8)
+@fault("RabbitMQ down for 2 min", BACK, outage=120, starts=8, alone=True)
 async def rabbitmq_down(lab: Lab) -> AsyncIterator[Struck]:
     await lab.servers.rabbitmq.stop()
     began = time.monotonic()
@@ -272,7 +275,7 @@ async def postgres_disk_full(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("duplicate messages", BACK)
+@fault("duplicate messages", BACK, alone=True)
 async def messages_doubled(lab: Lab) -> AsyncIterator[Struck]:
     """Of live runs, of a run that has ended and of one that nobody knows."""
     ended = await lab.client.initiate()

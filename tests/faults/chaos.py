@@ -83,11 +83,11 @@ async def rage(lab: Lab, plan: Plan, say: Say) -> Storm:
 
 def draw(plan: Plan, chance: random.Random) -> list[Fault]:
     """One fault, or two that strike different parts of the system."""
-    first = FAULTS[chance.choice(plan.among)]
     if not plan.pairs:
-        return [first]
-    others = [name for name in plan.among if part(name) != part(first.name)]
-    return [first, FAULTS[chance.choice(others)]]
+        return [FAULTS[chance.choice(plan.among)]]
+    among = [name for name in plan.among if not FAULTS[name].alone]
+    first = chance.choice(among)
+    return [FAULTS[first], FAULTS[chance.choice([name for name in among if part(name) != part(first)])]]
 
 
 def part(name: str) -> str:
