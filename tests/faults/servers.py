@@ -13,6 +13,7 @@ from pathlib import Path
 
 from services.embedded import postgres, rabbitmq, valkey
 from services.embedded.child import Child, Spec
+from services.embedded.console import EmbeddedError
 from services.embedded.orphans import descendants
 from services.embedded.state import State, is_locked, open_state
 
@@ -33,6 +34,15 @@ class Server:
         return [process.pid, *descendants(process.pid)] if process and self.child.exit_code is None else []
 
     async def start(self) -> None:
+        """As a supervisor does, again and again: what a killed one has forked may still be in the way for a moment."""
+        for pause in (0.5, 1.0):
+            with suppress(EmbeddedError):
+                await self.start_once()
+                return
+            await asyncio.sleep(pause)
+        await self.start_once()
+
+    async def start_once(self) -> None:
         self.child = Child(self.spec)
         self.child.start()
         await self.child.until_ready()
