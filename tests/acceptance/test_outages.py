@@ -91,6 +91,7 @@ async def test_a_live_run_waits_for_redis_and_keeps_its_claim(deploy: Deploy, ho
             check_whole_log(await follow(client, late.run_id), "completed")
             check_whole_log(await follow(client, stopped.run_id), "stopped")
             await until(lambda: is_ready(client))
+            await deployment.check_settled()  # while the way to Redis is there
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
@@ -125,6 +126,7 @@ async def test_ordinary_routes_say_503_while_postgres_is_away_and_live_runs_go_o
             await until(lambda: is_ready(client))
             again = await client.initiate()
             check_whole_log(await follow(client, again.run_id), "completed")
+            await deployment.check_settled()  # while the way to Postgres is there
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
