@@ -54,8 +54,11 @@ async def measure(benchmark: Benchmark, session: Session) -> int:
     began_at, began, facts = datetime.now(UTC), time.monotonic(), machine()
     try:
         report = await benchmark.run(session)
-    except asyncio.CancelledError:
-        return TERMINATED
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            return TERMINATED
+        raise RuntimeError("nobody has asked for it to stop, and still something in it was cancelled") from error
     command = command_line.command(benchmark, session.options)
     circumstances = Circumstances(
         benchmark.name,

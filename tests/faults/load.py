@@ -190,11 +190,14 @@ class Load:
 
     async def finish(self, within: float) -> Tally:
         """Wait for all readers, then check every run. Raises: AssertionError."""
-        try:
-            async with asyncio.timeout(within):
-                await asyncio.gather(*(task for one in self.watched for task in one.tasks))
-        except TimeoutError:
-            raise AssertionError(f"still unfinished: {[one.started.run_id for one in self.live]}") from None
+        tasks = [task for one in self.watched for task in one.tasks]
+        await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_EXCEPTION)
+        cut = [one.started.run_id for one in self.watched if any(task.cancelled() for task in one.tasks)]
+        assert not cut, f"readers that were cancelled, and not by us: {cut}"
+        for task in tasks:
+            if task.done():
+                task.result()
+        assert not self.live, f"still unfinished: {[one.started.run_id for one in self.live]}"
         rows = await asyncio.gather(*(accepted(partial(self.check, one)) for one in self.watched))
         asked = (accepted(partial(self.client.get, run_id, wait_seconds=60)) for run_id in self.asked)
         for run in await asyncio.gather(*asked):
