@@ -81,7 +81,8 @@ def rows(storm: Storm, recovered: Sequence[float]) -> list[Row]:
     tally = storm.tally
     assert tally
     found = [
-        Row("runs completed", "", tally.runs),
+        Row("runs completed", "", tally.runs - tally.given_up),
+        *([Row("runs given up after too many crashes", "", tally.given_up)] if tally.given_up else []),
         Row("readers that saw the same", "", tally.readers),
         Row("events", "", tally.events),
         Row("reconnects", "", tally.resumes),

@@ -64,6 +64,7 @@ async def rage(lab: Lab, plan: Plan, say: Say) -> Storm:
     """
     storm, chance, began = Storm(plan), random.Random(plan.seed), time.monotonic()
     load = lab.new_load(chunks=CHUNKS, delay_ms=int(plan.run_seconds / CHUNKS * 1000), readers=plan.readers)
+    load.may_give_up = plan.pairs
     while len(storm.blows) < plan.faults:
         faults = draw(plan, chance)
         await lab.whole(max(fault.spare_apis for fault in faults), max(fault.spare_workers for fault in faults))
