@@ -11,16 +11,15 @@ from openai.types.shared_params import ReasoningEffort
 
 from agent.catalog import Provider
 from agent.llm.chunk import Chunk, ToolCallPart, Usage
+from agent.llm.failures import CallFailed, EndedEarly, Refused, Reported, Unreadable, from_transport, from_value_error
 from agent.llm.request import ModelRequest
 from services.http import timeouts
 from services.settings import Settings
 
 NO_KEY = "none"
+STATUS_OF_WORD = {"server_error": "500", "rate_limit_exceeded": "429"}
+"""What an error inside a stream calls itself: OpenRouter sends numbers, OpenAI words."""
 ChatStream = openai.AsyncStream[ChatCompletionChunk]
-
-
-class StreamEndedEarly(Exception):
-    """The stream ended in good order but without a finish reason: some proxy in between was cut off."""
 
 
 async def stream(
@@ -28,21 +27,21 @@ async def stream(
 ) -> AsyncGenerator[Chunk, None]:
     """Ask once and yield the answer as it comes; closing this iterator closes the provider's connection.
 
-    Raises: openai.OpenAIError, ValueError for an answer that cannot be read, StreamEndedEarly.
+    Raises: CallFailed.
     """
     finished = False
-    async with await open_stream(settings, http, provider, request) as answer:
-        try:
+    try:
+        async with await open_stream(settings, http, provider, request) as answer:
             async for raw in answer:
                 chunk = read(raw)
                 finished = finished or chunk.finish_reason is not None
                 yield chunk
-        except openai.APIConnectionError:
-            # After the finish reason only the usage can be missing: the answer itself is whole.
-            if not finished:
-                raise
+    except (openai.OpenAIError, ValueError) as error:
+        # After the finish reason only the usage can be missing: the answer itself is whole.
+        if not (finished and isinstance(error, openai.APIConnectionError)):
+            raise failure(error) from (error.__cause__ or error)
     if not finished:
-        raise StreamEndedEarly
+        raise EndedEarly
 
 
 async def open_stream(settings: Settings, http: AsyncClient, provider: Provider, request: ModelRequest) -> ChatStream:
@@ -66,6 +65,24 @@ def make_client(settings: Settings, http: AsyncClient, provider: Provider) -> As
         timeout=timeouts(settings),
         max_retries=0,
     )
+
+
+def failure(error: openai.OpenAIError | ValueError) -> CallFailed:
+    """The SDK's error in the words of `failures`."""
+    if isinstance(error, openai.APIStatusError):
+        retry_after = error.response.headers.get("retry-after", "")
+        return Refused(error.status_code, told(error), str(error.code or ""), str(error.type or ""), retry_after)
+    if isinstance(error, openai.APIConnectionError):
+        return from_transport(error.__cause__)
+    if isinstance(error, openai.APIError):
+        code = str(error.code or error.type or "")
+        return Reported(told(error), STATUS_OF_WORD.get(code, code))
+    return from_value_error(error) if isinstance(error, ValueError) else Unreadable()
+
+
+def told(error: openai.APIError) -> str:
+    words = error.body.get("message") if isinstance(error.body, dict) else None
+    return words if isinstance(words, str) else error.message
 
 
 def read(raw: ChatCompletionChunk) -> Chunk:

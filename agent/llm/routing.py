@@ -12,7 +12,8 @@ from agent.catalog import PROVIDERS, Provider, resolve_model, split
 from agent.context import RunFailed
 from agent.llm import demo, openai_dialect
 from agent.llm.chunk import Chunk
-from agent.llm.errors import ModelError, sentence, wait_before_retry
+from agent.llm.errors import sentence, wait_before_retry
+from agent.llm.failures import CallFailed
 from agent.llm.request import ModelRequest
 from services.errors import Unprocessable
 from services.log import logger
@@ -53,7 +54,7 @@ async def ask_provider(
                     spoke = spoke or chunk.speaks
                     yield chunk
             return
-        except ModelError as error:
+        except CallFailed as error:
             failures += 1
             log = logger.bind(model=request.model, failures=failures, error=repr(error.__cause__ or error))
             wait = None if spoke or failures > settings.models.max_retries else wait_before_retry(error, failures)
