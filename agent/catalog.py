@@ -2,23 +2,26 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import parse_qsl
 
+from agent.models import unalias
 from services.errors import Unprocessable
 from services.settings import Settings
 
-DEFAULT_OPENAI_MODEL = "openai/gpt-4o-mini"
+DEFAULT_MODELS = {"openai": "openai/gpt-4o-mini", "anthropic": "anthropic/claude-haiku-5-5"}
 DEFAULT_DEMO_MODEL = "demo/tour"
 PRINTABLE = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A service that speaks the OpenAI dialect; key and base URL are the settings `{prefix}_api_key|_base_url`."""
+    """A service that answers; its key and base URL are the settings `{prefix}_api_key|_base_url`."""
 
     prefix: str
     title: str
     needs_key: bool = True
+    dialect: Literal["openai", "anthropic"] = "openai"
 
     @property
     def key_name(self) -> str:
@@ -41,6 +44,7 @@ PROVIDERS = {
     provider.prefix: provider
     for provider in (
         Provider("openai", "OpenAI"),
+        Provider("anthropic", "Anthropic", dialect="anthropic"),
         Provider("openrouter", "OpenRouter"),
         Provider("groq", "Groq"),
         Provider("ollama", "Ollama", needs_key=False),
@@ -67,7 +71,7 @@ def resolve_model(settings: Settings, name: str | None) -> str:
 
     Raises: Unprocessable, naming `model_name`, for an unknown provider, bad demo parameters, or a demo in production.
     """
-    asked = (name or "").strip() or default_model(settings)
+    asked = unalias((name or "").strip() or default_model(settings))
     if not PRINTABLE.fullmatch(asked):
         raise Unprocessable("model_name must be 1 to 200 printable characters without spaces.")
     prefix, model = split(asked)
@@ -81,10 +85,11 @@ def resolve_model(settings: Settings, name: str | None) -> str:
 
 
 def default_model(settings: Settings) -> str:
-    """DEFAULT_MODEL, else OpenAI's small one when there is a key for it, else the demo."""
+    """DEFAULT_MODEL, else a small one of the first provider that there is a key for, else the demo."""
     if settings.models.default_model.strip():
         return settings.models.default_model.strip()
-    return DEFAULT_OPENAI_MODEL if PROVIDERS["openai"].key(settings) else DEFAULT_DEMO_MODEL
+    with_key = (model for prefix, model in DEFAULT_MODELS.items() if PROVIDERS[prefix].key(settings))
+    return next(with_key, DEFAULT_DEMO_MODEL)
 
 
 def split(name: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """A model's chunks → events for the readers and one message for the thread. Pure."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ class Answer:
     spoke: bool = False
     text: str = ""
     reasoning: str = ""
+    thinking_blocks: tuple[dict[str, Any], ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
 
@@ -27,6 +28,7 @@ def fold(answer: Answer, chunk: Chunk) -> Answer:
         spoke=answer.spoke or chunk.speaks,
         text=answer.text + chunk.text,
         reasoning=answer.reasoning + chunk.reasoning,
+        thinking_blocks=answer.thinking_blocks + chunk.thinking_blocks,
         finish_reason=chunk.finish_reason or answer.finish_reason,
         usage=chunk.usage or answer.usage,
     )
@@ -59,10 +61,13 @@ def assistant_chunk(content: dict[str, Any], run_id: UUID) -> Event:
 def message(answer: Answer, run_id: UUID, model: str, **metadata: Any) -> NewMessage:
     """The assistant's message as the thread keeps it; `metadata` is added to what is known of the answer."""
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
+    thinking = {"thinking_blocks": list(answer.thinking_blocks)} if answer.thinking_blocks else {}
     known = {"thread_run_id": str(run_id), "model": model, "finish_reason": answer.finish_reason}
-    usage = {"usage": asdict(answer.usage)} if answer.usage else {}
+    usage = {"usage": answer.usage.counted()} if answer.usage else {}
     return NewMessage(
-        "assistant", {"role": "assistant", "content": answer.text, **reasoning}, {**known, **usage, **metadata}
+        "assistant",
+        {"role": "assistant", "content": answer.text, **reasoning, **thinking},
+        {**known, **usage, **metadata},
     )
 
 

@@ -40,7 +40,8 @@ def model_message(stored: Message) -> dict[str, Any] | None:
     said = as_dict(stored.content)
     role = said.get("role") or stored.type
     content = model_content(said.get("content"), role)
-    return {"role": role, "content": content} if role in ROLES and content else None
+    thinking = {"thinking_blocks": said["thinking_blocks"]} if role == "assistant" and "thinking_blocks" in said else {}
+    return {"role": role, "content": content, **thinking} if role in ROLES and content else None
 
 
 def as_dict(content: Any) -> dict[str, Any]:

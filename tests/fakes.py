@@ -1,4 +1,5 @@
-"""A scripted model provider: OpenAI's chat completions over real HTTP, with every way to fail.
+"""A scripted model provider over real HTTP, with every way to fail: OpenAI's chat completions, and at
+`/v1/messages` the same replies as Anthropic says them.
 
 In a test: `with FakeModel() as fake:` (its own thread, so worker processes can call it too), then either queue
 replies with `fake.script(says("Hi"), cut(after=2))`, one per request, or name a model of MODELS. Alone:
@@ -15,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
+
+from tests import anthropic_wire
 
 HANG = 3600.0
 WORDS = ("Hello", ", ", "this ", "is ", "a ", "scripted ", "answer", ".")
@@ -107,6 +110,13 @@ def contents(words: Sequence[str]) -> list[dict[str, str]]:
     return [{"content": word} for word in words]
 
 
+def calls(name: str, *arguments: str, call_id: str = "call_1", index: int = 0) -> list[dict[str, Any]]:
+    """The deltas of one tool call, its arguments in fragments."""
+    begin = {"index": index, "id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+    rest = [{"index": index, "function": {"arguments": piece}} for piece in arguments]
+    return [{"tool_calls": [part]} for part in (begin, *rest)]
+
+
 def first(error: Reply, then: Reply) -> Callable[[int], Reply]:
     return lambda earlier: error if earlier % 2 == 0 else then
 
@@ -151,6 +161,10 @@ class Asked:
         """Wait until the reply is sent whole or the client hung up (`hung_up_at` tells when)."""
         assert await asyncio.to_thread(self.over.wait, timeout), f"{self.model}: still being answered"
 
+    @property
+    def in_anthropic(self) -> bool:
+        return self.path.endswith("/messages")
+
     def as_json(self) -> dict[str, Any]:
         shown = ("path", "body", "at", "chunks_sent", "answered", "hung_up_at")
         return {name: getattr(self, name) for name in shown}
@@ -187,6 +201,10 @@ class FakeModel:
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def anthropic_base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def script(self, *replies: Reply) -> None:
         """Queue replies, one per coming request, whichever model it names."""
@@ -271,7 +289,8 @@ async def send(reply: Reply, asked: Asked, writer: asyncio.StreamWriter) -> bool
     if reply.status == 0:
         await asyncio.sleep(HANG)
     if reply.status != 200:
-        return await send_json(writer, reply.status, {"error": dict(reply.error)}, reply.headers)
+        said = anthropic_wire.error(reply) if asked.in_anthropic else {"error": dict(reply.error)}
+        return await send_json(writer, reply.status, said, reply.headers)
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
     async for data in stream(reply, asked):
         writer.write(b"%x\r\n%s\r\n" % (len(data), data))
@@ -287,6 +306,10 @@ async def stream(reply: Reply, asked: Asked) -> AsyncIterator[bytes]:
     """The body, piece by piece."""
     if reply.raw is not None:
         yield reply.raw
+        return
+    if asked.in_anthropic:
+        async for piece in anthropic_wire.stream(reply, asked, HANG):
+            yield piece
         return
     for delta in reply.deltas:
         yield event(asked, choices=[choice(delta)])

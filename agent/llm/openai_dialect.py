@@ -6,13 +6,14 @@ from typing import Any, cast
 import openai.resources.chat  # at boot: 0.4 s that would otherwise stall the loop of running runs (TRAPS 28)
 from httpx2 import AsyncClient
 from openai import AsyncOpenAI, omit
-from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolUnionParam
 from openai.types.shared_params import ReasoningEffort
 
 from agent.catalog import Provider
-from agent.llm.chunk import Chunk, ToolCallPart, Usage
+from agent.llm.chunk import Chunk, ToolCallPart, Usage, readable
 from agent.llm.failures import CallFailed, EndedEarly, Refused, Reported, Unreadable, from_transport, from_value_error
 from agent.llm.request import ModelRequest
+from agent.models import look_up
 from services.http import timeouts
 from services.settings import Settings
 
@@ -47,13 +48,20 @@ async def stream(
 async def open_stream(settings: Settings, http: AsyncClient, provider: Provider, request: ModelRequest) -> ChatStream:
     model = request.model.removeprefix(f"{provider.prefix}/")
     client = make_client(settings, http, provider)
+    effort = request.reasoning_effort if look_up(request.model).thinking != "none" else None
     return await client.chat.completions.create(
         model=model,
-        messages=cast("Iterable[ChatCompletionMessageParam]", request.messages),
+        messages=cast("Iterable[ChatCompletionMessageParam]", [speakable(message) for message in request.messages]),
         stream=True,
         stream_options={"include_usage": True},
-        reasoning_effort=cast("ReasoningEffort", request.reasoning_effort) if request.reasoning_effort else omit,
+        reasoning_effort=cast("ReasoningEffort", effort) if effort else omit,
+        tools=cast("Iterable[ChatCompletionToolUnionParam]", request.tools) if request.tools else omit,
     )
+
+
+def speakable(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without what only Anthropic's API takes."""
+    return {name: value for name, value in message.items() if name != "thinking_blocks"}
 
 
 def make_client(settings: Settings, http: AsyncClient, provider: Provider) -> AsyncOpenAI:
@@ -116,11 +124,7 @@ def read_usage(usage: Any) -> Usage | None:
         return None
     prompt = int(getattr(usage, "prompt_tokens", None) or 0)
     completion = int(getattr(usage, "completion_tokens", None) or 0)
-    return Usage(prompt, completion, int(getattr(usage, "total_tokens", None) or 0) or prompt + completion)
-
-
-def readable(text: Any) -> str:
-    """Text that every store takes: no NUL, and no half of a surrogate pair from a character cut in two."""
-    if not isinstance(text, str):
-        return ""
-    return text.replace("\x00", "").encode(errors="replace").decode()
+    total = int(getattr(usage, "total_tokens", None) or 0) or prompt + completion
+    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
+    reasoning = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None) or 0
+    return Usage(prompt, completion, total, cached_tokens=int(cached), reasoning_tokens=int(reasoning))

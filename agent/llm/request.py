@@ -6,11 +6,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """`model` is a resolved name (`prefix/name`); `messages` are in the OpenAI shape, system prompt first."""
+    """`model` is a resolved name (`prefix/name`); `messages` are in the OpenAI shape, system prompt first.
+
+    `tools` are OpenAI function schemas. An assistant's message may also hold `thinking_blocks` (see Chunk).
+    """
 
     model: str
     messages: list[dict[str, Any]]
     reasoning_effort: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
 
     @property
     def last_user_text(self) -> str:

@@ -10,7 +10,7 @@ from httpx2 import AsyncClient
 
 from agent.catalog import PROVIDERS, Provider, resolve_model, split
 from agent.context import RunFailed
-from agent.llm import demo, openai_dialect
+from agent.llm import anthropic_dialect, demo, openai_dialect
 from agent.llm.chunk import Chunk
 from agent.llm.errors import sentence, wait_before_retry
 from agent.llm.failures import CallFailed
@@ -18,6 +18,8 @@ from agent.llm.request import ModelRequest
 from services.errors import Unprocessable
 from services.log import logger
 from services.settings import Settings
+
+DIALECTS = {"openai": openai_dialect.stream, "anthropic": anthropic_dialect.stream}
 
 
 async def stream(settings: Settings, http: AsyncClient, request: ModelRequest) -> AsyncGenerator[Chunk, None]:
@@ -49,7 +51,7 @@ async def ask_provider(
     spoke, failures = False, 0
     while True:
         try:
-            async with aclosing(openai_dialect.stream(settings, http, provider, request)) as answer:
+            async with aclosing(DIALECTS[provider.dialect](settings, http, provider, request)) as answer:
                 async for chunk in answer:
                     spoke = spoke or chunk.speaks
                     yield chunk

@@ -7,12 +7,12 @@ from agent.catalog import DemoModel, demo_model, resolve_model
 from services.errors import Unprocessable
 from services.settings import AuthSettings, DeploymentSettings, ModelSettings, Settings
 
-NO_KEYS = Settings(models=ModelSettings(openai_api_key="", default_model=""))
+NO_KEYS = Settings(models=ModelSettings(openai_api_key="", anthropic_api_key="", default_model=""))
 WITH_KEY = Settings(models=ModelSettings(openai_api_key="sk-test", default_model=""))
 PRODUCTION = Settings(
     deployment=DeploymentSettings(environment="production"),
     auth=AuthSettings(secret="a-secret-of-this-test-of-32-bytes-or-more"),
-    models=ModelSettings(openai_api_key="", default_model=""),
+    models=ModelSettings(openai_api_key="", anthropic_api_key="", default_model=""),
 )
 
 
@@ -24,10 +24,18 @@ PRODUCTION = Settings(
         ("OpenAI/gpt-4o", "openai/gpt-4o"),
         ("openrouter/anthropic/claude-sonnet-4", "openrouter/anthropic/claude-sonnet-4"),
         ("ollama/llama3:8b", "ollama/llama3:8b"),
+        ("anthropic/claude-opus-5-5", "anthropic/claude-opus-5-5"),
+        ("claude-haiku-4-5", "anthropic/claude-haiku-4-5"),
+        ("Sonnet", "anthropic/claude-sonnet-5-5"),
+        ("claude-sonnet-4", "anthropic/claude-sonnet-4-6"),
+        ("anthropic/claude-sonnet-4", "anthropic/claude-sonnet-4"),
+        ("kimi-k2", "openrouter/moonshotai/kimi-k2"),
         ("demo/lorem?chunks=5&delay_ms=0", "demo/lorem?chunks=5&delay_ms=0"),
     ],
 )
-def test_a_name_goes_to_the_provider_of_its_prefix_and_a_bare_one_to_openai(asked: str, resolved: str) -> None:
+def test_a_name_goes_to_the_provider_of_its_prefix_and_a_bare_one_by_alias_or_to_openai(
+    asked: str, resolved: str
+) -> None:
     assert resolve_model(NO_KEYS, asked) == resolved
 
 
@@ -36,6 +44,8 @@ def test_the_default_is_the_demo_until_there_is_a_key_or_a_setting() -> None:
     assert resolve_model(WITH_KEY, "") == "openai/gpt-4o-mini"
     chosen = Settings(models=ModelSettings(openai_api_key="sk-test", default_model="groq/llama"))
     assert resolve_model(chosen, "  ") == "groq/llama"
+    anthropic = Settings(models=ModelSettings(openai_api_key="", anthropic_api_key="sk-ant", default_model=""))
+    assert resolve_model(anthropic, None) == "anthropic/claude-haiku-5-5"
 
 
 @pytest.mark.parametrize(

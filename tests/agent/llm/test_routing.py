@@ -27,8 +27,24 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errors, "FIRST_WAIT", 0.01)
 
 
+OPENAI, ANTHROPIC = "openai/m", "anthropic/m"
+
+
+@pytest.fixture(params=[OPENAI, ANTHROPIC])
+def model(request: pytest.FixtureRequest) -> str:
+    """A model in each dialect: what is promised of failures holds in both."""
+    return str(request.param)
+
+
+def said_of(model: str, sentence: str) -> str:
+    """A sentence about OpenAI's model, about this one."""
+    if model == OPENAI:
+        return sentence
+    return sentence.replace(OPENAI, model).replace("OpenAI", "Anthropic").replace("OPENAI_", "ANTHROPIC_")
+
+
 async def stream(
-    settings: Settings, http: AsyncClient, model: str = "openai/m", seen: list[Chunk] | None = None
+    settings: Settings, http: AsyncClient, model: str = OPENAI, seen: list[Chunk] | None = None
 ) -> list[Chunk]:
     chunks = [] if seen is None else seen
     async with aclosing(routing.stream(settings, http, ModelRequest(model, QUESTION))) as answer:
@@ -99,10 +115,10 @@ async def test_reasoning_effort_is_sent_only_when_it_is_given(
 
 
 async def test_a_rate_limit_is_waited_out_for_as_long_as_the_provider_says(
-    fake: FakeModel, settings: Settings, http: AsyncClient
+    fake: FakeModel, settings: Settings, http: AsyncClient, model: str
 ) -> None:
     fake.script(fakes.rate_limited("0.3"), fakes.says())
-    assert text(await stream(settings, http)) == WHOLE
+    assert text(await stream(settings, http, model)) == WHOLE
     first, second = fake.requests
     assert 0.3 <= second.at - first.at < 1.5
 
@@ -113,10 +129,10 @@ async def test_a_rate_limit_is_waited_out_for_as_long_as_the_provider_says(
     ids=["500", "503", "cut", "truncated", "error event"],
 )
 async def test_a_failure_before_the_first_word_is_tried_again(
-    fake: FakeModel, settings: Settings, http: AsyncClient, failure: Reply
+    fake: FakeModel, settings: Settings, http: AsyncClient, model: str, failure: Reply
 ) -> None:
     fake.script(failure, failure, fakes.says())
-    assert text(await stream(settings, http)) == WHOLE
+    assert text(await stream(settings, http, model)) == WHOLE
     assert len(fake.requests) == 3
 
 
@@ -139,12 +155,12 @@ async def test_a_failure_before_the_first_word_is_tried_again(
     ],
 )
 async def test_a_call_that_fails_for_good_says_why_in_a_sentence(
-    fake: FakeModel, settings: Settings, http: AsyncClient, failure: Reply, sentence: str, requests: int
+    fake: FakeModel, settings: Settings, http: AsyncClient, model: str, failure: Reply, sentence: str, requests: int
 ) -> None:
     fake.script(*[failure] * requests)
     with pytest.raises(RunFailed) as failed:
-        await stream(settings, http)
-    assert sentence in str(failed.value)
+        await stream(settings, http, model)
+    assert said_of(model, sentence) in str(failed.value)
     assert "kept" not in str(failed.value)
     assert "sk-" not in str(failed.value)
     assert len(str(failed.value)) < 400
@@ -162,30 +178,49 @@ async def test_a_call_that_fails_for_good_says_why_in_a_sentence(
     ids=["cut", "truncated", "hang", "error event"],
 )
 async def test_a_failure_in_mid_text_is_never_tried_again(
-    fake: FakeModel, settings: Settings, http: AsyncClient, failure: Reply, sentence: str
+    fake: FakeModel, settings: Settings, http: AsyncClient, model: str, failure: Reply, sentence: str
 ) -> None:
     fake.script(failure)
     seen: list[Chunk] = []
     with pytest.raises(RunFailed) as failed:
-        await stream(settings, http, seen=seen)
-    assert str(failed.value) == f"{sentence} The text so far was kept."
+        await stream(settings, http, model, seen)
+    assert str(failed.value) == f"{said_of(model, sentence)} The text so far was kept."
     assert text(seen) == "Hello, this "
     assert len(fake.requests) == 1
 
 
 async def test_an_answer_that_breaks_off_after_its_finish_reason_is_whole(
-    fake: FakeModel, settings: Settings, http: AsyncClient
+    fake: FakeModel, settings: Settings, http: AsyncClient, model: str
 ) -> None:
     fake.script(Reply([{"content": "All."}], ending="finish_and_cut"))
-    assert text(await stream(settings, http)) == "All."
+    assert text(await stream(settings, http, model)) == "All."
+
+
+async def test_an_overloaded_anthropic_is_asked_again(fake: FakeModel, settings: Settings, http: AsyncClient) -> None:
+    overloaded = fakes.refuses(529, "Overloaded")
+    fake.script(overloaded, fakes.fails_inside(after=0, message="Overloaded", code=529), fakes.says())
+    assert text(await stream(settings, http, ANTHROPIC)) == WHOLE
+    fake.script(overloaded, overloaded, overloaded)
+    with pytest.raises(RunFailed, match=r"^Anthropic had an internal error \(HTTP 529\); try again later"):
+        await stream(settings, http, ANTHROPIC)
+
+
+async def test_an_error_in_the_stream_that_asking_again_cannot_mend_is_told_at_once(
+    fake: FakeModel, settings: Settings, http: AsyncClient
+) -> None:
+    fake.script(fakes.fails_inside(after=0, message="Too long", code=400))
+    with pytest.raises(RunFailed, match=r"^Anthropic reported an error while anthropic/m was answering: Too long\.$"):
+        await stream(settings, http, ANTHROPIC)
 
 
 async def test_a_provider_that_refuses_connections_is_named_with_its_address(http: AsyncClient) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed_soon:
         port = closed_soon.getsockname()[1]
-    nowhere = Settings(models=ModelSettings(vllm_base_url=f"http://127.0.0.1:{port}/v1", max_retries=1))
-    with pytest.raises(RunFailed, match=rf"^vLLM cannot be reached at http://127.0.0.1:{port}/v1 \(VLLM_BASE_URL\)"):
-        await stream(nowhere, http, "vllm/m")
+    url = f"http://127.0.0.1:{port}/v1"
+    given = ModelSettings(vllm_base_url=url, anthropic_base_url=url, anthropic_api_key="k", max_retries=1)
+    for title, name in (("vLLM", "vllm"), ("Anthropic", "anthropic")):
+        with pytest.raises(RunFailed, match=rf"^{title} cannot be reached at {url} \({name.upper()}_BASE_URL\)"):
+            await stream(Settings(models=given), http, f"{name}/m")
 
 
 @pytest.mark.parametrize(
@@ -193,6 +228,9 @@ async def test_a_provider_that_refuses_connections_is_named_with_its_address(htt
     [
         ({"openai_api_key": " "}, "openai/m", "openai/m needs a key: set OPENAI_API_KEY."),
         ({"openrouter_api_key": ""}, "openrouter/m", "openrouter/m needs a key: set OPENROUTER_API_KEY."),
+        ({"anthropic_api_key": ""}, "anthropic/m", "anthropic/m needs a key: set ANTHROPIC_API_KEY."),
+        ({"anthropic_api_key": "sk-ключ"}, "anthropic/m", "ANTHROPIC_API_KEY holds characters that no API key has"),
+        ({"anthropic_base_url": "no url"}, "anthropic/m", "Anthropic cannot be reached at no url (ANTHROPIC_BASE_URL)"),
         ({"openai_api_key": "sk-ключ"}, "openai/m", "OPENAI_API_KEY holds characters that no API key has"),
         ({"openai_base_url": "not a url"}, "openai/m", "OpenAI cannot be reached at not a url (OPENAI_BASE_URL)."),
         ({}, "nobody/m", "names no known provider"),
@@ -217,11 +255,11 @@ async def test_production_refuses_a_demo_run_that_was_queued_earlier(settings: S
     "reply", [fakes.silent(), fakes.hangs(after=0), fakes.hangs(after=2), fakes.says(*"abc" * 99, delay=0.01)]
 )
 async def test_a_cancelled_call_hangs_up_on_the_provider_at_once(
-    fake: FakeModel, http: AsyncClient, reply: Reply
+    fake: FakeModel, http: AsyncClient, model: str, reply: Reply
 ) -> None:
     fake.script(reply)
     patient = model_settings(fake, idle_timeout="60s")
-    calling = asyncio.create_task(stream(patient, http))
+    calling = asyncio.create_task(stream(patient, http, model))
     await eventually(lambda: bool(fake.requests) and fake.requests[0].chunks_sent >= min(len(reply.deltas), 2))
     asked_to_stop = time.monotonic()
     calling.cancel()
@@ -233,18 +271,22 @@ async def test_a_cancelled_call_hangs_up_on_the_provider_at_once(
     assert asked.hung_up_at - asked_to_stop < 1
 
 
-async def test_a_caller_that_stops_reading_hangs_up_too(fake: FakeModel, settings: Settings, http: AsyncClient) -> None:
+async def test_a_caller_that_stops_reading_hangs_up_too(
+    fake: FakeModel, settings: Settings, http: AsyncClient, model: str
+) -> None:
     fake.script(fakes.says(*"abc" * 99, delay=0.01))
-    async with aclosing(routing.stream(settings, http, ModelRequest("openai/m", QUESTION))) as answer:
+    async with aclosing(routing.stream(settings, http, ModelRequest(model, QUESTION))) as answer:
         await anext(answer)
     await fake.requests[0].until_over()
     assert fake.requests[0].hung_up_at
 
 
-async def test_whole_answers_share_one_connection(fake: FakeModel, settings: Settings, http: AsyncClient) -> None:
+async def test_whole_answers_share_one_connection(
+    fake: FakeModel, settings: Settings, http: AsyncClient, model: str
+) -> None:
     for _ in range(3):
         fake.script(fakes.says())
-        await stream(settings, http)
+        await stream(settings, http, model)
     assert len({asked.connection for asked in fake.requests}) == 1
 
 
