@@ -58,7 +58,7 @@ async def stream(reply: Reply, asked: Asked, hang: float) -> AsyncIterator[bytes
         yield sse({"type": "message_stop"})
 
 
-def message(asked: Asked, usage: Mapping[str, int] | None) -> dict[str, Any]:
+def message(asked: Asked, usage: Mapping[str, Any] | None) -> dict[str, Any]:
     counted = {"input_tokens": (usage or {}).get("prompt_tokens", 0), "output_tokens": 1}
     shape: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "stop_reason": None}
     return {**shape, "model": asked.model, "usage": counted}

@@ -32,11 +32,12 @@ class Reply:
     delay: float = 0.0
     ending: Literal["finish", "cut", "hang", "truncate", "error", "finish_and_cut"] = "finish"
     finish_reason: str = "stop"
-    usage: Mapping[str, int] | None = field(default_factory=lambda: dict(USAGE))
+    usage: Mapping[str, Any] | None = field(default_factory=lambda: dict(USAGE))
     status: int = 200
     error: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     raw: bytes | None = None
+    content_type: str = "text/event-stream"
 
 
 def says(*words: str, delay: float = 0.0, finish_reason: str = "stop") -> Reply:
@@ -291,7 +292,8 @@ async def send(reply: Reply, asked: Asked, writer: asyncio.StreamWriter) -> bool
     if reply.status != 200:
         said = anthropic_wire.error(reply) if asked.in_anthropic else {"error": dict(reply.error)}
         return await send_json(writer, reply.status, said, reply.headers)
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {reply.content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    writer.write(head.encode())
     async for data in stream(reply, asked):
         writer.write(b"%x\r\n%s\r\n" % (len(data), data))
         await writer.drain()

@@ -23,6 +23,7 @@ from services.settings import Settings
 API_VERSION = "2026-10-21"
 BOUND_THINKING = "thinking-binding-controls-2026-08-01"
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+MAX_TOLD = 1_000
 
 
 async def stream(
@@ -78,7 +79,7 @@ def headers(key: str, request: ModelRequest) -> dict[str, str]:
 
 def refused(response: Response, said: bytes) -> CallFailed:
     error = mapping(read_json(said).get("error"))
-    told = readable(error.get("message")) or said.decode(errors="replace")
+    told = readable(error.get("message")) or said[:MAX_TOLD].decode(errors="replace")
     code = readable(mapping(error.get("details")).get("error_code"))
     retry_after = response.headers.get("retry-after", "")
     return Refused(response.status_code, told, code, readable(error.get("type")), retry_after)

@@ -47,7 +47,7 @@ class Block:
 class Reader:
     """Reads one answer, event by event."""
 
-    blocks: dict[Any, Block] = field(default_factory=dict)
+    blocks: dict[int, Block] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
     chars: int = 0
     calls: int = 0
@@ -58,15 +58,16 @@ class Reader:
         Raises: Reported for an error event.
         """
         told = mapping(event)
+        index = whole(told.get("index"))
         match told.get("type"):
             case "message_start":
                 self.count(mapping(told.get("message")).get("usage"))
             case "content_block_start":
-                return self.begin(told.get("index"), mapping(told.get("content_block")))
+                return self.begin(index, mapping(told.get("content_block")))
             case "content_block_delta":
-                return self.go_on(self.blocks.get(told.get("index")), mapping(told.get("delta")))
+                return self.go_on(self.blocks.get(index), mapping(told.get("delta")))
             case "content_block_stop":
-                return self.end(self.blocks.pop(told.get("index"), None))
+                return self.end(self.blocks.pop(index, None))
             case "message_delta":
                 self.count(told.get("usage"))
                 return self.finish(mapping(told.get("delta")).get("stop_reason"))
@@ -75,7 +76,7 @@ class Reader:
                 raise Reported(readable(error.get("message")), STATUSES.get(str(error.get("type")), ""))
         return NOTHING
 
-    def begin(self, index: Any, content: Mapping[str, Any]) -> Chunk:
+    def begin(self, index: int, content: Mapping[str, Any]) -> Chunk:
         block = self.blocks[index] = Block(dict(content), (self.chars, self.calls))
         match content.get("type"):
             case "tool_use":

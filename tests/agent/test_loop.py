@@ -13,6 +13,7 @@ from services.runs.fence import FenceLost
 from services.settings import Settings
 from tests import fakes
 from tests.agent.seeds import RecordingLog, ask, eventually, fence_of, make_context, make_run, model_settings
+from tests.anthropic_wire import SIGNATURE
 from tests.fakes import FakeModel
 
 WHOLE = "".join(fakes.WORDS)
@@ -43,6 +44,31 @@ async def test_a_question_is_answered_streamed_and_stored(pool: Pool, http: Asyn
     assert log.events[-1].content["finish_reason"] == "stop"
     assert ctx.usage == USAGE
     assert ctx.draft.text == ""
+
+
+async def test_signed_thinking_is_stored_and_goes_back_unchanged_to_anthropic_only(
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+) -> None:
+    kept = {"type": "thinking", "thinking": "Let me think. ", "signature": SIGNATURE}
+    thinking = {"enable_thinking": True, "reasoning_effort": "high"}
+    ctx, log = await make_context(pool, http, settings, "anthropic/claude-opus-4-8", **thinking)
+    fake.script(*[fakes.thinks("Let me ", "think. ")] * 2, fakes.says())
+    await run_agent(ctx)
+    [stored] = await answers(ctx)
+    content = {"role": "assistant", "content": WHOLE, "reasoning_content": "Let me think. ", "thinking_blocks": [kept]}
+    assert stored.content == content
+    assert stored.metadata["finish_reason"] == "stop"
+    assert log.chunks == WHOLE
+    for model in ("anthropic/claude-opus-4-8", "openai/m"):
+        async with pool.acquire() as conn:
+            await lifecycle.end(conn, ctx.fence, "completed", error=None, usage={})
+            await ask(conn, ctx.run.thread_id, "And now?")
+            run = await make_run(conn, ctx.run.thread_id, model, **thinking)
+        ctx = RunContext(run, fence_of(run), RecordingLog(), pool, http, settings)
+        await run_agent(ctx)
+    _, by_anthropic, by_openai = fake.requests
+    assert by_anthropic.body["messages"][1]["content"] == [kept, {"type": "text", "text": WHOLE}]
+    assert by_openai.body["messages"][2] == {"role": "assistant", "content": WHOLE}
 
 
 async def test_the_model_reads_the_system_prompt_and_the_whole_thread(

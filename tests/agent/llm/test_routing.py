@@ -105,13 +105,35 @@ async def test_every_prefix_reaches_its_own_base_url_with_its_own_key(fake: Fake
         assert fake.requests[-1].model == "maker/model"
 
 
-async def test_reasoning_effort_is_sent_only_when_it_is_given(
+async def test_reasoning_effort_is_sent_only_when_it_is_given_and_taken(
+    fake: FakeModel, settings: Settings, http: AsyncClient
+) -> None:
+    for name in ("openai/m", "openai/gpt-4o"):
+        fake.script(fakes.says())
+        async with aclosing(routing.stream(settings, http, ModelRequest(name, QUESTION, "high"))) as answer:
+            assert [chunk async for chunk in answer]
+    assert [asked.body.get("reasoning_effort") for asked in fake.requests] == ["high", None]
+
+
+async def test_tools_are_sent_and_what_only_anthropic_signed_is_not(
     fake: FakeModel, settings: Settings, http: AsyncClient
 ) -> None:
     fake.script(fakes.says())
-    async with aclosing(routing.stream(settings, http, ModelRequest("openai/m", QUESTION, "high"))) as answer:
+    look = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    said = {"role": "assistant", "content": "Hm.", "thinking_blocks": [{"type": "thinking"}]}
+    request = ModelRequest("openai/m", [said, *QUESTION], tools=(look,))
+    async with aclosing(routing.stream(settings, http, request)) as answer:
         assert [chunk async for chunk in answer]
-    assert fake.requests[0].body["reasoning_effort"] == "high"
+    assert fake.requests[0].body["tools"] == [look]
+    assert fake.requests[0].body["messages"] == [{"role": "assistant", "content": "Hm."}, *QUESTION]
+
+
+async def test_the_details_of_usage_are_read(fake: FakeModel, settings: Settings, http: AsyncClient) -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 8}, "completion_tokens_details": {"reasoning_tokens": 2}}
+    fake.script(Reply(fakes.contents(["Hi"]), usage={**fakes.USAGE, **details}))
+    [usage] = [chunk.usage for chunk in await stream(settings, http) if chunk.usage]
+    assert usage == Usage(11, 7, 18, cached_tokens=8, reasoning_tokens=2)
+    assert usage.counted() == {**fakes.USAGE, "cached_tokens": 8, "reasoning_tokens": 2}
 
 
 async def test_a_rate_limit_is_waited_out_for_as_long_as_the_provider_says(
