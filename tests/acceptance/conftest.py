@@ -23,7 +23,9 @@ def fake() -> Iterator[FakeModel]:
 
 
 def model_settings(fake: FakeModel) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": fake.base_url, "OPENAI_API_KEY": "sk-of-a-test", "LLM_IDLE_TIMEOUT": "1s"}
+    openai = {"OPENAI_BASE_URL": fake.base_url, "OPENAI_API_KEY": "sk-of-a-test"}
+    anthropic = {"ANTHROPIC_BASE_URL": fake.anthropic_base_url, "ANTHROPIC_API_KEY": "sk-ant-of-a-test"}
+    return {**openai, **anthropic, "LLM_IDLE_TIMEOUT": "1s"}
 
 
 @pytest.fixture(scope="session", params=["redis", "rabbitmq"])

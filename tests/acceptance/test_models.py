@@ -74,6 +74,22 @@ async def test_a_failure_is_told_in_row_and_stream_in_the_same_sentence(client: 
     await check_text_kept(client, started, events)
 
 
+@pytest.mark.parametrize("model", ["script-401", "script-hang", "script-cut", "script-unknown"])
+async def test_anthropics_failures_are_told_in_the_same_sentences(client: Client, model: str) -> None:
+    started = await client.initiate(f"anthropic/{model}")
+    events, run = await end_of(client, started)
+    assert run["status"] == "failed"
+    assert SENTENCES[model].replace("OpenAI", "Anthropic").replace("OPENAI", "ANTHROPIC") in str(run["error"])
+    await check_text_kept(client, started, events)
+
+
+async def test_anthropic_answers_and_is_asked_again_when_it_limits_the_rate(client: Client) -> None:
+    events, run = await end_of(client, await client.initiate("anthropic/script-429", "Limited?"))
+    assert run["status"] == "completed"
+    assert streamed_text(events) == "".join(WORDS)
+    assert run["usage"] == {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+
+
 @pytest.mark.parametrize("reply", [cut(after=4), truncated(after=4), hangs(after=4), fails_inside(after=4)])
 async def test_text_that_was_streamed_before_a_failure_is_kept(client: Client, fake: FakeModel, reply: object) -> None:
     fake.script(reply)  # type: ignore[arg-type]
