@@ -48,6 +48,7 @@ class Reader:
     """Reads one answer, event by event."""
 
     blocks: dict[int, Block] = field(default_factory=dict)
+    thinking: list[dict[str, Any]] = field(default_factory=list)
     usage: dict[str, Any] = field(default_factory=dict)
     chars: int = 0
     calls: int = 0
@@ -109,8 +110,8 @@ class Reader:
             return NOTHING
         if block.call is not None and not block.has_arguments:
             return call(block, orjson.dumps(block.content.get("input") or {}).decode())
-        kept = keep(block)
-        return Chunk(thinking_blocks=(kept,)) if kept else NOTHING
+        self.thinking += keep(block)
+        return NOTHING
 
     def say(self, text: Any) -> Chunk:
         mended = readable(text)
@@ -123,7 +124,9 @@ class Reader:
 
     def finish(self, reason: Any) -> Chunk:
         word = FINISH_REASONS.get(reason, reason) if isinstance(reason, str) else None
-        return Chunk(finish_reason=word, usage=self.total() if self.usage else None)
+        # Only now: an answer that breaks off before it said anything is asked for again, and thought about again.
+        thinking, self.thinking = tuple(self.thinking), []
+        return Chunk(thinking_blocks=thinking, finish_reason=word, usage=self.total() if self.usage else None)
 
     def total(self) -> Usage:
         read, written = self.tokens("cache_read_input_tokens"), self.tokens("cache_creation_input_tokens")
@@ -151,17 +154,17 @@ def call(block: Block, arguments: str) -> Chunk:
     return Chunk(tool_calls=(ToolCallPart(block.call, arguments=arguments),))
 
 
-def keep(block: Block) -> dict[str, Any] | None:
-    """The block as it must be sent back, or None when it cannot be: unsigned, or with what no store takes."""
+def keep(block: Block) -> list[dict[str, Any]]:
+    """The block as it must be sent back, or none when it cannot be: unsigned, or with what no store takes."""
     kept = dict(block.content)
     if kept.get("type") == "thinking":
         kept["thinking"] = "".join(block.thoughts)
     elif kept.get("type") != "redacted_thinking":
-        return None
+        return []
     seal = kept.get("signature") or kept.get("data")
     if not seal or any(readable(text) != text for text in kept.values()):
-        return None
-    return {**kept, "position": list(block.position)} if any(block.position) else kept
+        return []
+    return [{**kept, "position": list(block.position)} if any(block.position) else kept]
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

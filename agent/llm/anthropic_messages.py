@@ -13,6 +13,7 @@ CACHED = {"type": "ephemeral"}
 CACHED_TURNS = 2
 DATA_URL = re.compile(r"data:(image/[a-z]+);base64,(.+)", re.DOTALL)
 FORBIDDEN_IN_ID = re.compile(r"[^a-zA-Z0-9_-]")
+REFUSED_IN_SCHEMA = ("oneOf", "anyOf", "allOf")
 THINKING_TYPES = ("thinking", "redacted_thinking")
 BUDGETS = {"minimal": 1_024, "low": 4_096, "medium": 12_288, "high": 24_576}
 EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}
@@ -81,7 +82,7 @@ def blocks_of(message: dict[str, Any]) -> tuple[str, list[Block]]:
 
 def assistant_blocks(message: dict[str, Any]) -> Iterator[Block]:
     """What the model said, its thinking unchanged and in the places where it came."""
-    text = plain_text(message.get("content") or "")
+    text = plain_text(message.get("content"))
     calls = [tool_use(call) for call in message.get("tool_calls") or []]
     said = begun = 0
     for kept in message.get("thinking_blocks") or []:
@@ -168,8 +169,10 @@ def call_id(other: str) -> str:
 
 
 def tool(function: dict[str, Any]) -> dict[str, Any]:
-    schema = function.get("parameters") or {"type": "object", "properties": {}}
-    return {"name": function["name"], "description": function.get("description", ""), "input_schema": schema}
+    """A function's schema; what the API refuses at its top is left out, since one such tool would fail every call."""
+    given = {name: part for name, part in (function.get("parameters") or {}).items() if name not in REFUSED_IN_SCHEMA}
+    described = {"description": function["description"]} if function.get("description") else {}
+    return {"name": function["name"], **described, "input_schema": {"properties": {}, **given, "type": "object"}}
 
 
 def thinking_config(model: Model, effort: str | None, turns: list[dict[str, Any]]) -> dict[str, Any]:

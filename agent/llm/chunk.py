@@ -36,7 +36,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`thinking_blocks` are whole blocks of reasoning as Anthropic signed them, said when they end.
+    """`thinking_blocks` are whole blocks of reasoning as Anthropic signed them, said when the answer ends.
 
     They are kept in the assistant's message (`thinking_blocks`, beside `reasoning_content`) and sent back unchanged;
     `position`, where a block has one, is `[characters of text, tool calls]` that came before it.

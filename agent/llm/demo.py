@@ -30,7 +30,7 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Chunk, None]:
         yield Chunk(text=text)
         spoken += 1
         await asyncio.sleep(delay(demo))
-    heard = sum(len(plain_text(message["content"]).split()) for message in request.messages)
+    heard = sum(len(plain_text(message.get("content")).split()) for message in request.messages)
     yield Chunk(finish_reason="stop", usage=Usage(heard, spoken, heard + spoken))
 
 

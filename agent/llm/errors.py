@@ -126,7 +126,7 @@ def seconds(number: float) -> str:
 
 def quote(told: str) -> str:
     """The provider's own words, as one bounded sentence."""
-    text = " ".join(told.split())
+    text = " ".join(told.split()) or "no reason was given"
     if len(text) > QUOTED_CHARS:
         return f"{text[:QUOTED_CHARS]}…"
     return text if text.endswith((".", "!", "?")) else f"{text}."

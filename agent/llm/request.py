@@ -23,7 +23,7 @@ class ModelRequest:
 
 
 def plain_text(content: Any) -> str:
-    """The text of a message's content, which is a string or a list of parts."""
+    """The text of a message's content, which is a string, a list of parts, or None beside calls of tools."""
     if isinstance(content, str):
         return content
-    return "".join(part.get("text") or "" for part in content)
+    return "".join(part.get("text") or "" for part in content or ())

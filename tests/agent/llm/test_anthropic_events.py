@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 from httpx2 import AsyncByteStream, Request, Response
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.llm.anthropic_dialect import read_stream
@@ -71,16 +71,17 @@ REDACTED = {"type": "redacted_thinking", "data": "eHg=", "position": [9, 1]}
 CHUNKS = [
     Chunk(reasoning="Löt me "),
     Chunk(reasoning="see. 思"),
-    Chunk(thinking_blocks=(THOUGHT,)),
     Chunk(text="I loök: 🎉"),
-    Chunk(thinking_blocks=(OMITTED,)),
     Chunk(tool_calls=(ToolCallPart(0, "toolu_1", "look"),)),
     Chunk(tool_calls=(ToolCallPart(0, arguments='{"at'),)),
     Chunk(tool_calls=(ToolCallPart(0, arguments='":1}'),)),
-    Chunk(thinking_blocks=(REDACTED,)),
     Chunk(tool_calls=(ToolCallPart(1, "toolu_2", "list"),)),
     Chunk(tool_calls=(ToolCallPart(1, arguments="{}"),)),
-    Chunk(finish_reason="tool_calls", usage=Usage(100, 9, 109, 70, 25, 4)),
+    Chunk(
+        thinking_blocks=(THOUGHT, OMITTED, REDACTED),
+        finish_reason="tool_calls",
+        usage=Usage(100, 9, 109, 70, 25, 4),
+    ),
 ]
 BYTES = b": hello\n\n" + b"".join(map(sse, ANSWER))
 
@@ -115,6 +116,7 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
     return [data[begin:end] for begin, end in zip([0, *ends], [*ends, len(data)], strict=True)]
 
 
+@settings(deadline=None)  # two cores are shared with whatever else is tested
 @given(st.lists(st.integers(0, len(BYTES)), max_size=40), st.sampled_from([b"\n", b"\r\n", b"\r"]))
 async def test_any_cut_of_the_bytes_gives_the_same_chunks(places: list[int], newline: bytes) -> None:
     assert await read_bytes(cut(BYTES.replace(b"\n", newline), places)) == CHUNKS
@@ -137,7 +139,13 @@ def test_thinking_that_cannot_go_back_is_not_kept() -> None:
         delta(1, "signature_delta", signature="s"),
         stop(1),
     ]
-    assert read_all([*unsigned, *unstorable]) == [Chunk(reasoning="a"), Chunk(reasoning="b"), Chunk(reasoning="ab")]
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    assert read_all([*unsigned, *unstorable, end]) == [
+        Chunk(reasoning="a"),
+        Chunk(reasoning="b"),
+        Chunk(reasoning="ab"),
+        Chunk(finish_reason="stop"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +189,7 @@ def spoil(events: Sequence[Mapping[str, Any]], places: Sequence[int], values: Se
     return spoiled
 
 
+@settings(deadline=None)  # two cores are shared with whatever else is tested
 @given(st.lists(st.integers(0, 10_000), max_size=6), st.lists(JSON, min_size=6, max_size=6))
 def test_events_of_any_shape_never_raise_anything_but_their_own_error(places: list[int], values: list[Any]) -> None:
     with suppress(Reported):

@@ -2,7 +2,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.llm.anthropic_messages import GO_ON, OPENING, body
@@ -62,6 +62,21 @@ def test_the_system_prompt_stands_apart_and_tools_have_anthropics_shape() -> Non
     assert told["tools"] == [{"name": "look", "description": "Look at it.", "input_schema": LOOK["parameters"]}]
     assert told["messages"] == [user([{**text("Hi"), "cache_control": CACHED}])]
     assert (told["model"], told["stream"], told["max_tokens"]) == ("claude-opus-4-6", True, 128_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (None, {"type": "object", "properties": {}}),
+        ({"type": "string"}, {"type": "object", "properties": {}}),
+        ({"properties": {"a": {}}, "required": ["a"]}, {"type": "object", "properties": {"a": {}}, "required": ["a"]}),
+        ({"type": "object", "anyOf": [{"required": ["a"]}]}, {"type": "object", "properties": {}}),
+    ],
+)
+def test_a_schema_that_the_api_would_refuse_fails_no_call(given: Any, sent: dict[str, Any]) -> None:
+    schema = {"type": "function", "function": {"name": "odd", "parameters": given}}
+    told = body(ModelRequest("anthropic/claude-opus-4-6", [user("Hi")], tools=(schema,)), "claude-opus-4-6")
+    assert told["tools"] == [{"name": "odd", "input_schema": sent}]
 
 
 def test_what_the_system_says_later_is_part_of_the_conversation() -> None:
@@ -239,6 +254,7 @@ MESSAGE = st.one_of(
 )
 
 
+@settings(deadline=None)  # two cores are shared with whatever else is tested
 @given(
     st.lists(MESSAGE, max_size=12),
     st.sampled_from([None, "low"]),

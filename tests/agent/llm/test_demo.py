@@ -14,6 +14,12 @@ async def test_echo_repeats_the_last_thing_that_was_said_to_the_letter() -> None
     assert chunks[-1].finish_reason == "stop"
 
 
+async def test_a_thread_with_calls_of_tools_is_no_trouble() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}
+    request = ModelRequest("demo/echo", [{"role": "user", "content": "Hi"}, call])
+    assert "".join([chunk.text async for chunk in demo.stream(request)]) == "Hi"
+
+
 async def test_lorem_says_exactly_as_many_chunks_as_asked_and_the_same_every_time() -> None:
     once, again = await answer("demo/lorem?chunks=300&delay_ms=0"), await answer("demo/lorem?chunks=300&delay_ms=0")
     assert once == again

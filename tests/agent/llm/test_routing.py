@@ -227,6 +227,18 @@ async def test_an_overloaded_anthropic_is_asked_again(fake: FakeModel, settings:
         await stream(settings, http, ANTHROPIC)
 
 
+async def test_thinking_of_an_answer_that_broke_off_unsaid_is_not_added_to_the_next(
+    fake: FakeModel, settings: Settings, http: AsyncClient
+) -> None:
+    block = {"type": "redacted_thinking", "data": "eHg="}
+    omitted = {"event": {"type": "content_block_start", "index": 0, "content_block": block}}
+    over = {"event": {"type": "content_block_stop", "index": 0}}
+    fake.script(Reply([omitted, over], ending="cut"), Reply([omitted, over, {"content": "So."}]))
+    chunks = await stream(settings, http, "anthropic/claude-opus-5-5")
+    assert [chunk.thinking_blocks for chunk in chunks if chunk.thinking_blocks] == [(block,)]
+    assert len(fake.requests) == 2
+
+
 async def test_an_error_in_the_stream_that_asking_again_cannot_mend_is_told_at_once(
     fake: FakeModel, settings: Settings, http: AsyncClient
 ) -> None:
@@ -310,6 +322,11 @@ async def test_whole_answers_share_one_connection(
         fake.script(fakes.says())
         await stream(settings, http, model)
     assert len({asked.connection for asked in fake.requests}) == 1
+
+
+def test_words_of_a_provider_are_one_sentence_even_when_there_are_none() -> None:
+    assert errors.quote("Not\n so") == "Not so."
+    assert errors.quote(" \n") == "no reason was given."
 
 
 def test_a_retry_after_date_is_understood() -> None:
