@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -87,6 +88,24 @@ async def load_history(ctx: RunContext) -> list[Message]:
                 return await messages.model_history(conn, ctx.run.thread_id)
         except Unreachable as error:
             await pause(ctx, error)
+
+
+async def find(ctx: RunContext, message_id: UUID) -> Message | None:
+    """One message of the run's thread; waits while Postgres is away."""
+    while True:
+        try:
+            async with ctx.pool.acquire() as conn:
+                return await messages.get(conn, ctx.run.thread_id, message_id)
+        except Unreachable as error:
+            await pause(ctx, error)
+
+
+def plain_text(stored: Message) -> str:
+    """What a message says, for a reader of text; what has no text as JSON."""
+    content = as_dict(stored.content).get("content")
+    if isinstance(content, list):
+        content = model_content(content, "assistant")
+    return content if isinstance(content, str) else orjson.dumps(stored.content).decode()
 
 
 async def store(ctx: RunContext, message: NewMessage) -> Message:
