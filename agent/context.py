@@ -2,11 +2,12 @@
 
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID, uuid4
 
 from httpx2 import AsyncClient
 
+from agent.tools.base import Registry
 from services.postgres import Pool
 from services.runs.events import Event
 from services.runs.fence import Fence
@@ -36,6 +37,23 @@ class Draft:
     message_id: UUID = field(default_factory=uuid4)
 
 
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """How a run goes about its work.
+
+    `max_iterations`: answers that one run may ask for; `max_auto_continues`: how many in a row may be cut off in the
+    middle of a call; `max_xml_tool_calls`: after so many an answer is taken for ended (0: no limit);
+    `execute_on_stream`: a tool starts as soon as its call is complete, while the model still speaks.
+    """
+
+    max_iterations: int = 100
+    max_auto_continues: int = 25
+    max_xml_tool_calls: int = 0
+    execute_on_stream: bool = False
+    tool_execution: Literal["sequential", "parallel"] = "sequential"
+    xml_results_as: Literal["user", "assistant"] = "user"
+
+
 @dataclass(slots=True)
 class RunContext:
     run: Run
@@ -46,3 +64,9 @@ class RunContext:
     settings: Settings
     draft: Draft = field(default_factory=Draft)
     usage: dict[str, Any] = field(default_factory=dict)
+    config: AgentConfig = field(default_factory=AgentConfig)
+    answers: int = 0
+    cut_answers: int = 0
+    """How many answers the run has asked for, and how many of them, in a row, ended in the middle of a call."""
+    tools: Registry | None = None
+    """What the model may call; the standard tools when nothing else was chosen."""

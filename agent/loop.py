@@ -1,73 +1,139 @@
-"""The agent loop: look at the thread, ask the model, tell the readers, store the answer."""
+"""The agent loop: look at the thread, ask the model, tell the readers, store the answer, make its calls; again."""
 
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-from agent import response_processor, thread_manager
+from agent import response_processor, thread_manager, tool_runner, turns
+from agent.calls import ToolCall, result_id
 from agent.context import Draft, RunContext, RunFailed
 from agent.llm import routing
 from agent.llm.request import ModelRequest
-from agent.response_processor import Answer
+from agent.response_processor import Answer, Reading
+from agent.tool_runner import Acting
+from agent.tools import offer
+from agent.turns import Turn
 from services.messages import Message
 
 MAX_ANSWER_CHARS = 4_000_000
 
 
 async def run_agent(ctx: RunContext) -> None:
-    """Drive one run to its natural end.
+    """Drive one run, turn by turn, to its end; what an earlier attempt stored is where it goes on.
 
     Raises: RunFailed with the sentence for the user; FenceLost when another attempt owns the run.
     """
     history = await thread_manager.load_history(ctx)
-    ours = [stored for stored in history if stored.agent_run_id == ctx.run.id]
+    turn = await resume(ctx, [stored for stored in history if stored.agent_run_id == ctx.run.id])
+    while turn is None or await goes_on(ctx, turn):
+        if turn:
+            history = await thread_manager.load_history(ctx)
+        turn = await take_turn(ctx, history)
+
+
+async def resume(ctx: RunContext, ours: list[Message]) -> Turn | None:
+    """The newest turn of an earlier attempt, told again and its open calls settled; None when there was none."""
     for stored in ours:
         count_usage(ctx, stored)
-    answered = find_answer(ours)
-    if answered is None:
-        answered = await answer_thread(ctx, history)
-    await say_completed(ctx, answered)
+    ctx.answers = turns.count(ours)
+    turn = turns.newest(ours)
+    if turn is None:
+        return None
+    await ctx.log.append(*(response_processor.completed(stored) for stored in turn.answer))
+    results = {stored.message_id: stored for stored in turn.results}
+    for answer, call in turn.calls:
+        told = results.get(result_id(answer.message_id, call))
+        if told:
+            await tool_runner.tell(ctx, call, told)
+    settled = [await tool_runner.resume(ctx, answer, call) for answer, call in turn.open_calls]
+    return Turn(turn.answer, [*turn.results, *settled])
 
 
 def find_answer(ours: list[Message]) -> Message | None:
     """The answer that an earlier attempt at this run stored before it died, unless it was cut short."""
-    if not ours or ours[-1].type != "assistant" or ours[-1].metadata.get("interrupted"):
-        return None
-    return ours[-1]
+    return turns.newest_answer(ours)
 
 
-async def answer_thread(ctx: RunContext, history: list[Message]) -> Message:
-    answer = await ask(ctx, make_request(ctx, history))
-    if not answer.text.strip():
-        raise RunFailed(explain_silence(ctx, answer))
-    stored = await thread_manager.store(ctx, response_processor.message(answer, ctx.run.id, ctx.run.model_name))
-    count_usage(ctx, stored)
-    return stored
+async def goes_on(ctx: RunContext, turn: Turn) -> bool:
+    """Tell that a turn is over, and why if it is the last one."""
+    ctx.cut_answers = ctx.cut_answers + 1 if turn.cut else 0
+    ending = end_of(ctx, turn)
+    reason = ending if turn.calls else None
+    await ctx.log.append(response_processor.finished(turn.answer[-1], ctx.run.id, reason))
+    return ending is None
+
+
+def end_of(ctx: RunContext, turn: Turn) -> str | None:
+    """Why a turn is the run's last, or None when the model is to see the results of its calls."""
+    if not turn.calls:
+        return "stop"
+    if turn.terminated:
+        return "agent_terminated"
+    if ctx.answers >= ctx.config.max_iterations:
+        return "max_iterations_reached"
+    return "max_auto_continues_reached" if ctx.cut_answers > ctx.config.max_auto_continues else None
+
+
+async def take_turn(ctx: RunContext, history: list[Message]) -> Turn:
+    """Ask the model and make the calls of its answer, which is stored first."""
+    ctx.answers += 1
+    async with Acting(ctx) as acting:
+        answer, reading = await ask(ctx, make_request(ctx, history), acting)
+        calls = reading.take_calls(ended=True)
+        if not (calls or answer or reading.answer.text.strip()):
+            raise RunFailed(explain_silence(ctx, reading.answer))
+        if calls or reading.worth_keeping:
+            part_of = {"answer_id": reading.answer_id} if answer else {}
+            stored = await keep_answer(ctx, reading.answer, calls, **part_of)
+            acting.start(stored, calls)
+            answer.append(stored)
+        return Turn(answer, await acting.results())
 
 
 def make_request(ctx: RunContext, history: list[Message]) -> ModelRequest:
     """Raises: RunFailed when the thread holds nothing that a model could answer."""
-    prompt = thread_manager.system_prompt(datetime.now(UTC).date())
+    tools, model = offer.of_run(ctx), ctx.run.model_name
+    described = tools.examples if offer.in_prompt(model) else ""
+    prompt = thread_manager.system_prompt(datetime.now(UTC).date(), described)
     shown = thread_manager.to_model(history, prompt)
     if all(said["role"] == "system" for said in shown):
         raise RunFailed("There is no message in this thread that could be answered.")
     effort = ctx.run.settings.get("reasoning_effort") if ctx.run.settings.get("enable_thinking") else None
-    return ModelRequest(ctx.run.model_name, shown, effort)
+    return ModelRequest(model, shown, effort, tools=tools.schemas if offer.natively(model) else ())
 
 
-async def ask(ctx: RunContext, request: ModelRequest) -> Answer:
-    """Fold the model's stream into one answer, telling the readers as it comes (unless `stream` is off)."""
-    answer = Answer()
+async def ask(ctx: RunContext, request: ModelRequest, acting: Acting) -> tuple[list[Message], Reading]:
+    """Read the model's answer, telling the readers as it comes (unless `stream` is off).
+
+    With `execute_on_stream` what was said up to a call is stored and the call begun; returned are these messages and
+    what came after them.
+    """
     streamed = ctx.run.settings.get("stream") is not False
+    reading = Reading(ctx.run.id, offer.of_run(ctx), streamed=streamed, max_xml_calls=ctx.config.max_xml_tool_calls)
+    kept: list[Message] = []
     async with aclosing(routing.stream(ctx.settings, ctx.http, request)) as chunks:
         async for chunk in chunks:
-            events = response_processor.events(answer, chunk, ctx.run.id, streamed=streamed)
-            answer = response_processor.fold(answer, chunk)
-            ctx.draft.text, ctx.draft.reasoning = answer.text, answer.reasoning
+            events = reading.read(chunk)
+            ctx.draft.text, ctx.draft.reasoning = reading.answer.text, reading.answer.reasoning
             if events:
                 await ctx.log.append(*events)
-            if len(answer.text) + len(answer.reasoning) > MAX_ANSWER_CHARS:
+            if reading.size > MAX_ANSWER_CHARS:
                 raise RunFailed(f"{request.model} wrote more than {MAX_ANSWER_CHARS:,} characters in one answer.")
-    return answer
+            if ctx.config.execute_on_stream and (calls := reading.take_calls()):
+                kept.append(await keep_answer(ctx, reading.answer, calls, answer_id=reading.answer_id))
+                acting.start(kept[-1], calls)
+                reading.begin_anew()
+            if reading.full:
+                break
+    return kept, reading
+
+
+async def keep_answer(ctx: RunContext, answer: Answer, calls: list[ToolCall], **metadata: str) -> Message:
+    new = response_processor.message(answer, ctx.run.id, ctx.run.model_name, calls, **metadata)
+    stored = await thread_manager.store(ctx, new)
+    count_usage(ctx, stored)
+    await ctx.log.append(response_processor.completed(stored))
+    ctx.draft = Draft()
+    return stored
 
 
 def explain_silence(ctx: RunContext, answer: Answer) -> str:
@@ -76,11 +142,6 @@ def explain_silence(ctx: RunContext, answer: Answer) -> str:
     if answer.finish_reason == "length":
         return f"{ctx.run.model_name} reached its length limit before it wrote an answer."
     return f"{ctx.run.model_name} ended without an answer."
-
-
-async def say_completed(ctx: RunContext, stored: Message) -> None:
-    await ctx.log.append(response_processor.completed(stored), response_processor.finished(stored, ctx.run.id))
-    ctx.draft = Draft()
 
 
 async def keep_draft(ctx: RunContext) -> None:

@@ -1,6 +1,7 @@
 """Stored messages ↔ what a model is shown."""
 
 import asyncio
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date
@@ -11,26 +12,82 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from agent.calls import ToolCall, calls_of
 from agent.context import RunContext
 from services import messages
 from services.log import logger
 from services.messages import Message, NewMessage
 from services.postgres import Unreachable
 
-SYSTEM_PROMPT = (Path(__file__).parent / "prompts" / "system.md").read_text()
+PROMPTS = Path(__file__).parent / "prompts"
+SYSTEM_PROMPT = (PROMPTS / "system.md").read_text()
+XML_TOOLS = (PROMPTS / "xml_tools.md").read_text()
+NO_RESULT = "There is no result: the call was stopped before it ended."
+ODD_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
+LONGEST_NAME = 64
 ROLES = ("user", "assistant", "system")
 PARTS = {"text": str, "image_url": dict}
 RETRY_SECONDS = 0.5
 
+Results = dict[tuple[str, str], Message]
 
-def system_prompt(today: date) -> str:
-    return SYSTEM_PROMPT.format(date=today.isoformat())
+
+def system_prompt(today: date, tools: str = "") -> str:
+    """`tools` describes the tools to a model that calls them in XML."""
+    prompt = SYSTEM_PROMPT.format(date=today.isoformat())
+    return f"{prompt}\n{XML_TOOLS.replace('{tools}', tools)}" if tools else prompt
 
 
 def to_model(history: Iterable[Message], prompt: str) -> list[dict[str, Any]]:
-    """The thread in the shape of OpenAI's chat completions; what no model could read is left out."""
-    shown = (model_message(stored) for stored in history)
-    return [{"role": "system", "content": prompt}, *(said for said in shown if said)]
+    """The thread in the shape of OpenAI's chat completions; what no model could read is left out.
+
+    Each tool call is followed by its result, as providers demand, wherever that is stored; a call that has none is
+    given one that says so, and a result without its call is left out.
+    """
+    stored = list(history)
+    results = results_by_call(stored)
+    shown = (said for each in stored for said in model_messages(each, results))
+    return [{"role": "system", "content": prompt}, *shown]
+
+
+def results_by_call(history: Iterable[Message]) -> Results:
+    """Results by the message that made the call and the id of the call, which is unique only there."""
+    owners: dict[str, str] = {}
+    found: Results = {}
+    for stored in history:
+        if stored.type == "tool":
+            call_id = str(stored.metadata.get("tool_call_id") or as_dict(stored.content).get("tool_call_id"))
+            owner = stored.metadata.get("assistant_message_id") or owners.get(call_id)
+            found.setdefault((str(owner), call_id), stored)
+        else:
+            owners.update({call.call_id: str(stored.message_id) for call in calls_of(stored)})
+    return found
+
+
+def model_messages(stored: Message, results: Results) -> list[dict[str, Any]]:
+    """A message and the results of the calls in it."""
+    said = model_message(stored)
+    spoken = [said] if said else []
+    made = calls_of(stored) if stored.type == "assistant" else []
+    native = [call for call in made if call.tag is None and call.call_id]
+    unanswered = [call for call in made if call.tag and (str(stored.message_id), call.call_id) not in results]
+    if native:
+        content = said["content"] if said else ""
+        spoken = [{"role": "assistant", "content": content, "tool_calls": [model_call(call) for call in native]}]
+    answers = [model_result(call, results.get((str(stored.message_id), call.call_id))) for call in native]
+    told = [{"role": "user", "content": f"{call.tag}: {NO_RESULT}"} for call in unanswered]
+    return [*spoken, *answers, *told]
+
+
+def model_call(call: ToolCall) -> dict[str, Any]:
+    """Providers take only names of theirs and JSON objects as arguments; the result says what was wrong."""
+    name = ODD_IN_NAME.sub("_", call.name)[:LONGEST_NAME]
+    arguments = orjson.dumps(call.shown).decode() if isinstance(call.shown, dict) else "{}"
+    return {"id": call.call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def model_result(call: ToolCall, stored: Message | None) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call.call_id, "content": plain_text(stored) if stored else NO_RESULT}
 
 
 def model_message(stored: Message) -> dict[str, Any] | None:
@@ -109,13 +166,13 @@ def plain_text(stored: Message) -> str:
 
 
 async def store(ctx: RunContext, message: NewMessage) -> Message:
-    """Store one message of the run under the draft's id; the row that is there already when it was stored before.
+    """Store one message of the run, under the draft's id unless it has its own; a row stored before is left as it is.
 
     Waits while Postgres is away. Raises: FenceLost.
     """
     named = replace(
         message,
-        message_id=ctx.draft.message_id,
+        message_id=message.message_id or ctx.draft.message_id,
         agent_id=ctx.run.agent_id,
         agent_version_id=ctx.run.agent_version_id,
     )
@@ -127,12 +184,13 @@ async def store(ctx: RunContext, message: NewMessage) -> Message:
 
 
 async def store_once(ctx: RunContext, message: NewMessage) -> Message:
+    assert message.message_id
     async with ctx.pool.acquire() as conn:
         try:
             return (await messages.add(conn, ctx.run.thread_id, [message], fence=ctx.fence))[0]
         except asyncpg.UniqueViolationError:
             # An earlier try was committed although its answer never came back.
-            stored = await messages.get(conn, ctx.run.thread_id, ctx.draft.message_id)
+            stored = await messages.get(conn, ctx.run.thread_id, message.message_id)
             if stored is None:
                 raise
             return stored

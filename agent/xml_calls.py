@@ -90,8 +90,9 @@ class XmlCalls:
             name, attributes = yield from self.next_tag({"invoke", f"/{BLOCK}"})
             if name != "invoke":
                 return
-            self.open.append(attributes.get("name", ""))
-            ended = yield from self.read_invoke(attributes.get("name", ""))
+            called = attributes.get("name") or "invoke"  # a call of no known tool, which its result will say
+            self.open.append(called)
+            ended = yield from self.read_invoke(called)
             self.open.pop()
 
     def read_invoke(self, called: str) -> Generator[None, str, bool]:

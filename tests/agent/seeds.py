@@ -10,15 +10,17 @@ import orjson
 from httpx2 import AsyncClient
 
 from agent.context import RunContext
+from agent.tools.base import Registry, ToolFailed, tool
+from agent.tools.standard import STANDARD
 from services import messages
-from services.messages import NewMessage
+from services.messages import Message, NewMessage
 from services.postgres import Connection, Pool
 from services.runs import store
 from services.runs.events import Event
 from services.runs.fence import Fence
 from services.runs.store import Run
 from services.settings import ModelSettings, Settings
-from tests.fakes import FakeModel
+from tests.fakes import FakeModel, Reply, contents
 
 
 @dataclass
@@ -104,3 +106,91 @@ async def make_context(
         await ask(conn, thread_id, f"What is new, {uuid4()}?")
         run = await make_run(conn, thread_id, model, **run_settings)
     return RunContext(run, fence_of(run), log, pool, http, settings), log
+
+
+def tool_parts(index: int, name: str, arguments: str, call_id: str = "", pieces: int = 3) -> list[dict[str, Any]]:
+    """The deltas of one native call, its arguments in pieces, as OpenAI streams it."""
+    size = -(-len(arguments) // pieces) or 1
+    first = {"index": index, "id": call_id or f"call_{index}", "type": "function"}
+    begun = {**first, "function": {"name": name, "arguments": ""}}
+    rest = [
+        {"index": index, "function": {"arguments": arguments[start : start + size]}}
+        for start in range(0, len(arguments), size)
+    ]
+    return [{"tool_calls": [part]} for part in (begun, *rest)]
+
+
+def acts(*parts: dict[str, Any], words: str = "", finish_reason: str = "tool_calls") -> Reply:
+    """An answer that says some words and makes native calls."""
+    return Reply([*contents(words.split(" ") if words else []), *parts], finish_reason=finish_reason)
+
+
+def resumed(ctx: RunContext) -> tuple[RunContext, RecordingLog]:
+    """The same attempt of the row, driven anew: what a worker that takes over starts with."""
+    log = RecordingLog()
+    return RunContext(
+        ctx.run, ctx.fence, log, ctx.pool, ctx.http, ctx.settings, config=ctx.config, tools=ctx.tools
+    ), log
+
+
+async def rows_of(ctx: RunContext) -> list[Message]:
+    """What the run stored, in order."""
+    async with ctx.pool.acquire() as conn:
+        found = await messages.model_history(conn, ctx.run.thread_id)
+    return [stored for stored in found if stored.agent_run_id == ctx.run.id]
+
+
+class Counting:
+    """Tools that count how often they are called; `hold` makes them wait."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.hold: asyncio.Event | None = None
+        self.most_at_once = self.at_once = 0
+
+    async def count(self, name: str) -> str:
+        self.calls.append(name)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(0.03)
+            if self.hold:
+                await self.hold.wait()
+        finally:
+            self.at_once -= 1
+        return f"{name} done"
+
+    @property
+    def registry(self) -> Registry:
+        @tool(body="text")
+        async def act(context: Any, text: str = "") -> str:
+            """Act once."""
+            return await self.count(f"act {text}".strip())
+
+        @tool(body="text", repeatable=True)
+        async def look(context: Any, text: str = "") -> str:
+            """Look."""
+            return await self.count(f"look {text}".strip())
+
+        @tool()
+        async def refuse(context: Any) -> str:
+            """Refuse."""
+            raise ToolFailed("It cannot be done.")
+
+        @tool()
+        async def crash(context: Any) -> str:
+            """Crash."""
+            raise ZeroDivisionError("division by zero")
+
+        @tool(timeout=0.05)
+        async def hang(context: Any) -> str:
+            """Hang."""
+            await asyncio.Event().wait()
+            return ""
+
+        @tool()
+        async def flood(context: Any) -> str:
+            """Flood."""
+            return "x" * 1_000_000
+
+        return Registry.of((*STANDARD, act, look, refuse, crash, hang, flood))

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import uuid4
@@ -67,6 +68,77 @@ def test_an_unknown_shape_is_left_out_and_breaks_nothing(kind: str, content: Any
     history = [stored("user", "before"), stored(kind, content), stored("user", "after")]
     shown = thread_manager.to_model(history, "prompt")
     assert [said["content"] for said in shown] == ["prompt", "before", "after"]
+
+
+def call(call_id: str, arguments: str = "{}", name: str = "look") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def answer(*calls: dict[str, Any], text: str = "") -> Message:
+    return stored("assistant", {"role": "assistant", "content": text, "tool_calls": list(calls)})
+
+
+def result(of: Message | None, call_id: str, text: str) -> Message:
+    row = stored("tool", {"role": "tool", "tool_call_id": call_id, "content": text})
+    return replace(row, metadata={"assistant_message_id": str(of.message_id), "tool_call_id": call_id} if of else {})
+
+
+def shown_of(*history: Message) -> list[dict[str, Any]]:
+    return thread_manager.to_model(history, "prompt")[1:]
+
+
+def test_a_result_follows_its_call_wherever_it_is_stored() -> None:
+    first, second = answer(call("a"), call("b")), answer(call("c"), text="and")
+    said = shown_of(first, second, result(second, "c", "3"), result(first, "b", "2"), result(first, "a", "1"))
+    assert [one["role"] for one in said] == ["assistant", "tool", "tool", "assistant", "tool"]
+    assert [one["content"] for one in said] == ["", "1", "2", "and", "3"]
+
+
+def test_ids_that_a_provider_uses_again_are_told_apart() -> None:
+    first, second = answer(call("call_0")), answer(call("call_0"))
+    said = shown_of(first, second, result(second, "call_0", "2"), result(first, "call_0", "1"))
+    assert [one["content"] for one in said] == ["", "1", "", "2"]
+
+
+def test_results_that_somebody_else_stored_are_found_by_their_id() -> None:
+    first, second = answer(call("x")), answer(call("x"))
+    said = shown_of(first, result(None, "x", "1"), second, result(None, "x", "2"))
+    assert [one["content"] for one in said] == ["", "1", "", "2"]
+
+
+def test_a_call_without_a_result_is_given_one_and_a_result_without_a_call_is_left_out() -> None:
+    said = shown_of(stored("user", "hi"), answer(call("a"), call("b")), result(None, "b", "2"), result(None, "z", "9"))
+    assert [one["content"] for one in said] == ["hi", "", thread_manager.NO_RESULT, "2"]
+    assert [one["tool_call_id"] for one in said[2:]] == ["a", "b"]
+
+
+def test_an_xml_call_without_a_result_is_told_of() -> None:
+    written = {"id": "a", "index": 0, "function_name": "look", "xml_tag_name": "look", "arguments": {}}
+    plain = stored("assistant", {"role": "assistant", "content": "<look/>"})
+    row = replace(plain, metadata={"xml_tool_calls": [written]})
+    assert [one["content"] for one in shown_of(row)] == ["<look/>", f"look: {thread_manager.NO_RESULT}"]
+
+
+@pytest.mark.parametrize(
+    ("made", "shown"),
+    [
+        (call("a", '{"x": 1}'), ("look", '{"x":1}')),
+        (call("a", '{"x": '), ("look", "{}")),
+        (call("a", "[1]"), ("look", "{}")),
+        (call("a", ""), ("look", "{}")),
+        (call("a", name="functions.look it"), ("functions_look_it", "{}")),
+        (call("a", name="n" * 100), ("n" * 64, "{}")),
+    ],
+)
+def test_a_call_is_shown_as_its_provider_would_take_it(made: dict[str, Any], shown: tuple[str, str]) -> None:
+    function = shown_of(answer(made))[0]["tool_calls"][0]["function"]
+    assert (function["name"], function["arguments"]) == shown
+
+
+@pytest.mark.parametrize("calls", [None, "calls", {}, [], [None, 7, {}, {"id": 3}, {"id": "a", "function": "look"}]])
+def test_calls_of_an_unknown_shape_are_left_out(calls: Any) -> None:
+    row = stored("assistant", {"role": "assistant", "content": "hi", "tool_calls": calls})
+    assert shown_of(row) == [{"role": "assistant", "content": "hi"}]
 
 
 def test_the_system_prompt_says_what_day_it_is() -> None:

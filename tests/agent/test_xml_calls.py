@@ -16,7 +16,8 @@ PIECES = (
     "</web-browser-takeover>", "<b>", "a < b", "\n", "\n\n", "`", "``", "```", "````", "```python\n", "\n```\n", "~~~",
     "> ```\n", "1. ```sh\n",
     "    ", "\t", "\r\n", "\\", "/", ">", "<", "'", '"', "&quot;", "é", "\ud800", "\x00", "text",
-    "<ask>a</ask>", "<ask a='1'>`b`</ask>", "<function_calls><invoke name='d'><parameter name='x'>1</parameter></invoke>",
+    "<ask>a</ask>", "<ask a='1'>`b`</ask>",
+    "<function_calls><invoke name='d'><parameter name='x'>1</parameter></invoke>",
 )  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=30).map("".join)
 
@@ -140,6 +141,10 @@ def test_a_call_that_was_not_ended_is_known(text: str, unfinished: tuple[str, bo
 def test_a_missing_end_of_an_invoke_is_forgiven() -> None:
     text = '<function_calls><invoke name="a"><parameter name="x">1</parameter></function_calls> <complete/>'
     assert shown(text) == [("a", {"x": "1"}, None), ("complete", {}, "")]
+
+
+def test_an_invoke_without_a_name_is_still_a_call() -> None:
+    assert shown("<function_calls><invoke></invoke></function_calls>") == [("invoke", {}, None)]
 
 
 def test_calls_without_end_are_bounded() -> None:
