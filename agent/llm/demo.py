@@ -1,16 +1,26 @@
-"""The `demo/…` models: no key, no network, the same text every time."""
+"""The `demo/…` models: no key, no network, the same every time."""
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
 from agent.catalog import DemoModel, demo_model
-from agent.llm.chunk import Chunk, Usage
+from agent.llm.chunk import Chunk, ToolCallPart, Usage
 from agent.llm.request import ModelRequest, plain_text
 
 TOUR = (Path(__file__).parent.parent / "prompts" / "demo_tour.md").read_text()
+BEFORE_CALL, _, AFTER_CALL = (part.removeprefix("\n") for part in re.split("(<!--.*-->)", TOUR))
+TASKS = {
+    "tasks": [
+        {"title": "Say hello", "status": "done"},
+        {"title": "Show a tool call", "status": "in_progress"},
+        {"title": "Ask a question", "status": "pending"},
+    ]
+}
+CALL_PIECE_CHARS = 16
 TOUR_DELAY = 0.03
 LOREM = (
     "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt ut labore et dolore "
@@ -26,18 +36,33 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Chunk, None]:
     """
     demo = demo_model(request.model)
     spoken = 0
-    for text in texts(demo, request):
-        yield Chunk(text=text)
+    calls = False
+    for chunk in chunks(demo, request):
+        yield chunk
         spoken += 1
+        calls = calls or bool(chunk.tool_calls)
         await asyncio.sleep(delay(demo))
     heard = sum(len(plain_text(message.get("content")).split()) for message in request.messages)
-    yield Chunk(finish_reason="stop", usage=Usage(heard, spoken, heard + spoken))
+    yield Chunk(finish_reason="tool_calls" if calls else "stop", usage=Usage(heard, spoken, heard + spoken))
 
 
-def texts(demo: DemoModel, request: ModelRequest) -> Iterable[str]:
-    if demo.name == "lorem":
-        return lorem(demo.chunks)
-    return words(request.last_user_text or "(nothing)") if demo.name == "echo" else words(TOUR)
+def chunks(demo: DemoModel, request: ModelRequest) -> Iterator[Chunk]:
+    if demo.name == "tour":
+        return tour(request)
+    texts = lorem(demo.chunks) if demo.name == "lorem" else words(request.last_user_text or "(nothing)")
+    return (Chunk(text=text) for text in texts)
+
+
+def tour(request: ModelRequest) -> Iterator[Chunk]:
+    """A text and a tool call; then, with its result at hand, the rest and a question."""
+    if request.messages and request.messages[-1]["role"] == "tool":
+        yield from (Chunk(text=text) for text in words(AFTER_CALL))
+        return
+    yield from (Chunk(text=text) for text in words(BEFORE_CALL))
+    arguments = json.dumps(TASKS)
+    yield Chunk(tool_calls=(ToolCallPart(0, "call_tour", "task_list"),))
+    for start in range(0, len(arguments), CALL_PIECE_CHARS):
+        yield Chunk(tool_calls=(ToolCallPart(0, arguments=arguments[start : start + CALL_PIECE_CHARS]),))
 
 
 def delay(demo: DemoModel) -> float:

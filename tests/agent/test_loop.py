@@ -5,6 +5,7 @@ from httpx2 import AsyncClient
 
 from agent import loop, thread_manager
 from agent.context import RunContext, RunFailed
+from agent.llm import demo
 from agent.loop import keep_draft, run_agent
 from services.messages import Message
 from services.postgres import Pool
@@ -12,7 +13,7 @@ from services.runs import lifecycle
 from services.runs.fence import FenceLost
 from services.settings import Settings
 from tests import fakes
-from tests.agent.seeds import RecordingLog, ask, eventually, fence_of, make_context, make_run, model_settings
+from tests.agent.seeds import RecordingLog, ask, eventually, fence_of, make_context, make_run, model_settings, rows_of
 from tests.anthropic_wire import SIGNATURE
 from tests.fakes import FakeModel
 
@@ -270,3 +271,18 @@ async def test_the_demo_needs_no_key_and_no_network(pool: Pool, http: AsyncClien
     assert stored.content["content"] == log.chunks
     assert ctx.usage["completion_tokens"] == 20
     assert fake.requests == []
+
+
+async def test_the_tour_shows_a_tool_call_and_ends_with_a_question(
+    pool: Pool, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "TOUR_DELAY", 0)
+    ctx, log = await make_context(pool, http, Settings(), "demo/tour")
+    await run_agent(ctx)
+    rows = await rows_of(ctx)
+    results = [row.metadata["function_name"] for row in rows if row.type == "tool"]
+    assert results == ["task_list", "ask"]
+    assert {row.metadata["tool_status"] for row in rows if row.type == "tool"} == {"completed"}
+    assert "1 of 3 done" in rows[1].content["content"]
+    assert log.events[-1].content["finish_reason"] == "agent_terminated"
+    assert log.chunks == demo.BEFORE_CALL + demo.AFTER_CALL
