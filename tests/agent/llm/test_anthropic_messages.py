@@ -179,6 +179,12 @@ def test_thinking_goes_back_unchanged_where_it_came() -> None:
     )
 
 
+def test_places_of_thinking_that_make_no_sense_repeat_no_text() -> None:
+    blocks = [thought("far", position=[99, 9]), thought("back", position=[1, 0])]
+    said = turns(user("x"), assistant("Look.", call("c"), thinking_blocks=blocks), result("c", "1"), effort="low")[1][1]
+    assert [block for block in said if block["type"] != "thinking"] == [text("Look."), tool_use("c", {})]
+
+
 def test_without_thinking_no_thinking_goes_back() -> None:
     said = assistant("Hm", thinking_blocks=[thought("first")])
     assert turns(user("x"), said, user("y"))[1] == ("assistant", [text("Hm")])
