@@ -150,12 +150,13 @@ class Counting:
 
     async def count(self, name: str) -> str:
         self.calls.append(name)
+        hold = self.hold
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             await asyncio.sleep(0.03)
-            if self.hold:
-                await self.hold.wait()
+            if hold:
+                await hold.wait()
         finally:
             self.at_once -= 1
         return f"{name} done"
