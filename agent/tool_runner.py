@@ -107,7 +107,7 @@ async def run(ctx: RunContext, call: ToolCall) -> ToolResult:
         return ToolResult(str(refused), success=False)
     except TimeoutError:
         return broke(call, f"it took longer than {known.timeout:g} seconds")
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # in a task of its own the latter would end the loop of all runs
         logger.exception("tool.failed", tool=known.name, tool_call_id=call.call_id)
         return broke(call, f"{type(error).__name__}: {error}")
 

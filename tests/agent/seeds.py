@@ -183,6 +183,11 @@ class Counting:
             """Crash."""
             raise ZeroDivisionError("division by zero")
 
+        @tool()
+        async def leave(context: Any) -> str:
+            """Leave."""
+            raise SystemExit("gone")
+
         @tool(timeout=0.05)
         async def hang(context: Any) -> str:
             """Hang."""
@@ -194,4 +199,4 @@ class Counting:
             """Flood."""
             return "x" * 1_000_000
 
-        return Registry.of((*STANDARD, act, look, refuse, crash, hang, flood))
+        return Registry.of((*STANDARD, act, look, refuse, crash, leave, hang, flood))

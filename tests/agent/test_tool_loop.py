@@ -171,6 +171,7 @@ async def test_a_terminating_tool_ends_the_run_and_no_call_behind_it_is_made(
         (tool_parts(0, "ask", "{}"), "failed", "text: Field required"),
         (tool_parts(0, "refuse", "{}"), "failed", "It cannot be done."),
         (tool_parts(0, "crash", "{}"), "error", "crash broke off: ZeroDivisionError: division by zero"),
+        (tool_parts(0, "leave", "{}"), "error", "leave broke off: SystemExit: gone"),
         (tool_parts(0, "hang", "{}"), "error", "longer than 0.05 seconds"),
         (tool_parts(0, "flood", "{}"), "completed", "[900000 more characters were left out]"),
         (fakes.contents(["<ask></ask>"]), "failed", "text: Field required"),
