@@ -28,6 +28,8 @@ LANE = int(os.environ.get("TEST_LANE", "0"))
 """Which of the processes that share the servers of the tests this is."""
 OUR_REDIS, BROKER_REDIS = 14 - 2 * LANE, 15 - 2 * LANE
 """Database numbers of the tests' own: those of a developer's instance and of other lanes stay untouched."""
+DEPLOYED_REDIS, DEPLOYED_BROKER = OUR_REDIS - 8, BROKER_REDIS - 8
+"""Those of the deployments: one that stands by between two tests would take the messages of the second."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

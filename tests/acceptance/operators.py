@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from services.broker import HEALTH_QUEUE, RUN_QUEUE
 from services.embedded import ports
 from tests.acceptance.client import Client, until
-from tests.conftest import BROKER_REDIS, OUR_REDIS, keys_without_ttl, named, with_path
+from tests.conftest import DEPLOYED_BROKER, DEPLOYED_REDIS, keys_without_ttl, named, with_path
 from tests.waiting import eventually
 
 CHECKOUT = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ class Deployment:
     database_url: str
     environment: dict[str, str] = field(default_factory=dict)
     operated: list[Operated] = field(default_factory=list)
-    redis_url: str = field(default_factory=lambda: with_path(named("REDIS_URL"), str(OUR_REDIS)))
+    redis_url: str = field(default_factory=lambda: with_path(named("REDIS_URL"), str(DEPLOYED_REDIS)))
     """The store itself, whatever stands between it and the deployment."""
     port: int = field(default_factory=lambda: ports.pick(set()))
     flushed: bool = False
@@ -122,7 +122,7 @@ class Deployment:
             "BROKER": self.broker,
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
-            "BROKER_REDIS_URL": with_path(self.redis_url, str(BROKER_REDIS)),
+            "BROKER_REDIS_URL": with_path(self.redis_url, str(DEPLOYED_BROKER)),
             "JWT_SECRET": SECRET,
             "LOG_FORMAT": "console",
         }
@@ -283,7 +283,7 @@ async def redis_has_none(redis: Redis, keys: list[bytes]) -> bool:
 
 async def empty_stores(broker: str) -> None:
     """No key and no message of an earlier deployment."""
-    for number in (OUR_REDIS, BROKER_REDIS):
+    for number in (DEPLOYED_REDIS, DEPLOYED_BROKER):
         async with Redis.from_url(with_path(named("REDIS_URL"), str(number)), protocol=2) as redis:
             await redis.flushdb()
     if broker == "rabbitmq":

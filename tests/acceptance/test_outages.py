@@ -11,7 +11,7 @@ from tests.acceptance.conftest import Deploy
 from tests.acceptance.operators import Deployment
 from tests.acceptance.proxy import Proxy
 from tests.acceptance.test_crashes import TEXT, check_went_on
-from tests.conftest import OUR_REDIS, named, with_path
+from tests.conftest import DEPLOYED_REDIS, named, with_path
 from tests.private import private_valkey
 from tests.proxy import Proxy as Switch
 
@@ -65,7 +65,7 @@ async def test_a_run_started_while_rabbitmq_is_away_begins_when_it_is_back(deplo
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
 @pytest.mark.parametrize("how", ["refuses", "hangs"])
 async def test_a_live_run_waits_for_redis_and_keeps_its_claim(deploy: Deploy, how: str) -> None:
-    with Proxy(with_path(named("REDIS_URL"), str(OUR_REDIS))) as redis:
+    with Proxy(with_path(named("REDIS_URL"), str(DEPLOYED_REDIS))) as redis:
         deployment = await deploy(workers=2, REDIS_URL=redis.url, REDIS_SOCKET_TIMEOUT="1s")
         async with deployment.client() as client:
             live = await client.initiate(TEXT)
