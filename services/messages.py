@@ -45,7 +45,10 @@ class NewMessage:
     message_id: UUID | None = None
 
 
-COLUMNS = ", ".join(f.name for f in fields(Message))
+NAMES = tuple(f.name for f in fields(Message))
+COLUMNS = ", ".join(NAMES)
+PAGE_BYTES = 16 * 1024 * 1024
+"""What a page may hold, however many messages were asked for: it is read and written on the event loop."""
 GIVEN = """unnest($2::uuid[], $3::text[], $4::bool[], $5::text[], $6::text[], $7::uuid[], $8::uuid[])
     WITH ORDINALITY AS given (message_id, type, is_llm_message, content, metadata, agent_id, agent_version_id, nth)"""
 ADD = f"""
@@ -129,21 +132,34 @@ async def page(
     before: int | None = None,
     after: int | None = None,
     descending: bool = True,
-) -> list[Message]:
-    """Up to `limit` messages of a thread whose position lies strictly between `after` and `before`."""
+    max_bytes: int = PAGE_BYTES,
+) -> tuple[list[Message], bool]:
+    """Messages of a thread whose position lies strictly between `after` and `before`, and whether there are more.
+
+    Up to `limit` of them, and no more once they are over `max_bytes` as stored; one at least.
+    """
+    order = "position DESC" if descending else "position"
     rows = await conn.fetch(
         f"""
-        SELECT {COLUMNS} FROM messages
-        WHERE thread_id = $1 AND ($2::bigint IS NULL OR position < $2) AND ($3::bigint IS NULL OR position > $3)
-        ORDER BY position {"DESC" if descending else "ASC"}
-        LIMIT $4
+        WITH found AS (
+            SELECT message_id, position, pg_column_size(content) + pg_column_size(metadata) AS size FROM messages
+            WHERE thread_id = $1 AND ($2::bigint IS NULL OR position < $2) AND ($3::bigint IS NULL OR position > $3)
+            ORDER BY {order} LIMIT $4 + 1
+        ), fitting AS (
+            SELECT message_id FROM (
+                SELECT message_id, position, sum(size) OVER (ORDER BY {order}) - size AS bytes_before FROM found
+            ) AS summed WHERE bytes_before < $5 ORDER BY {order} LIMIT $4
+        )
+        SELECT {COLUMNS}, (SELECT count(*) FROM found) AS found FROM messages JOIN fitting USING (message_id)
+        ORDER BY {order}
         """,
         thread_id,
         before,
         after,
         limit,
+        max_bytes,
     )
-    return [Message(**row) for row in rows]
+    return [Message(**{name: row[name] for name in NAMES}) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 
 
 async def model_history(conn: Connection, thread_id: UUID) -> list[Message]:

@@ -171,11 +171,12 @@ async def list_messages(
     before, after = (edge, None) if descending else (None, edge)
     async with pool.acquire() as conn:
         await threads.readable(conn, caller.account_id, thread_id)
-        found = await messages.page(conn, thread_id, limit=limit + 1, before=before, after=after, descending=descending)
-    more = len(found) > limit
+        found, more = await messages.page(
+            conn, thread_id, limit=limit, before=before, after=after, descending=descending
+        )
     return MessagePage(
-        messages=[shown_message(message) for message in found[:limit]],
-        next_cursor=str(found[limit - 1].position) if more else None,
+        messages=[shown_message(message) for message in found],
+        next_cursor=str(found[-1].position) if more else None,
     )
 
 

@@ -1,4 +1,5 @@
 import asyncio
+from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
@@ -6,7 +7,7 @@ import asyncpg
 import pytest
 
 from services import messages
-from services.messages import NewMessage
+from services.messages import Message, NewMessage
 from services.postgres import Pool
 from services.runs.fence import Fence, FenceLost
 from tests.agent.seeds import fence_of, make_run, make_thread
@@ -116,12 +117,37 @@ async def test_pages_in_both_directions_join_without_gap_or_overlap(pool: Pool) 
     async with pool.acquire() as conn:
         thread_id = await make_thread(conn)
         stored = await messages.add(conn, thread_id, [said(f"{n}") for n in range(7)])
-        newest = await messages.page(conn, thread_id, limit=4)
-        older = await messages.page(conn, thread_id, limit=4, before=newest[-1].position)
+        newest, more = await messages.page(conn, thread_id, limit=4)
+        assert more
+        older, more = await messages.page(conn, thread_id, limit=4, before=newest[-1].position)
+        assert not more
         assert newest + older == stored[::-1]
-        oldest = await messages.page(conn, thread_id, limit=4, descending=False)
-        newer = await messages.page(conn, thread_id, limit=4, after=oldest[-1].position, descending=False)
+        oldest, more = await messages.page(conn, thread_id, limit=4, descending=False)
+        assert more
+        newer, more = await messages.page(conn, thread_id, limit=4, after=oldest[-1].position, descending=False)
+        assert not more
         assert oldest + newer == stored
+
+
+@pytest.mark.parametrize("descending", [True, False])
+async def test_a_page_of_large_messages_ends_early_and_says_that_there_are_more(pool: Pool, descending: bool) -> None:
+    async with pool.acquire() as conn:
+        thread_id = await make_thread(conn)
+        stored = await messages.add(conn, thread_id, [said(token_hex(10_000)) for _ in range(7)])
+        seen: list[Message] = []
+        sizes, more = [], True
+        while more:
+            edge = seen[-1].position if seen else None
+            bounds = {"before": edge} if descending else {"after": edge}
+            found, more = await messages.page(
+                conn, thread_id, limit=100, max_bytes=45_000, descending=descending, **bounds
+            )
+            seen += found
+            sizes.append(len(found))
+        assert seen == (stored[::-1] if descending else stored)
+        assert sizes == [3, 3, 1]
+        alone, more = await messages.page(conn, thread_id, limit=100, max_bytes=1)
+        assert (len(alone), more) == (1, True)
 
 
 async def test_the_model_is_not_shown_what_is_not_for_it(pool: Pool) -> None:
@@ -129,7 +155,7 @@ async def test_the_model_is_not_shown_what_is_not_for_it(pool: Pool) -> None:
         thread_id = await make_thread(conn)
         await messages.add(conn, thread_id, [said("shown"), NewMessage("status", {}, is_llm_message=False)])
         assert len(await messages.model_history(conn, thread_id)) == 1
-        assert len(await messages.page(conn, thread_id, limit=10)) == 2
+        assert len((await messages.page(conn, thread_id, limit=10))[0]) == 2
 
 
 async def test_a_message_is_found_and_deleted_only_in_its_own_thread(pool: Pool) -> None:
