@@ -72,8 +72,8 @@ def model_messages(stored: Message, results: Results) -> list[dict[str, Any]]:
     native = [call for call in made if call.tag is None and call.call_id]
     unanswered = [call for call in made if call.tag and (str(stored.message_id), call.call_id) not in results]
     if native:
-        content = said["content"] if said else ""
-        spoken = [{"role": "assistant", "content": content, "tool_calls": [model_call(call) for call in native]}]
+        made_by = {"role": "assistant", "content": "", **thinking_of(as_dict(stored.content)), **(said or {})}
+        spoken = [{**made_by, "tool_calls": [model_call(call) for call in native]}]
     answers = [model_result(call, results.get((str(stored.message_id), call.call_id))) for call in native]
     told = [{"role": "user", "content": f"{call.tag}: {NO_RESULT}"} for call in unanswered]
     return [*spoken, *answers, *told]
@@ -98,8 +98,13 @@ def model_message(stored: Message) -> dict[str, Any] | None:
     said = as_dict(stored.content)
     role = said.get("role") or stored.type
     content = model_content(said.get("content"), role)
-    thinking = {"thinking_blocks": said["thinking_blocks"]} if role == "assistant" and "thinking_blocks" in said else {}
+    thinking = thinking_of(said) if role == "assistant" else {}
     return {"role": role, "content": content, **thinking} if role in ROLES and content else None
+
+
+def thinking_of(said: dict[str, Any]) -> dict[str, Any]:
+    """What was thought and signed: it goes back to the model unchanged, before the calls that it led to."""
+    return {"thinking_blocks": said["thinking_blocks"]} if "thinking_blocks" in said else {}
 
 
 def as_dict(content: Any) -> dict[str, Any]:

@@ -44,6 +44,16 @@ def test_every_known_shape_of_a_message_is_shown_to_the_model(kind: str, content
     assert thread_manager.model_message(stored(kind, content)) == shown
 
 
+@pytest.mark.parametrize("text", ["", "Let me look."])
+def test_signed_thinking_goes_back_with_the_calls_that_it_led_to(text: str) -> None:
+    block = {"type": "thinking", "thinking": "Hm.", "signature": "s"}
+    call = {"id": "c", "type": "function", "index": 0, "function": {"name": "look", "arguments": "{}"}}
+    answer = {"role": "assistant", "content": text, "thinking_blocks": [block], "tool_calls": [call]}
+    _, said, result = thread_manager.to_model([stored("assistant", answer)], "Be good.")
+    assert (said["content"], said["thinking_blocks"]) == (text, [block])
+    assert [made["id"] for made in said["tool_calls"]] == [result["tool_call_id"]] == ["c"]
+
+
 @pytest.mark.parametrize(
     ("kind", "content"),
     [
