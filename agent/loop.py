@@ -48,11 +48,6 @@ async def resume(ctx: RunContext, ours: list[Message]) -> Turn | None:
     return Turn(turn.answer, [*turn.results, *settled])
 
 
-def find_answer(ours: list[Message]) -> Message | None:
-    """The answer that an earlier attempt at this run stored before it died, unless it was cut short."""
-    return turns.newest_answer(ours)
-
-
 async def goes_on(ctx: RunContext, turn: Turn) -> bool:
     """Tell that a turn is over, and why if it is the last one."""
     ctx.cut_answers = ctx.cut_answers + 1 if turn.cut else 0
