@@ -298,7 +298,6 @@ class Tails:
             await self.check(tails)
         except PostgresUnreachable as error:
             logger.warning("tails.postgres_unreachable", error=repr(error))
-        wake(tails)
 
     async def read(self, tail: Tail, first_id: int) -> Batch | None:
         """Events from `first_id` on for one reader that is behind the window: Redis first, else the archive."""
@@ -345,6 +344,7 @@ class Tails:
                 tail.give_up()
             if row and tail.end == 0 and not tail.window:
                 tail.end = max(row["archived_events"] - READ_EVENTS, 0)
+                wake([tail])
             while row and not tail.over and tail.end is not None and tail.end < row["archived_events"]:
                 end = tail.end
                 found = await archive.read(self.pool, tail.run_id, end)
