@@ -114,12 +114,18 @@ async def rabbit() -> AsyncIterator[Proxy]:
         yield proxy
 
 
+def by_way_of(rabbit: Proxy, settings: Settings, **names: Any) -> Publisher:
+    """A publisher at work that reaches RabbitMQ through a proxy."""
+    broker = settings.broker.model_copy(update={"kind": "rabbitmq", "url": SecretStr(rabbit.url), **names})
+    publisher = Publisher(settings.model_copy(update={"broker": broker}))
+    publisher.open()
+    return publisher
+
+
 async def test_a_publisher_that_idles_through_an_outage_sends_and_asks_again_when_rabbitmq_is_back(
     settings: Settings, rabbit: Proxy
 ) -> None:
-    names = {"kind": "rabbitmq", "url": SecretStr(rabbit.url), "heartbeat": timedelta(seconds=1)}
-    publisher = Publisher(settings.model_copy(update={"broker": settings.broker.model_copy(update=names)}))
-    publisher.open()
+    publisher = by_way_of(rabbit, settings, heartbeat=timedelta(seconds=1))
     await publisher.ping(5.0)
     rabbit.refuse()
     await asyncio.sleep(3 * publisher.interval)
@@ -135,9 +141,7 @@ async def test_a_publisher_that_idles_through_an_outage_sends_and_asks_again_whe
 async def test_a_question_that_met_a_broken_connection_leaves_a_new_one_to_the_next(
     settings: Settings, rabbit: Proxy
 ) -> None:
-    names = {"kind": "rabbitmq", "url": SecretStr(rabbit.url)}
-    publisher = Publisher(settings.model_copy(update={"broker": settings.broker.model_copy(update=names)}))
-    publisher.open()
+    publisher = by_way_of(rabbit, settings)
     await publisher.ping(5.0)
     rabbit.cut()
     with pytest.raises(Unavailable):
@@ -153,9 +157,7 @@ SELECT_OK, DECLARE_OK = 12, 31
 async def test_a_connection_that_breaks_while_it_is_asked_for_confirms_does_not_end_the_publisher(
     settings: Settings, rabbit: Proxy
 ) -> None:
-    names = {"kind": "rabbitmq", "url": SecretStr(rabbit.url)}
-    publisher = Publisher(settings.model_copy(update={"broker": settings.broker.model_copy(update=names)}))
-    publisher.open()
+    publisher = by_way_of(rabbit, settings)
     await publisher.ping(5.0)
     rabbit.cut()
     with pytest.raises(Unavailable):
