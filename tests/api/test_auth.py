@@ -36,7 +36,7 @@ async def test_without_a_token_the_answer_says_how_to_sign_in(nobody: Person) ->
     "forge",
     [
         lambda secret: jwt.encode(claims(), "another-secret-of-thirty-two-bytes-or-more", algorithm="HS256"),
-        lambda secret: jwt.encode(claims(), None, algorithm="none"),
+        lambda secret: jwt.encode(claims(), "", algorithm="none"),
         lambda secret: jwt.encode(claims(), secret * 2, algorithm="HS512"),
         lambda secret: jwt.encode(claims(exp=datetime.now(UTC) - HOUR), secret, algorithm="HS256"),
         lambda secret: jwt.encode(claims(aud="stream"), secret, algorithm="HS256"),
