@@ -1,5 +1,6 @@
 """RunContext: everything one run may touch."""
 
+import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -7,11 +8,15 @@ from uuid import UUID, uuid4
 
 from httpx2 import AsyncClient
 
+from agent import response_processor
+from agent.calls import ToolCall
 from agent.tools.base import Registry
+from services.messages import Message
 from services.postgres import Pool
 from services.runs.events import Event
 from services.runs.fence import Fence
 from services.runs.store import Run
+from services.sandbox.protocol import Sandbox, SandboxProvider, SandboxUnavailable
 from services.settings import Settings
 
 
@@ -70,3 +75,30 @@ class RunContext:
     """How many answers the run has asked for, and how many of them, in a row, ended in the middle of a call."""
     tools: Registry | None = None
     """What the model may call; the standard tools when nothing else was chosen."""
+    sandboxes: SandboxProvider | None = None
+    opened: "asyncio.Future[Sandbox] | None" = None
+
+    async def sandbox(self) -> Sandbox:
+        """The project's sandbox, opened at its first use by this attempt.
+
+        Raises: SandboxUnavailable; FenceLost when a later attempt has spoken to it.
+        """
+        if self.sandboxes is None:
+            raise SandboxUnavailable("This worker has no sandbox: nothing can be run and no file kept.")
+        if self.opened is None or (self.opened.done() and self.opened.exception()):
+            self.opened = asyncio.ensure_future(self.sandboxes.open(self.run.project_id, self.fence))
+        return await asyncio.shield(self.opened)
+
+
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """What a tool is handed first: the run, and the call that it answers."""
+
+    ctx: RunContext
+    call: ToolCall
+    answer: Message
+    """The stored message that the call is part of."""
+
+    async def tell(self, output: str) -> None:
+        """Show readers a piece of what comes out while the tool still works; the model sees the result only."""
+        await self.ctx.log.append(response_processor.tool_output(self.call, self.ctx.run.id, output))

@@ -236,6 +236,12 @@ def tool_started(call: ToolCall, run_id: UUID) -> Event:
     return tool_status("tool_started", call, run_id, f"Starting {call.tag or call.name}")
 
 
+def tool_output(call: ToolCall, run_id: UUID, output: str) -> Event:
+    """A piece of what a tool prints while it works; it is not stored."""
+    told = tool_status("tool_output", call, run_id, "")
+    return replace(told, content={**told.content, "output": output})
+
+
 def tool_ended(call: ToolCall, stored: Message, run_id: UUID) -> Event:
     """`tool_completed`, `tool_failed` or `tool_error`, as the stored result says."""
     ended = stored.metadata["tool_status"]

@@ -7,12 +7,13 @@ from typing import Self
 
 from agent import response_processor, thread_manager
 from agent.calls import ToolCall
-from agent.context import RunContext, RunFailed
+from agent.context import Calling, RunContext, RunFailed
 from agent.tools import offer
 from agent.tools.base import BadArguments, ToolFailed, ToolResult
 from services.log import logger
 from services.messages import Message
 from services.runs.fence import FenceLost
+from services.sandbox.protocol import SandboxFailed, SandboxUnavailable
 
 MAX_OUTPUT_CHARS = 100_000
 INTERRUPTED = (
@@ -69,7 +70,7 @@ class Acting:
 async def make(ctx: RunContext, answer: Message, call: ToolCall) -> Message:
     """Make one call; its stored result."""
     await ctx.log.append(response_processor.tool_started(call, ctx.run.id))
-    return await keep(ctx, answer, call, await run(ctx, call))
+    return await keep(ctx, answer, call, await run(Calling(ctx, call, answer)))
 
 
 async def resume(ctx: RunContext, answer: Message, call: ToolCall) -> Message:
@@ -92,18 +93,19 @@ async def tell(ctx: RunContext, call: ToolCall, stored: Message) -> None:
     await ctx.log.append(response_processor.completed(stored), response_processor.tool_ended(call, stored, ctx.run.id))
 
 
-async def run(ctx: RunContext, call: ToolCall) -> ToolResult:
+async def run(calling: Calling) -> ToolResult:
     """The boundary around a tool: whatever it raises becomes a result that the model reads."""
+    ctx, call = calling.ctx, calling.call
     known = offer.of_run(ctx).get(call.name)
     if known is None:
         names = ", ".join(each.name for each in offer.of_run(ctx))
         return ToolResult(f"There is no tool {call.name}; there are: {names}.", success=False)
     try:
         async with asyncio.timeout(known.timeout):
-            return await known.run(ctx, known.read(call.given))
+            return await known.run(calling, known.read(call.given))
     except (FenceLost, RunFailed):
         raise
-    except (BadArguments, ToolFailed) as refused:
+    except (BadArguments, ToolFailed, SandboxFailed, SandboxUnavailable) as refused:
         return ToolResult(str(refused), success=False)
     except TimeoutError:
         return broke(call, f"it took longer than {known.timeout:g} seconds")

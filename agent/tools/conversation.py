@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field
 
 from agent import thread_manager
-from agent.context import RunContext
+from agent.context import Calling
 from agent.tools.base import ToolFailed, tool
 
 PAGE_CHARS = 40_000
@@ -26,7 +26,7 @@ Attachments = Annotated[
 
 @tool(body="text", terminates=True, repeatable=True)
 async def ask(
-    context: RunContext,
+    calling: Calling,
     text: Annotated[str, Field(min_length=1, description="The question, with what is needed to answer it.")],
     attachments: Attachments = [],  # noqa: B006 - a default of the schema; never changed
 ) -> str:
@@ -36,7 +36,7 @@ async def ask(
 
 @tool(body="text", terminates=True, repeatable=True)
 async def complete(
-    context: RunContext,
+    calling: Calling,
     text: Annotated[str, Field(description="What was done, in short.")] = "",
     attachments: Attachments = [],  # noqa: B006 - a default of the schema; never changed
 ) -> str:
@@ -46,7 +46,7 @@ async def complete(
 
 @tool(body="text", terminates=True, repeatable=True)
 async def web_browser_takeover(
-    context: RunContext,
+    calling: Calling,
     text: Annotated[str, Field(min_length=1, description="What the person is to do in the browser, and why.")],
     attachments: Attachments = [],  # noqa: B006 - a default of the schema; never changed
 ) -> str:
@@ -56,12 +56,12 @@ async def web_browser_takeover(
 
 @tool(body="message_id", repeatable=True)
 async def expand_message(
-    context: RunContext,
+    calling: Calling,
     message_id: Annotated[UUID, Field(description="The id of the message that was shortened.")],
     offset: Annotated[int, Field(ge=0, description="From which character on.")] = 0,
 ) -> str:
     """Read a message of this conversation that was shown to you shortened."""
-    stored = await thread_manager.find(context, message_id)
+    stored = await thread_manager.find(calling.ctx, message_id)
     if stored is None:
         raise ToolFailed(f"There is no message {message_id} in this conversation.")
     text = thread_manager.plain_text(stored)

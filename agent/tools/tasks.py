@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from agent.context import RunContext
+from agent.context import Calling
 from agent.tools.base import tool
 
 MARKS = {"pending": "[ ]", "in_progress": "[~]", "done": "[x]"}
@@ -17,7 +17,7 @@ class Task(BaseModel):
 
 @tool(body="tasks", repeatable=True)
 async def task_list(
-    context: RunContext,
+    calling: Calling,
     tasks: Annotated[list[Task], Field(max_length=200, description="All tasks in order, replacing the earlier list.")],
 ) -> str:
     """Write down the plan of a longer task, and mark what is done as you go. The person sees the list."""

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
 from httpx2 import AsyncClient
 
-from agent.context import RunContext
+from agent.calls import ToolCall
+from agent.context import Calling, RunContext
 from agent.tools.base import Registry, ToolFailed, tool
 from agent.tools.standard import STANDARD
 from services import messages
@@ -138,6 +140,26 @@ async def rows_of(ctx: RunContext) -> list[Message]:
     async with ctx.pool.acquire() as conn:
         found = await messages.model_history(conn, ctx.run.thread_id)
     return [stored for stored in found if stored.agent_run_id == ctx.run.id]
+
+
+def calling(ctx: RunContext, name: str = "act") -> Calling:
+    """A call of a run, for a tool that is run by itself."""
+    now = datetime.now(UTC)
+    answer = Message(
+        message_id=uuid4(),
+        position=1,
+        thread_id=ctx.run.thread_id,
+        agent_run_id=ctx.run.id,
+        type="assistant",
+        is_llm_message=True,
+        content={"role": "assistant", "content": ""},
+        metadata={},
+        agent_id=None,
+        agent_version_id=None,
+        created_at=now,
+        updated_at=now,
+    )
+    return Calling(ctx, ToolCall("call_0", 0, name, "{}"), answer)
 
 
 class Counting:

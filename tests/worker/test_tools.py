@@ -11,8 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from agent import tool_runner
-from agent.calls import ToolCall
-from agent.context import RunContext
+from agent.context import Calling
 from agent.tools import offer
 from agent.tools.base import ToolResult
 from services.runs.store import Run
@@ -91,10 +90,10 @@ async def test_a_run_goes_on_elsewhere_whenever_its_worker_leaves(
     reached, runs_tools = asyncio.Event(), tool_runner.run
     counting.hold = asyncio.Event() if moment == MOMENTS[1] else None
 
-    async def run_never(ctx: RunContext, call: ToolCall) -> ToolResult:
+    async def run_never(calling: Calling) -> ToolResult:
         reached.set()
         await asyncio.Event().wait()
-        return await runs_tools(ctx, call)
+        return await runs_tools(calling)
 
     begun = acts(*tool_parts(0, "act", "{}", "a")) if native else fakes.says("<act>now</act>")
     fake.script(begun, *([fakes.silent()] if moment == MOMENTS[2] else []), fakes.says("<complete>Done</complete>"))

@@ -10,7 +10,7 @@ from agent.tools.standard import STANDARD
 from services.messages import NewMessage
 from services.postgres import Pool
 from services.settings import Settings
-from tests.agent.seeds import make_context
+from tests.agent.seeds import calling, make_context
 
 
 @pytest.mark.parametrize("name", ["ask", "complete", "web_browser_takeover"])
@@ -40,9 +40,9 @@ async def test_a_long_message_is_read_page_by_page(
     ctx, _ = await make_context(pool, http, settings, "openai/m")
     stored = await thread_manager.store(ctx, NewMessage("assistant", {"role": "assistant", "content": "abcdef"}))
     expand = conversation.expand_message
-    first = await expand.run(ctx, expand.read({"message_id": str(stored.message_id)}))
+    first = await expand.run(calling(ctx), expand.read({"message_id": str(stored.message_id)}))
     assert first.output == "abcd\n[2 more characters; go on with offset 4]"
-    rest = await expand.run(ctx, expand.read({"message_id": str(stored.message_id), "offset": "4"}))
+    rest = await expand.run(calling(ctx), expand.read({"message_id": str(stored.message_id), "offset": "4"}))
     assert rest.output == "ef"
 
 
@@ -53,7 +53,7 @@ async def test_a_message_of_another_thread_is_not_shown(pool: Pool, http: AsyncC
     expand = conversation.expand_message
     for message_id in (stored.message_id, uuid4()):
         with pytest.raises(ToolFailed, match="no message"):
-            await expand.run(ctx, expand.read({"message_id": str(message_id)}))
+            await expand.run(calling(ctx), expand.read({"message_id": str(message_id)}))
 
 
 async def test_a_task_list_is_told_back_with_marks() -> None:
