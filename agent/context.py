@@ -24,6 +24,10 @@ class RunFailed(Exception):
     """The run ends `failed`; the text is the sentence its user reads."""
 
 
+class ContextTooLong(RunFailed):
+    """The model refused a request for its length, before it said anything."""
+
+
 class Speaker(Protocol):
     """What a run says goes here, in order; awaits only when the log pushes back."""
 
@@ -75,8 +79,17 @@ class RunContext:
     """How many answers the run has asked for, and how many of them, in a row, ended in the middle of a call."""
     tools: Registry | None = None
     """What the model may call; the standard tools when nothing else was chosen."""
+    own_prompt: str = ""
+    """What the chosen agent is told of itself, in place of our words."""
+    prompt_sections: tuple[str, ...] = ()
+    """What the prompt says besides, each under a heading of its own."""
     sandboxes: SandboxProvider | None = None
     opened: "asyncio.Future[Sandbox] | None" = None
+
+    def count(self, stored: Message) -> None:
+        """Add the tokens of one model call to the run's; the rows are the truth, so a resumed run counts them again."""
+        for name, tokens in (stored.metadata.get("usage") or {}).items():
+            self.usage[name] = self.usage.get(name, 0) + tokens
 
     async def sandbox(self) -> Sandbox:
         """The project's sandbox, opened at its first use by this attempt.

@@ -1,11 +1,12 @@
 """The agent loop: look at the thread, ask the model, tell the readers, store the answer, make its calls; again."""
 
 from contextlib import aclosing
-from datetime import UTC, datetime
+from typing import Any
 
 from agent import response_processor, thread_manager, tool_runner, turns
 from agent.calls import ToolCall, result_id
-from agent.context import Draft, RunContext, RunFailed
+from agent.context import ContextTooLong, Draft, RunContext, RunFailed
+from agent.conversation import Conversation
 from agent.llm import routing
 from agent.llm.request import ModelRequest
 from agent.response_processor import Answer, Reading
@@ -22,18 +23,18 @@ async def run_agent(ctx: RunContext) -> None:
 
     Raises: RunFailed with the sentence for the user; FenceLost when another attempt owns the run.
     """
-    history = await thread_manager.load_history(ctx)
-    turn = await resume(ctx, [stored for stored in history if stored.agent_run_id == ctx.run.id])
+    conversation = await Conversation.load(ctx)
+    turn = await resume(ctx, conversation.history.of_run(ctx.run.id))
     while turn is None or await goes_on(ctx, turn):
         if turn:
-            history = await thread_manager.load_history(ctx)
-        turn = await take_turn(ctx, history)
+            await conversation.refresh()
+        turn = await take_turn(ctx, conversation)
 
 
 async def resume(ctx: RunContext, ours: list[Message]) -> Turn | None:
     """The newest turn of an earlier attempt, told again and its open calls settled; None when there was none."""
     for stored in ours:
-        count_usage(ctx, stored)
+        ctx.count(stored)
     ctx.answers = turns.count(ours)
     turn = turns.newest(ours)
     if turn is None:
@@ -68,32 +69,29 @@ def end_of(ctx: RunContext, turn: Turn) -> str | None:
     return "max_auto_continues_reached" if ctx.cut_answers > ctx.config.max_auto_continues else None
 
 
-async def take_turn(ctx: RunContext, history: list[Message]) -> Turn:
+async def take_turn(ctx: RunContext, conversation: Conversation) -> Turn:
     """Ask the model and make the calls of its answer, which is stored first."""
     ctx.answers += 1
     async with Acting(ctx) as acting:
-        answer, reading = await ask(ctx, make_request(ctx, history), acting)
+        answer, reading = await ask_fitting(ctx, conversation, acting)
         calls = reading.take_calls(ended=True)
         if not (calls or answer or reading.answer.text.strip()):
             raise RunFailed(explain_silence(ctx, reading.answer))
         if calls or reading.worth_keeping:
             part_of = {"answer_id": reading.answer_id} if answer else {}
-            stored = await keep_answer(ctx, reading.answer, calls, **part_of)
+            stored = await keep_answer(ctx, reading.answer, calls, **part_of, **conversation.estimated)
             acting.start(stored, calls)
             answer.append(stored)
         return Turn(answer, await acting.results())
 
 
-def make_request(ctx: RunContext, history: list[Message]) -> ModelRequest:
-    """Raises: RunFailed when the thread holds nothing that a model could answer."""
-    tools, model = offer.of_run(ctx), ctx.run.model_name
-    described = tools.examples if offer.in_prompt(model) else ""
-    prompt = thread_manager.system_prompt(datetime.now(UTC).date(), described)
-    shown = thread_manager.to_model(history, prompt)
-    if all(said["role"] == "system" for said in shown):
-        raise RunFailed("There is no message in this thread that could be answered.")
-    effort = ctx.run.settings.get("reasoning_effort") if ctx.run.settings.get("enable_thinking") else None
-    return ModelRequest(model, shown, effort, tools=tools.schemas if offer.natively(model) else ())
+async def ask_fitting(ctx: RunContext, conversation: Conversation, acting: Acting) -> tuple[list[Message], Reading]:
+    """`ask`; a request that the model finds too long is shortened and asked once more."""
+    try:
+        return await ask(ctx, await conversation.request(), acting)
+    except ContextTooLong:
+        conversation.shrink()
+        return await ask(ctx, await conversation.request(), acting)
 
 
 async def ask(ctx: RunContext, request: ModelRequest, acting: Acting) -> tuple[list[Message], Reading]:
@@ -122,10 +120,10 @@ async def ask(ctx: RunContext, request: ModelRequest, acting: Acting) -> tuple[l
     return kept, reading
 
 
-async def keep_answer(ctx: RunContext, answer: Answer, calls: list[ToolCall], **metadata: str) -> Message:
+async def keep_answer(ctx: RunContext, answer: Answer, calls: list[ToolCall], **metadata: Any) -> Message:
     new = response_processor.message(answer, ctx.run.id, ctx.run.model_name, calls, **metadata)
     stored = await thread_manager.store(ctx, new)
-    count_usage(ctx, stored)
+    ctx.count(stored)
     await ctx.log.append(response_processor.completed(stored))
     ctx.draft = Draft()
     return stored
@@ -151,9 +149,3 @@ async def keep_draft(ctx: RunContext) -> None:
     stored = await thread_manager.store(ctx, kept)
     await ctx.log.append(response_processor.completed(stored))
     ctx.draft = Draft()
-
-
-def count_usage(ctx: RunContext, stored: Message) -> None:
-    """Add one answer's tokens to the run's; the stored rows are the truth, so a resumed run counts them again."""
-    for name, tokens in (stored.metadata.get("usage") or {}).items():
-        ctx.usage[name] = ctx.usage.get(name, 0) + tokens

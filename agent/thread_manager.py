@@ -2,10 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import date
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,34 +17,29 @@ from services.log import logger
 from services.messages import Message, NewMessage
 from services.postgres import Unreachable
 
-PROMPTS = Path(__file__).parent / "prompts"
-SYSTEM_PROMPT = (PROMPTS / "system.md").read_text()
-XML_TOOLS = (PROMPTS / "xml_tools.md").read_text()
 NO_RESULT = "There is no result: the call was stopped before it ended."
 ODD_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
 LONGEST_NAME = 64
 ROLES = ("user", "assistant", "system")
 PARTS = {"text": str, "image_url": dict}
 RETRY_SECONDS = 0.5
+LEFT_OUT = "[… {left} characters left out here; expand_message with message_id {message_id} shows them …]"
 
 Results = dict[tuple[str, str], Message]
+Limits = Mapping[UUID, int]
+"""How many characters of a message's text are shown, for those that are shortened; 0: none."""
+NO_LIMITS: Limits = {}
 
 
-def system_prompt(today: date, tools: str = "") -> str:
-    """`tools` describes the tools to a model that calls them in XML."""
-    prompt = SYSTEM_PROMPT.format(date=today.isoformat())
-    return f"{prompt}\n{XML_TOOLS.replace('{tools}', tools)}" if tools else prompt
-
-
-def to_model(history: Iterable[Message], prompt: str) -> list[dict[str, Any]]:
+def to_model(history: Iterable[Message], prompt: str, limits: Limits = NO_LIMITS) -> list[dict[str, Any]]:
     """The thread in the shape of OpenAI's chat completions; what no model could read is left out.
 
     Each tool call is followed by its result, as providers demand, wherever that is stored; a call that has none is
     given one that says so, and a result without its call is left out.
     """
-    stored = list(history)
+    stored = [each for each in history if limits.get(each.message_id) != 0]
     results = results_by_call(stored)
-    shown = (said for each in stored for said in model_messages(each, results))
+    shown = (said for each in stored for said in model_messages(each, results, limits))
     return [{"role": "system", "content": prompt}, *shown]
 
 
@@ -64,33 +57,49 @@ def results_by_call(history: Iterable[Message]) -> Results:
     return found
 
 
-def model_messages(stored: Message, results: Results) -> list[dict[str, Any]]:
+def model_messages(stored: Message, results: Results, limits: Limits) -> list[dict[str, Any]]:
     """A message and the results of the calls in it."""
-    said = model_message(stored)
+    said = model_message(stored, limits)
     spoken = [said] if said else []
     made = calls_of(stored) if stored.type == "assistant" else []
     native = [call for call in made if call.tag is None and call.call_id]
     unanswered = [call for call in made if call.tag and (str(stored.message_id), call.call_id) not in results]
     if native:
-        made_by = {"role": "assistant", "content": "", **thinking_of(as_dict(stored.content)), **(said or {})}
-        spoken = [{**made_by, "tool_calls": [model_call(call) for call in native]}]
-    answers = [model_result(call, results.get((str(stored.message_id), call.call_id))) for call in native]
+        thinking = {} if stored.message_id in limits else thinking_of(as_dict(stored.content))
+        made_by = {"role": "assistant", "content": "", **thinking, **(said or {})}
+        spoken = [{**made_by, "tool_calls": [model_call(call, stored, limits) for call in native]}]
+    answers = [model_result(call, results.get((str(stored.message_id), call.call_id)), limits) for call in native]
     told = [{"role": "user", "content": f"{call.tag}: {NO_RESULT}"} for call in unanswered]
     return [*spoken, *answers, *told]
 
 
-def model_call(call: ToolCall) -> dict[str, Any]:
+def model_call(call: ToolCall, stored: Message, limits: Limits) -> dict[str, Any]:
     """Providers take only names of theirs and JSON objects as arguments; the result says what was wrong."""
     name = ODD_IN_NAME.sub("_", call.name)[:LONGEST_NAME]
-    arguments = orjson.dumps(call.shown).decode() if isinstance(call.shown, dict) else "{}"
+    given = call.shown if isinstance(call.shown, dict) else {}
+    shown = {
+        parameter: shortened(value, stored, limits) if isinstance(value, str) else value
+        for parameter, value in given.items()
+    }
+    arguments = orjson.dumps(shown).decode()
     return {"id": call.call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def model_result(call: ToolCall, stored: Message | None) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": call.call_id, "content": plain_text(stored) if stored else NO_RESULT}
+def model_result(call: ToolCall, stored: Message | None, limits: Limits) -> dict[str, Any]:
+    told = shortened(plain_text(stored), stored, limits) if stored else NO_RESULT
+    return {"role": "tool", "tool_call_id": call.call_id, "content": told}
 
 
-def model_message(stored: Message) -> dict[str, Any] | None:
+def shortened(text: str, stored: Message, limits: Limits) -> str:
+    """Beginning and end of a text that is too long, and how to read all of it."""
+    limit = limits.get(stored.message_id)
+    if limit is None or len(text) <= limit + len(LEFT_OUT):
+        return text
+    note = LEFT_OUT.format(left=len(text) - limit, message_id=stored.message_id)
+    return f"{text[: limit - limit // 3]}\n{note}\n{text[len(text) - limit // 3 :]}"
+
+
+def model_message(stored: Message, limits: Limits = NO_LIMITS) -> dict[str, Any] | None:
     """One stored message as a model message, or None.
 
     Content is a dict with role and content (ours), the same as a JSON string (older clients), or plain text.
@@ -98,7 +107,10 @@ def model_message(stored: Message) -> dict[str, Any] | None:
     said = as_dict(stored.content)
     role = said.get("role") or stored.type
     content = model_content(said.get("content"), role)
-    thinking = thinking_of(said) if role == "assistant" else {}
+    limited = stored.message_id in limits
+    if limited and content:
+        content = shortened(content if isinstance(content, str) else text_of(content), stored, limits)
+    thinking = thinking_of(said) if role == "assistant" and not limited else {}
     return {"role": role, "content": content, **thinking} if role in ROLES and content else None
 
 
@@ -132,24 +144,16 @@ def model_content(content: Any, role: Any) -> str | list[dict[str, Any]] | None:
     if not isinstance(content, list):
         return None
     parts = [part for part in content if isinstance(part, dict) and readable_part(part)]
-    if role == "user":
-        return parts
-    return "".join(part["text"] for part in parts if part["type"] == "text") or None
+    return parts if role == "user" else text_of(parts) or None
+
+
+def text_of(parts: Iterable[dict[str, Any]]) -> str:
+    return "".join(part["text"] for part in parts if part["type"] == "text")
 
 
 def readable_part(part: dict[str, Any]) -> bool:
     kind = part.get("type")
     return isinstance(kind, str) and kind in PARTS and bool(part.get(kind)) and isinstance(part[kind], PARTS[kind])
-
-
-async def load_history(ctx: RunContext) -> list[Message]:
-    """The thread's messages for the model, oldest first; waits while Postgres is away (the runner's claim decides)."""
-    while True:
-        try:
-            async with ctx.pool.acquire() as conn:
-                return await messages.model_history(conn, ctx.run.thread_id)
-        except Unreachable as error:
-            await pause(ctx, error)
 
 
 async def find(ctx: RunContext, message_id: UUID) -> Message | None:

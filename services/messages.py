@@ -47,6 +47,8 @@ class NewMessage:
 
 NAMES = tuple(f.name for f in fields(Message))
 COLUMNS = ", ".join(NAMES)
+NEWER_ROWS = 1000
+IMAGES_AT_ONCE = 5
 PAGE_BYTES = 16 * 1024 * 1024
 """What a page may hold, however many messages were asked for: it is read and written on the event loop."""
 GIVEN = """unnest($2::uuid[], $3::text[], $4::bool[], $5::text[], $6::text[], $7::uuid[], $8::uuid[])
@@ -133,10 +135,12 @@ async def page(
     after: int | None = None,
     descending: bool = True,
     max_bytes: int = PAGE_BYTES,
+    for_model: bool = False,
 ) -> tuple[list[Message], bool]:
     """Messages of a thread whose position lies strictly between `after` and `before`, and whether there are more.
 
-    Up to `limit` of them, and no more once they are over `max_bytes` as stored; one at least.
+    Up to `limit` of them, and no more once they are over `max_bytes` as stored; one at least. `for_model`: only what a
+    model is shown as conversation.
     """
     order = "position DESC" if descending else "position"
     rows = await conn.fetch(
@@ -144,6 +148,7 @@ async def page(
         WITH found AS (
             SELECT message_id, position, pg_column_size(content) + pg_column_size(metadata) AS size FROM messages
             WHERE thread_id = $1 AND ($2::bigint IS NULL OR position < $2) AND ($3::bigint IS NULL OR position > $3)
+                AND (is_llm_message OR NOT $6)
             ORDER BY {order} LIMIT $4 + 1
         ), fitting AS (
             SELECT message_id FROM (
@@ -158,18 +163,65 @@ async def page(
         after,
         limit,
         max_bytes,
+        for_model,
+        timeout=LONG_SECONDS,
     )
     return [Message(**{name: row[name] for name in NAMES}) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 
 
-async def model_history(conn: Connection, thread_id: UUID) -> list[Message]:
-    """What the model is shown of a thread, oldest first."""
-    rows = await conn.fetch(
-        f"SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND is_llm_message ORDER BY position",
+async def newest_summary(conn: Connection, thread_id: UUID) -> Message | None:
+    """What stands for the older part of a thread; `metadata.covers` is the last position that it covers."""
+    row = await conn.fetchrow(
+        f"SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND type = 'summary' ORDER BY position DESC LIMIT 1",
         thread_id,
-        timeout=LONG_SECONDS,
+    )
+    return Message(**row) if row else None
+
+
+async def newer(conn: Connection, thread_id: UUID, after: int, known: Sequence[UUID]) -> list[Message]:
+    """Messages for the model behind position `after` that are not `known`, oldest first."""
+    rows = await conn.fetch(
+        f"""
+        SELECT {COLUMNS} FROM messages
+        WHERE thread_id = $1 AND is_llm_message AND position > $2 AND message_id <> ALL($3::uuid[])
+        ORDER BY position LIMIT $4
+        """,
+        thread_id,
+        after,
+        known,
+        NEWER_ROWS,
     )
     return [Message(**row) for row in rows]
+
+
+async def of_run(conn: Connection, run_id: UUID, before: int) -> list[Message]:
+    """The older messages of a run without their content: what they cost and counted for."""
+    columns = COLUMNS.replace("content", "'{}'::jsonb AS content")
+    rows = await conn.fetch(
+        f"""
+        SELECT {columns} FROM messages WHERE agent_run_id = $1 AND position < $2 AND is_llm_message
+        ORDER BY position
+        """,
+        run_id,
+        before,
+    )
+    return [Message(**row) for row in rows]
+
+
+async def temporary(conn: Connection, thread_id: UUID, after: int) -> list[Message]:
+    """The latest browser state of a thread, and the images that were put before the model since position `after`."""
+    rows = await conn.fetch(
+        f"""
+        (SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND type = 'browser_state'
+            ORDER BY position DESC LIMIT 1)
+        UNION ALL
+        (SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND type = 'image_context' AND position > $2
+            ORDER BY position DESC LIMIT {IMAGES_AT_ONCE})
+        """,
+        thread_id,
+        after,
+    )
+    return sorted((Message(**row) for row in rows), key=lambda stored: stored.position)
 
 
 async def newest_of_run(conn: Executor, run_id: UUID) -> Message | None:

@@ -189,6 +189,7 @@ class ModelSettings(Section):
     idle_timeout: Span = timedelta(seconds=120)
     connect_timeout: Span = timedelta(seconds=10)
     max_retries: int = Field(3, ge=0)
+    context_window: int = Field(0, ge=0)
     openai_api_key: SecretStr = Field(SecretStr(""), validation_alias="OPENAI_API_KEY")
     openai_base_url: str = Field("https://api.openai.com/v1", validation_alias="OPENAI_BASE_URL")
     anthropic_api_key: SecretStr = Field(SecretStr(""), validation_alias="ANTHROPIC_API_KEY")

@@ -1,5 +1,6 @@
 """A failed model call → what to do about it and the sentence its user reads. The same for every dialect."""
 
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -26,6 +27,12 @@ OUT_OF_QUOTA = {
     "contract_spend_limit_reached",
     "enforced_spend_limit_reached",
 }
+TOO_LONG = {"context_length_exceeded", "request_too_large", "string_above_max_length"}
+WORDS_FOR_TOO_LONG = re.compile(
+    r"context.(length|window|limit)|prompt is too long|input is too long|too many (input )?tokens|"
+    r"maximum (prompt|context|input|number of tokens)|exceeds? the (model|max|limit)",
+    re.IGNORECASE,
+)
 LONGEST_WAIT = 60.0
 FIRST_WAIT = 0.5
 LONGEST_BACKOFF = 8.0
@@ -53,6 +60,13 @@ def may_pass(error: CallFailed) -> bool:
 
 def out_of_quota(error: Refused) -> bool:
     return error.status == 402 or error.code in OUT_OF_QUOTA or error.type in OUT_OF_QUOTA
+
+
+def too_long(error: CallFailed) -> bool:
+    """The request holds more than the model reads: each provider has words of its own for that."""
+    if not isinstance(error, Refused) or error.status not in (400, 413, 422):
+        return False
+    return error.code in TOO_LONG or bool(WORDS_FOR_TOO_LONG.search(error.told))
 
 
 def retry_after(error: CallFailed) -> float | None:

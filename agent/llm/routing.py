@@ -9,10 +9,10 @@ from dataclasses import replace
 from httpx2 import AsyncClient
 
 from agent.catalog import PROVIDERS, Provider, resolve_model, split
-from agent.context import RunFailed
+from agent.context import ContextTooLong, RunFailed
 from agent.llm import anthropic_dialect, demo, openai_dialect
 from agent.llm.chunk import Chunk
-from agent.llm.errors import sentence, wait_before_retry
+from agent.llm.errors import sentence, too_long, wait_before_retry
 from agent.llm.failures import CallFailed
 from agent.llm.request import ModelRequest
 from services.errors import Unprocessable
@@ -62,6 +62,7 @@ async def ask_provider(
             wait = None if spoke or failures > settings.models.max_retries else wait_before_retry(error, failures)
             if wait is None:
                 log.warning("model.failed")
-                raise RunFailed(sentence(error, settings, provider, request.model, spoke=spoke)) from error
+                told = sentence(error, settings, provider, request.model, spoke=spoke)
+                raise (ContextTooLong if too_long(error) else RunFailed)(told) from error
             log.info("model.retried", wait=wait)
         await asyncio.sleep(wait * random.uniform(1.0, 1.25))  # noqa: S311 - jitter, not a secret

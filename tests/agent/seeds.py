@@ -138,7 +138,7 @@ def resumed(ctx: RunContext) -> tuple[RunContext, RecordingLog]:
 async def rows_of(ctx: RunContext) -> list[Message]:
     """What the run stored, in order."""
     async with ctx.pool.acquire() as conn:
-        found = await messages.model_history(conn, ctx.run.thread_id)
+        found, _ = await messages.page(conn, ctx.run.thread_id, limit=1000, descending=False, for_model=True)
     return [stored for stored in found if stored.agent_run_id == ctx.run.id]
 
 

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from httpx2 import AsyncClient
 
-from agent import loop, thread_manager
+from agent import history, loop
 from agent.context import RunContext, RunFailed
 from agent.llm import demo
 from agent.loop import keep_draft, run_agent
@@ -22,7 +22,7 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 
 async def answers(ctx: RunContext) -> list[Message]:
-    return [message for message in await thread_manager.load_history(ctx) if message.type == "assistant"]
+    return [message for message in (await history.load(ctx)).conversation if message.type == "assistant"]
 
 
 def next_attempt(ctx: RunContext) -> tuple[RunContext, RecordingLog]:

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from httpx2 import AsyncClient
 
-from agent import thread_manager
+from agent import history, prompt, thread_manager
 from services import messages
 from services.messages import Message, NewMessage
 from services.postgres import Pool
@@ -151,8 +151,9 @@ def test_calls_of_an_unknown_shape_are_left_out(calls: Any) -> None:
     assert shown_of(row) == [{"role": "assistant", "content": "hi"}]
 
 
-def test_the_system_prompt_says_what_day_it_is() -> None:
-    assert "2031-02-03" in thread_manager.system_prompt(date(2031, 2, 3))
+async def test_the_system_prompt_says_what_day_it_is(pool: Pool, http: AsyncClient, settings: Settings) -> None:
+    ctx, _ = await make_context(pool, http, settings, "openai/m")
+    assert "2031-02-03" in prompt.compose(ctx, date(2031, 2, 3))
 
 
 async def test_a_message_whose_commit_was_not_heard_of_is_not_stored_twice(
@@ -162,7 +163,7 @@ async def test_a_message_whose_commit_was_not_heard_of_is_not_stored_twice(
     first = await thread_manager.store(ctx, NewMessage("assistant", {"role": "assistant", "content": "a"}))
     again = await thread_manager.store(ctx, NewMessage("assistant", {"role": "assistant", "content": "a"}))
     assert again == first
-    assert len(await thread_manager.load_history(ctx)) == 2
+    assert len((await history.load(ctx)).conversation) == 2
 
 
 async def test_storing_waits_until_postgres_is_back(
@@ -187,4 +188,4 @@ async def test_a_closed_pool_is_not_waited_for(http: AsyncClient, pool: Pool, se
     ctx, _ = await make_context(pool, http, settings, "openai/m")
     await pool.close()
     with pytest.raises(asyncpg.InterfaceError):
-        await thread_manager.load_history(ctx)
+        await history.load(ctx)

@@ -1,20 +1,25 @@
 import asyncio
 from secrets import token_hex
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from services import messages
 from services.messages import Message, NewMessage
-from services.postgres import Pool
+from services.postgres import Connection, Pool
 from services.runs.fence import Fence, FenceLost
 from tests.agent.seeds import fence_of, make_run, make_thread
 
 
 def said(text: str) -> NewMessage:
     return NewMessage("user", {"role": "user", "content": text})
+
+
+async def for_model(conn: Connection, thread_id: UUID) -> list[Message]:
+    found, _ = await messages.page(conn, thread_id, limit=1000, descending=False, for_model=True)
+    return found
 
 
 async def test_messages_of_one_call_keep_their_order_and_their_ids(pool: Pool) -> None:
@@ -24,7 +29,7 @@ async def test_messages_of_one_call_keep_their_order_and_their_ids(pool: Pool) -
         stored = await messages.add(conn, thread_id, batch)
         assert [message.content for message in stored] == [new.content for new in batch]
         assert stored[-1].message_id == named
-        assert await messages.model_history(conn, thread_id) == stored
+        assert await for_model(conn, thread_id) == stored
 
 
 async def test_every_json_value_and_every_odd_text_comes_back(pool: Pool) -> None:
@@ -82,7 +87,7 @@ async def test_an_attempt_that_lost_its_run_cannot_store_any_more(pool: Pool, lo
         await conn.execute(f"UPDATE agent_runs SET {loss} WHERE id = $1", run.id)
         with pytest.raises(FenceLost):
             await messages.add(conn, thread_id, [said("late")], fence=fence_of(run))
-        assert await messages.model_history(conn, thread_id) == []
+        assert await for_model(conn, thread_id) == []
         assert await conn.fetchval("SELECT crashes FROM agent_runs WHERE id = $1", run.id) == 3
 
 
@@ -138,9 +143,9 @@ async def test_a_page_of_large_messages_ends_early_and_says_that_there_are_more(
         sizes, more = [], True
         while more:
             edge = seen[-1].position if seen else None
-            bounds = {"before": edge} if descending else {"after": edge}
+            before, after = (edge, None) if descending else (None, edge)
             found, more = await messages.page(
-                conn, thread_id, limit=100, max_bytes=45_000, descending=descending, **bounds
+                conn, thread_id, before=before, after=after, limit=100, max_bytes=45_000, descending=descending
             )
             seen += found
             sizes.append(len(found))
@@ -154,7 +159,7 @@ async def test_the_model_is_not_shown_what_is_not_for_it(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id = await make_thread(conn)
         await messages.add(conn, thread_id, [said("shown"), NewMessage("status", {}, is_llm_message=False)])
-        assert len(await messages.model_history(conn, thread_id)) == 1
+        assert len(await for_model(conn, thread_id)) == 1
         assert len((await messages.page(conn, thread_id, limit=10))[0]) == 2
 
 

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import dramatiq
 
-from agent import response_processor, thread_manager, turns
+from agent import history, response_processor, thread_manager, turns
 from agent.context import Draft
 from agent.response_processor import Answer
 from services.http import open_client
@@ -119,8 +119,8 @@ class Driver:
     async def resume(self) -> None:
         """The opening, and once more the message that an earlier attempt may have stored without telling."""
         await self.log.append(runner.opening(self.run, self.log))
-        history = await thread_manager.load_history(self.context)
-        answered = turns.newest_answer([stored for stored in history if stored.agent_run_id == self.run.id])
+        known = await history.load(self.context)
+        answered = turns.newest_answer(known.of_run(self.run.id))
         if answered:
             await self.log.append(response_processor.completed(answered))
 

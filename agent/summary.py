@@ -1,0 +1,81 @@
+"""The older part of a long thread, told by the model itself in one message."""
+
+from contextlib import aclosing
+from typing import Any
+from uuid import uuid4
+
+from agent import compaction, response_processor, thread_manager
+from agent.compaction import Window
+from agent.context import RunContext, RunFailed
+from agent.history import History
+from agent.llm import routing
+from agent.llm.chunk import Usage
+from agent.llm.request import ModelRequest
+from agent.prompt import PROMPTS
+from services.log import logger
+from services.messages import Message, NewMessage
+
+PROMPT = (PROMPTS / "summary.md").read_text()
+INTRODUCTION = "This is a summary of the conversation before; the messages that it stands for are not shown.\n\n"
+WORDS = 1_500
+LONGEST_CHARS = 60_000
+KEPT_SHARE = 0.35
+FEWEST = 8
+"""Fewer messages are not worth a call of the model."""
+
+
+async def summarise(ctx: RunContext, history: History, window: Window) -> None:
+    """Have the model summarise all but the newest part, store that, and let it stand for what it covers.
+
+    A model that cannot is no reason to fail: the thread is then shortened without it. Raises: FenceLost.
+    """
+    covered = covered_part(history.conversation, window)
+    if len(covered) < FEWEST:
+        return
+    try:
+        text, usage = await told(ctx, history, covered, window)
+    except RunFailed as error:
+        logger.warning("summary.failed", run_id=str(ctx.run.id), error=str(error))
+        return
+    if text.strip():
+        stored = await keep(ctx, text, usage, covers=covered[-1].position)
+        ctx.count(stored)
+        history.summarise(stored, ctx.run.id)
+
+
+def covered_part(conversation: list[Message], window: Window) -> list[Message]:
+    """All but the newest messages that fill a part of the window; it ends where a turn ends."""
+    room, end = window.size * KEPT_SHARE / window.factor, len(conversation)
+    while end and room > 0:
+        end -= 1
+        room -= window.cost(conversation[end])
+    end = min(end, len(conversation) - compaction.RECENT)
+    while end > 0 and conversation[end].type == "tool":
+        end -= 1
+    return conversation[: max(end, 0)]
+
+
+async def told(ctx: RunContext, history: History, covered: list[Message], window: Window) -> tuple[str, Usage | None]:
+    """Raises: RunFailed."""
+    inner = Window(window.size, factor=window.factor, costs=window.costs)
+    parts = [*([history.summary] if history.summary else []), *covered]
+    inner.fit(parts, (compaction.shorten_results, *compaction.last_resorts(inner)))
+    shown = thread_manager.to_model(parts, PROMPT.format(words=WORDS), inner.limits)
+    request = ModelRequest(ctx.run.model_name, [*shown, {"role": "user", "content": "Write the summary now."}])
+    text, usage = "", None
+    async with aclosing(routing.stream(ctx.settings, ctx.http, request)) as chunks:
+        async for chunk in chunks:
+            text += chunk.text
+            usage = chunk.usage or usage
+            if len(text) > LONGEST_CHARS:
+                break
+    return text[:LONGEST_CHARS], usage
+
+
+async def keep(ctx: RunContext, text: str, usage: Usage | None, *, covers: int) -> Message:
+    known: dict[str, Any] = {"thread_run_id": str(ctx.run.id), "model": ctx.run.model_name, "covers": covers}
+    counted = {"usage": usage.counted()} if usage else {}
+    content = {"role": "user", "content": INTRODUCTION + text}
+    stored = await thread_manager.store(ctx, NewMessage("summary", content, {**known, **counted}, message_id=uuid4()))
+    await ctx.log.append(response_processor.completed(stored))
+    return stored
