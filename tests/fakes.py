@@ -125,6 +125,7 @@ def first(error: Reply, then: Reply) -> Callable[[int], Reply]:
 MODELS: dict[str, Callable[[int], Reply]] = {
     "script-text": lambda _: says(),
     "script-slow": lambda _: says(*(f"word{n} " for n in range(200)), delay=0.02),
+    "script-many": lambda _: says(*(f"word{n} " for n in range(10_000))),
     "script-reasoning": lambda _: thinks("Let me ", "think. "),
     "script-empty": lambda _: empty(),
     "script-silent": lambda _: silent(),
