@@ -204,6 +204,23 @@ class ModelSettings(Section):
     vllm_base_url: str = Field("http://127.0.0.1:8001/v1", validation_alias="VLLM_BASE_URL")
 
 
+class SandboxSettings(Section):
+    """Where and how large sandboxes are; sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="SANDBOX_")
+    kind: Literal["local", "docker", "off"] = Field("local", validation_alias="SANDBOX")
+    folder: str = Field(".longrun/sandboxes", min_length=1, validation_alias="SANDBOX_DIR")
+    bwrap: str = ""
+    uid_base: int = Field(200_000, ge=1000)
+    idle_timeout: Span = timedelta(minutes=30)
+    reap_interval: Span = timedelta(seconds=30)
+    cpus: float = Field(1.0, gt=0)
+    memory_bytes: int = Field(2 * 1024**3, ge=64 * 1024**2)
+    disk_bytes: int = Field(10 * 1024**3, ge=1024**2)
+    processes: int = Field(512, ge=16)
+    network: bool = False
+
+
 class LogSettings(Section):
     model_config = SettingsConfigDict(env_prefix="LOG_")
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -227,6 +244,7 @@ class Settings(BaseModel):
     api: ApiSettings = Field(default_factory=ApiSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
+    sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @property

@@ -1,0 +1,146 @@
+"""Sandboxes on this machine, by bubblewrap: user, pid, network and mount namespaces, and a system call filter."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+from services.log import logger
+from services.runs.fence import Fence, FenceLost
+from services.sandbox import client, guest, isolation, places, syscalls
+from services.sandbox.places import Place
+from services.sandbox.protocol import Sandbox, SandboxFailed, SandboxUnavailable, Spec
+from services.settings import SandboxSettings
+
+MONITOR = Path(__file__).with_name("monitor.py")
+START_WITHIN = 15.0
+
+
+class Bubblewrap:
+    """`protocol.SandboxProvider` for one machine."""
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self.settings = settings
+        self.root = Path(settings.folder).absolute()
+
+    async def open(self, project_id: UUID, fence: Fence | None = None, spec: Spec | None = None) -> Sandbox:
+        place = places.of(self.root, project_id)
+
+        async def start() -> None:
+            await asyncio.to_thread(self.start, place, fence, spec or self.spec)
+
+        opened = client.Client(place.folder, fence, start, place.ended_because)
+        await asyncio.to_thread(admit, place, fence)
+        await opened.ask("hello")
+        return opened
+
+    @property
+    def spec(self) -> Spec:
+        given = self.settings
+        return Spec(given.cpus, given.memory_bytes, given.disk_bytes, given.network)
+
+    def start(self, place: Place, fence: Fence | None, spec: Spec) -> None:
+        """Start it unless it runs. Blocks for as long as that takes.
+
+        Raises: SandboxUnavailable.
+        """
+        place.make()
+        with place.locked():
+            if place.monitor() is not None:
+                return
+            configuration = self.configuration(place, spec)
+            said = launched(configuration)
+            if said != "ready":
+                raise SandboxUnavailable(f"No sandbox: it did not start ({said}).")
+        logger.info("sandbox.started", project_id=place.folder.name)
+
+    def configuration(self, place: Place, spec: Spec) -> dict[str, object]:
+        cores = sorted(os.sched_getaffinity(0))
+        first = hash(place.folder.name) % len(cores)
+        return {
+            "folder": str(place.folder),
+            "bwrap": self.program(),
+            "arguments": isolation.arguments(spec.memory_bytes),
+            "files": isolation.files(),
+            "seccomp": syscalls.program().hex(),
+            "command": isolation.command(),
+            "agent": {"processes": self.settings.processes, "fences": place.recall("fences")},
+            "uid": places.user_of(self.root, place, self.settings.uid_base) if os.geteuid() == 0 else 0,
+            "memory": spec.memory_bytes,
+            "disk": spec.disk_bytes,
+            "cores": [cores[(first + each) % len(cores)] for each in range(max(1, round(spec.cpus)))],
+        }
+
+    def program(self) -> str:
+        """Raises: SandboxUnavailable when there is no bubblewrap."""
+        found = self.settings.bwrap or shutil.which("bwrap")
+        if not found or not os.access(found, os.X_OK):
+            raise SandboxUnavailable("No sandbox: bubblewrap is missing; install it, or name it by SANDBOX_BWRAP.")
+        return found
+
+    async def stop(self, project_id: UUID) -> None:
+        await asyncio.to_thread(stop, places.of(self.root, project_id))
+
+    async def delete(self, project_id: UUID) -> None:
+        await asyncio.to_thread(delete, places.of(self.root, project_id))
+
+    async def reap(self, idle_seconds: float) -> list[UUID]:
+        reaped = []
+        for project_id, place in (await asyncio.to_thread(places.all_in, self.root)).items():
+            try:
+                answer = await client.ask(place.folder, "end_when_idle", seconds=idle_seconds)
+            except (client.Gone, SandboxFailed, TimeoutError):
+                continue
+            if answer["ended"]:
+                reaped.append(project_id)
+        return reaped
+
+
+def launched(configuration: dict[str, object]) -> str:
+    """Start a monitor in a session of its own; what it says."""
+    process = subprocess.run(  # noqa: S603 - our own file
+        [sys.executable, "-I", "-S", str(MONITOR)],
+        input=json.dumps(configuration).encode(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": "/usr/bin:/bin"},
+        start_new_session=True,
+        timeout=START_WITHIN,
+        check=False,
+    )
+    return process.stdout.decode(errors="replace")
+
+
+def admit(place: Place, fence: Fence | None) -> None:
+    """Check a fence against what this project's sandbox has heard in any of its lives, and keep it for the next.
+
+    Raises: FenceLost.
+    """
+    if fence is None:
+        return
+    place.make()
+    with place.locked():
+        fences = guest.Fences(place.recall("fences"))
+        try:
+            fences.admit(str(fence.run_id), fence.attempt)
+        except guest.Lost as error:
+            raise FenceLost(str(error)) from error
+        known = {"run": fences.run, "attempt": fences.attempt, "superseded": list(fences.superseded)}
+        place.remember("fences", known)
+
+
+def stop(place: Place) -> None:
+    if place.folder.is_dir():
+        with place.locked():
+            place.end()
+
+
+def delete(place: Place) -> None:
+    if place.folder.is_dir():
+        with place.locked():
+            place.end()
+            place.remove()

@@ -1,0 +1,268 @@
+"""Speaks to the agent inside a sandbox, one connection of its Unix socket per call."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from services.runs.fence import Fence, FenceLost
+from services.sandbox import guest
+from services.sandbox.protocol import (
+    WORKSPACE,
+    FileInfo,
+    Finished,
+    Job,
+    OnOutput,
+    Pipe,
+    SandboxFailed,
+    Usage,
+)
+
+CHUNK = 256 * 1024
+CONNECT_WITHIN = 5.0
+ANSWER_WITHIN = 60.0
+
+Ended = Callable[[], str]
+
+
+class Gone(Exception):
+    """The connection broke before the answer."""
+
+
+class Absent(Gone):
+    """Nobody listens."""
+
+
+class Connection:
+    """One call under way."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.result = bytearray()
+
+    async def send(self, kind: bytes, payload: bytes = b"") -> None:
+        try:
+            self.writer.write(guest.frame(kind, payload))
+            await self.writer.drain()
+        except OSError as error:
+            raise Gone(str(error)) from error
+
+    async def ask(self, op: str, fence: Fence | None, arguments: Mapping[str, Any]) -> None:
+        named = [str(fence.run_id), fence.attempt] if fence else None
+        await self.send(guest.JSON, json.dumps({"op": op, "fence": named, "with": arguments}).encode())
+
+    async def data(self, content: AsyncIterator[bytes] | bytes) -> None:
+        """Send a body. What the agent says against it meanwhile is read as the answer."""
+        with suppress(Gone):
+            if isinstance(content, bytes):
+                for start in range(0, len(content), CHUNK):
+                    await self.send(guest.DATA, content[start : start + CHUNK])
+            else:
+                async for piece in content:
+                    await self.data_piece(piece)
+            await self.send(guest.END)
+
+    async def data_piece(self, piece: bytes) -> None:
+        for start in range(0, len(piece), CHUNK):
+            await self.send(guest.DATA, piece[start : start + CHUNK])
+
+    async def receive(self) -> tuple[bytes, bytes]:
+        try:
+            return await guest.read_frame(self.reader)
+        except (asyncio.IncompleteReadError, OSError, ValueError) as error:
+            raise Gone(str(error)) from error
+
+    async def answer(self, on_output: OnOutput | None = None) -> dict[str, Any]:
+        """The answer; output goes to `on_output`, results are collected.
+
+        Raises: Gone; SandboxFailed and FenceLost as the agent says.
+        """
+        while True:
+            kind, payload = await self.receive()
+            if kind == guest.JSON:
+                return judged(json.loads(payload))
+            if kind == guest.RESULT:
+                self.result += payload
+            elif kind == guest.DATA and on_output:
+                await on_output(payload)
+
+
+def judged(answer: dict[str, Any]) -> dict[str, Any]:
+    if answer.get("error") == "fence":
+        raise FenceLost(answer["text"])
+    if answer.get("error"):
+        raise SandboxFailed(answer["text"])
+    return answer
+
+
+@asynccontextmanager
+async def connected(folder: Path) -> AsyncIterator[Connection]:
+    """Raises: Absent when nobody listens."""
+    # By way of the folder's descriptor: a path in a socket's address has at most 107 bytes.
+    try:
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Absent(str(error)) from error
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN):
+            streams = await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/s", limit=CHUNK)
+    except OSError as error:
+        raise Absent(str(error)) from error
+    finally:
+        os.close(descriptor)
+    connection = Connection(*streams)
+    try:
+        yield connection
+    finally:
+        connection.writer.close()
+
+
+async def ask(folder: Path, op: str, **arguments: Any) -> dict[str, Any]:
+    """One question without a fence, and its answer. Raises: Gone; SandboxFailed; TimeoutError."""
+    async with asyncio.timeout(ANSWER_WITHIN), connected(folder) as connection:
+        await connection.ask(op, None, arguments)
+        return await connection.answer()
+
+
+class Client:
+    """The sandbox of one project, as `protocol.Sandbox`.
+
+    `start` brings it up again when it is gone; `ended` says why it ended, empty when nobody knows.
+    """
+
+    def __init__(self, folder: Path, fence: Fence | None, start: Callable[[], Awaitable[None]], ended: Ended) -> None:
+        self.folder, self.fence, self.start, self.ended = folder, fence, start, ended
+
+    @asynccontextmanager
+    async def call(self, op: str, **arguments: Any) -> AsyncIterator[Connection]:
+        """A call under way, in a sandbox that is started when it is gone."""
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await self.reached(stack)
+                await connection.ask(op, self.fence, arguments)
+                yield connection
+            except Gone as error:
+                raise SandboxFailed(await self.obituary()) from error
+
+    async def reached(self, stack: AsyncExitStack) -> Connection:
+        try:
+            return await stack.enter_async_context(connected(self.folder))
+        except Absent:
+            await self.start()
+        return await stack.enter_async_context(connected(self.folder))
+
+    async def obituary(self) -> str:
+        why = await asyncio.to_thread(self.ended)
+        return f"The sandbox ended meanwhile{': ' + why if why else ''}. Its jobs are gone, its files stay."
+
+    async def ask(self, op: str, **arguments: Any) -> tuple[dict[str, Any], bytes]:
+        async with self.call(op, **arguments) as connection:
+            try:
+                async with asyncio.timeout(ANSWER_WITHIN):
+                    return await connection.answer(), bytes(connection.result)
+            except TimeoutError:
+                raise SandboxFailed("The sandbox does not answer.") from None
+
+    async def exec(
+        self,
+        command: str,
+        *,
+        cwd: str = WORKSPACE,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+        on_output: OnOutput | None = None,
+        max_output: int = 200_000,
+    ) -> Finished:
+        asked = {"command": command, "cwd": cwd, "env": dict(env or {}), "timeout": timeout, "max_output": max_output}
+        async with self.call("exec", **asked, stream=on_output is not None) as connection:
+            answer = await connection.answer(on_output)
+        return Finished(answer["exit_code"], bytes(connection.result), answer["left_out"])
+
+    async def start_job(self, name: str, command: str, *, cwd: str = WORKSPACE) -> Job:
+        return job_of(*await self.ask("start_job", name=name, command=command, cwd=cwd))
+
+    async def job(self, name: str, *, offset: int = 0) -> Job:
+        return job_of(*await self.ask("job", name=name, offset=offset))
+
+    async def jobs(self) -> list[Job]:
+        answer, _ = await self.ask("jobs")
+        return [job_of(each, b"") for each in answer["jobs"]]
+
+    async def write_job(self, name: str, data: bytes) -> None:
+        async with self.call("write_job", name=name) as connection:
+            await connection.data(data)
+            await connection.answer()
+
+    async def kill_job(self, name: str) -> Job:
+        return job_of(*await self.ask("kill_job", name=name))
+
+    @asynccontextmanager
+    async def pipe(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> AsyncIterator[Pipe]:
+        async with self.call("pipe", argv=list(argv), env=dict(env or {})) as connection:
+            await connection.answer()
+            yield Streams(connection)
+
+    async def read_file(self, path: str, *, offset: int = 0, limit: int = 10_000_000) -> bytes:
+        _, content = await self.ask("read_file", path=path, offset=offset, limit=limit)
+        return content
+
+    async def write_file(self, path: str, content: AsyncIterator[bytes] | bytes, *, mode: int = 0o644) -> None:
+        async with self.call("write_file", path=path, mode=mode) as connection:
+            await connection.data(content)
+            await connection.answer()
+
+    async def delete_file(self, path: str) -> None:
+        await self.ask("delete_file", path=path)
+
+    async def list_files(self, path: str = WORKSPACE, *, depth: int = 1, limit: int = 1000) -> list[FileInfo]:
+        _, listed = await self.ask("list_files", path=path, depth=depth, limit=limit)
+        return [file_of(each) for each in json.loads(listed)]
+
+    async def stat_file(self, path: str) -> FileInfo | None:
+        answer, _ = await self.ask("stat_file", path=path)
+        return file_of(answer["file"]) if answer["file"] else None
+
+    async def usage(self) -> Usage:
+        answer, _ = await self.ask("usage")
+        return Usage(answer["memory_bytes"], answer["disk_bytes"], answer["processes"])
+
+    async def connect(self, port: int) -> AbstractAsyncContextManager[Pipe]:
+        return self.connection(port)
+
+    @asynccontextmanager
+    async def connection(self, port: int) -> AsyncIterator[Pipe]:
+        async with self.call("connect", port=port) as connection:
+            await connection.answer()
+            yield Streams(connection)
+
+
+class Streams:
+    """The `Pipe` of a call."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.over = False
+
+    async def read(self) -> bytes:
+        while not self.over:
+            kind, payload = await self.connection.receive()
+            if kind == guest.DATA and payload:
+                return payload
+            self.over = kind == guest.JSON
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        await self.connection.data_piece(data)
+
+
+def job_of(answer: dict[str, Any], output: bytes) -> Job:
+    return Job(answer["name"], answer["command"], answer["running"], answer["exit_code"], output, answer["next_offset"])
+
+
+def file_of(answer: dict[str, Any]) -> FileInfo:
+    modified = datetime.fromtimestamp(answer["modified"], UTC)
+    return FileInfo(answer["path"], answer["is_dir"], answer["size"], modified)

@@ -1,0 +1,938 @@
+"""The agent inside a sandbox: its first process, which runs commands and touches files for whoever connects.
+
+Only the standard library, since the system's python3 runs this one file. Each connection is one call: a JSON frame
+asks, data frames go both ways, a JSON frame answers. Closing the connection ends what the call had begun.
+"""
+
+import asyncio
+import ctypes
+import errno
+import json
+import os
+import resource
+import signal
+import socket
+import stat
+import struct
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+JSON, DATA, END, RESULT = b"J", b"D", b"E", b"R"
+HEADER = struct.Struct(">cI")
+CHUNK = 64 * 1024
+LARGEST_FRAME = 1024 * 1024
+RING = 1024 * 1024
+MOST_JOBS = 32
+MOST_FINISHED = 64
+MOST_SUPERSEDED = 10_000
+END_WITHIN = 5.0
+NOTICE_HOLDS = 5.0
+STDERR_KEPT = 4000
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+WORKSPACE = "/workspace"
+SHELL = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"  # noqa: PTH110 - pathlib is slow to import
+
+Answer = dict[str, Any]
+
+
+class Failed(Exception):
+    """What was asked cannot be done; the text says what."""
+
+
+class Lost(Exception):
+    """A later attempt, or another run, drives this project."""
+
+
+def frame(kind: bytes, payload: bytes) -> bytes:
+    return HEADER.pack(kind, len(payload)) + payload
+
+
+def json_frame(content: Answer) -> bytes:
+    return frame(JSON, json.dumps(content).encode())
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Raises: asyncio.IncompleteReadError at the end of the connection; ValueError for a frame that is too large."""
+    kind, length = HEADER.unpack(await reader.readexactly(HEADER.size))
+    if length > LARGEST_FRAME:
+        raise ValueError(f"a frame of {length} bytes is too large")
+    return kind, await reader.readexactly(length)
+
+
+class Kept:
+    """The beginning and the end of an output, bounded."""
+
+    def __init__(self, limit: int) -> None:
+        self.head_size, self.tail_size = limit - limit // 2, limit // 2
+        self.head, self.tail, self.total = bytearray(), bytearray(), 0
+
+    def add(self, data: bytes) -> None:
+        self.total += len(data)
+        room = self.head_size - len(self.head)
+        self.head += data[:room]
+        self.tail += data[room:] if room > 0 else data
+        if len(self.tail) > 2 * self.tail_size + CHUNK:
+            del self.tail[: len(self.tail) - self.tail_size]
+
+    @property
+    def left_out(self) -> int:
+        return max(0, self.total - self.head_size - self.tail_size)
+
+    @property
+    def output(self) -> bytes:
+        tail = bytes(self.tail[-self.tail_size :]) if self.tail_size else b""
+        if self.left_out:
+            return bytes(self.head) + b"\n[... %d bytes left out ...]\n" % self.left_out + tail
+        return bytes(self.head) + tail
+
+
+class Ring:
+    """The last bytes of a job's output; offsets count from its first byte."""
+
+    def __init__(self) -> None:
+        self.kept, self.start = bytearray(), 0
+
+    def add(self, data: bytes) -> None:
+        self.kept += data
+        surplus = len(self.kept) - RING
+        if surplus > CHUNK:
+            del self.kept[:surplus]
+            self.start += surplus
+
+    def since(self, offset: int) -> bytes:
+        return bytes(self.kept[max(0, offset - self.start) :])
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.kept)
+
+
+# Processes
+
+
+def process_tree() -> dict[int, int]:
+    """Every process that is not a zombie: pid → parent."""
+    tree = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+                if state not in b"ZX":
+                    tree[int(name)] = int(parent)
+    return tree
+
+
+def below(roots: set[int]) -> set[int]:
+    tree, found, frontier = process_tree(), set[int](), roots
+    while frontier:
+        frontier = {pid for pid, parent in tree.items() if parent in frontier} - found
+        found |= frontier
+    return found
+
+
+def send(pids: set[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def passes(root: int) -> Iterator[None]:
+    """Kill all below `root`, one pass at a time: they are stopped first, so that none forks away from the kill."""
+    stopped: set[int] = set()
+    while found := below({root}):
+        fresh = found - stopped
+        send(fresh, signal.SIGSTOP)
+        if not fresh:
+            send(found, signal.SIGKILL)
+        stopped = found
+        yield
+
+
+def oversee(argv: list[str], cwd: str, env: dict[str, str], streams: tuple[int, int, int], full: bool) -> int:
+    """In a fork: run a command, wait for its end and kill what it left behind. Orphans of it come to this process."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for target, source in enumerate([os.dup(each) for each in streams]):
+        os.dup2(source, target)
+    os.closerange(3, 65536)
+    if full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    main = os.fork()
+    if main == 0:
+        become(argv, cwd, env)
+    nothing = os.open("/dev/null", os.O_RDWR)
+    for target in range(3):
+        os.dup2(nothing, target)
+    code = wait_for(main)
+    if children_left():
+        for _ in passes(os.getpid()):
+            children_left()
+            time.sleep(0.001)
+    return code
+
+
+def become(argv: list[str], cwd: str, env: dict[str, str]) -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        os.chdir(cwd)
+        os.execve(argv[0], argv, env)
+    except OSError as error:
+        os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+    os._exit(127)
+
+
+def wait_for(main: int) -> int:
+    while True:
+        pid, status = os.wait()
+        if pid == main:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def children_left() -> bool:
+    """Reap; whether any child is left."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return True
+    return False
+
+
+class Runner:
+    """The overseer of one command."""
+
+    def __init__(self, pid: int, ended: "asyncio.Future[int]") -> None:
+        self.pid, self.ended = pid, ended
+
+
+class Processes:
+    def __init__(self) -> None:
+        self.runners: dict[int, Runner] = {}
+        self.loop = asyncio.get_running_loop()
+        self.loop.add_signal_handler(signal.SIGCHLD, self.reap)
+        self.full = False
+
+    def launch(self, argv: list[str], cwd: str, env: dict[str, str], streams: tuple[int, int, int]) -> Runner:
+        """Raises: Failed when there is no such folder or too many processes run."""
+        if not os.path.isdir(cwd):  # noqa: PTH112 - pathlib is slow to import
+            raise Failed(f"{cwd} is not a folder")
+        try:
+            pid = os.fork()
+        except OSError as error:
+            raise Failed(f"no process could be started: {error.strerror} (too many run already?)") from error
+        if pid == 0:
+            code = 127
+            try:
+                code = oversee(argv, cwd, {**os.environ, **env}, streams, self.full)
+            finally:
+                os._exit(code)
+        runner = self.runners[pid] = Runner(pid, self.loop.create_future())
+        return runner
+
+    def reap(self) -> None:
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                runner = self.runners.pop(pid, None)
+                if runner:
+                    code = os.waitstatus_to_exitcode(status)
+                    runner.ended.set_result(code if code >= 0 else 128 - code)
+
+    async def end(self, runner: Runner) -> None:
+        """Kill a command with all that it started; when that cannot be done the whole sandbox ends."""
+        if runner.ended.done():
+            return await self.end_strays()
+        deadline = time.monotonic() + END_WITHIN
+        for _ in passes(runner.pid):
+            if time.monotonic() > deadline:
+                give_up("a command could not be killed")
+            await asyncio.sleep(0.001)
+        await asyncio.wait({runner.ended}, timeout=1.0)
+        if not runner.ended.done():
+            send({runner.pid}, signal.SIGKILL)
+            await asyncio.wait({runner.ended}, timeout=END_WITHIN)
+        return await self.end_strays()
+
+    async def end_strays(self) -> None:
+        """A command may kill its overseer; what it left behind is then ours to kill."""
+        deadline = time.monotonic() + END_WITHIN
+        while strays := self.strays():
+            if time.monotonic() > deadline:
+                give_up("left-over processes could not be killed")
+            send(strays | below(strays), signal.SIGSTOP)
+            send(strays | below(strays), signal.SIGKILL)
+            await asyncio.sleep(0.001)
+
+    def strays(self) -> set[int]:
+        return {pid for pid in children() if pid not in self.runners}
+
+
+def children() -> set[int]:
+    own = os.getpid()
+    with suppress(OSError), open(f"/proc/{own}/task/{own}/children", "rb") as file:
+        if not (listed := file.read()).strip():
+            return set()
+        del listed
+    return {pid for pid, parent in process_tree().items() if parent == own}
+
+
+def give_up(why: str) -> None:
+    print(f"the sandbox ends: {why}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+    os._exit(3)
+
+
+# Calls
+
+
+class Fences:
+    """Which attempt of which run may speak; one run at a time drives a project."""
+
+    def __init__(self, known: Answer) -> None:
+        self.run: str | None = known.get("run")
+        self.attempt: int = known.get("attempt", 0)
+        self.superseded = OrderedDict[str, None]((run, None) for run in known.get("superseded", ()))
+
+    def admit(self, run: str, attempt: int) -> bool:
+        """Whether this fence is new. Raises: Lost when a later one was heard."""
+        if run in self.superseded or (run == self.run and attempt < self.attempt):
+            raise Lost(f"attempt {attempt} of run {run} no longer drives this project")
+        if (run, attempt) == (self.run, self.attempt):
+            return False
+        if self.run and run != self.run:
+            self.superseded[self.run] = None
+            if len(self.superseded) > MOST_SUPERSEDED:
+                self.superseded.popitem(last=False)
+        self.run, self.attempt = run, attempt
+        return True
+
+
+class Call:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.asked: Answer = {}
+        self.fenced = False
+        self.lost = False
+
+    async def say(self, kind: bytes, payload: bytes) -> None:
+        self.writer.write(frame(kind, payload))
+        await self.writer.drain()
+
+    async def answer(self, content: Answer) -> None:
+        await self.say(JSON, json.dumps(content).encode())
+
+    async def data(self) -> AsyncIterator[bytes]:
+        """What the caller sends, up to its end. Raises: asyncio.IncompleteReadError when it goes away before."""
+        while True:
+            kind, payload = await read_frame(self.reader)
+            if kind == END:
+                return
+            yield payload
+
+    async def gone(self) -> None:
+        """Returns when the caller has closed the connection."""
+        with suppress(OSError):
+            while await self.reader.read(CHUNK):
+                pass
+
+
+class Job:
+    def __init__(self, name: str, command: str, runner: Runner, stdin: asyncio.StreamWriter) -> None:
+        self.name, self.command, self.runner, self.stdin = name, command, runner, stdin
+        self.ring = Ring()
+        self.over = asyncio.Event()
+        self.exit_code: int | None = None
+
+    def shown(self, offset: int) -> Answer:
+        return {
+            "name": self.name,
+            "command": self.command,
+            "running": not self.over.is_set(),
+            "exit_code": self.exit_code,
+            "next_offset": self.ring.end,
+        }
+
+
+class Agent:
+    def __init__(self, config: Answer) -> None:
+        self.processes = Processes()
+        self.fences = Fences(config["fences"])
+        self.jobs: OrderedDict[str, Job] = OrderedDict()
+        self.calls: dict[asyncio.Task[Any], Call] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.heard = time.monotonic()
+        self.notice, self.noticed = "", -NOTICE_HOLDS
+        self.disk_full = ""
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One call, from its question to its answer."""
+        call, task = Call(reader, writer), asyncio.current_task()
+        assert task
+        try:
+            kind, payload = await read_frame(reader)
+            call.asked = json.loads(payload)
+            if kind != JSON or call.asked.get("op") not in OPERATIONS:
+                raise Failed(f"there is no operation {call.asked.get('op')!r}")
+            await self.heed(call)
+            self.calls[task] = call
+            await self.perform(call)
+        except Lost as error:
+            await self.refuse(call, "fence", str(error))
+        except (Failed, OSError) as error:
+            await self.refuse(call, "failed", str(error))
+        except (asyncio.IncompleteReadError, ValueError):
+            pass
+        except asyncio.CancelledError:
+            await self.refuse(call, "fence", "a later attempt drives this project")
+        finally:
+            self.calls.pop(task, None)
+            if call.asked.get("op") != "status":
+                self.heard = time.monotonic()
+            writer.close()
+
+    async def refuse(self, call: Call, kind: str, text: str) -> None:
+        with suppress(OSError):
+            await call.answer({"error": kind, "text": text})
+
+    async def heed(self, call: Call) -> None:
+        """The fence of a call. A new one ends what older ones have in the foreground; jobs go on."""
+        if not call.asked.get("fence"):
+            return
+        call.fenced = True
+        run, attempt = call.asked["fence"]
+        if not self.fences.admit(run, attempt):
+            return
+        older = [task for task, other in self.calls.items() if other.fenced]
+        for task in older:
+            task.cancel()
+        if older:
+            await asyncio.wait(older, timeout=END_WITHIN)
+
+    async def perform(self, call: Call) -> None:
+        operation = getattr(self, f"do_{call.asked['op']}")
+        answer = await operation(call, **call.asked.get("with", {}))
+        await call.answer(answer)
+        if answer.get("ended"):
+            give_up("it was idle")
+
+    async def do_hello(self, call: Call) -> Answer:
+        return {}
+
+    async def do_status(self, call: Call) -> Answer:
+        return {"idle": self.idle, "jobs": self.running_jobs}
+
+    async def do_end_when_idle(self, call: Call, seconds: float) -> Answer:
+        """Ends the sandbox, once this is answered, unless somebody spoke to it or a job runs."""
+        busy = self.running_jobs or self.idle < seconds or len(self.calls) > 1
+        return {"ended": not busy}
+
+    @property
+    def idle(self) -> float:
+        return time.monotonic() - self.heard
+
+    @property
+    def running_jobs(self) -> int:
+        return sum(not job.over.is_set() for job in self.jobs.values())
+
+    # Commands
+
+    async def do_exec(
+        self, call: Call, command: str, cwd: str, env: dict[str, str], timeout: float, stream: bool, max_output: int
+    ) -> Answer:
+        kept = Kept(max_output)
+        async with self.streams(1) as (output,):
+            with devnull() as nothing:
+                runner = self.processes.launch(shell(command), resolve(cwd), env, (nothing, output.fd, output.fd))
+            output.close_other()
+            pumping = self.spawn(self.pump(call if stream else None, output.reader, kept))
+            in_time = await self.attend(call, runner, timeout, pumping)
+        for start in range(0, len(result := self.with_notice(runner, kept)), CHUNK):
+            await call.say(RESULT, result[start : start + CHUNK])
+        return {"exit_code": runner.ended.result() if in_time else None, "left_out": kept.left_out}
+
+    async def attend(self, call: Call, runner: Runner, timeout: float, pumping: asyncio.Task[Any]) -> bool:
+        """Wait for a command's end and its output's. Whatever happens, nothing of it runs when this is over."""
+        gone = self.spawn(call.gone())
+        try:
+            await asyncio.wait({runner.ended, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            in_time = runner.ended.done()
+            await self.processes.end(runner)
+            await asyncio.wait({pumping, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self.processes.end(runner)
+            pumping.cancel()
+            gone.cancel()
+        return in_time
+
+    async def pump(self, call: Call | None, reader: asyncio.StreamReader, kept: Kept) -> None:
+        with suppress(OSError):
+            while data := await reader.read(CHUNK):
+                kept.add(data)
+                if call:
+                    await call.say(DATA, data)
+
+    def with_notice(self, runner: Runner, kept: Kept) -> bytes:
+        recent = time.monotonic() - self.noticed < NOTICE_HOLDS
+        if recent and runner.ended.done() and runner.ended.result() == 128 + signal.SIGKILL:
+            return kept.output + f"\n[{self.notice}]\n".encode()
+        return kept.output + (f"\n[{self.disk_full}]\n".encode() if self.disk_full else b"")
+
+    @asynccontextmanager
+    async def streams(self, count: int) -> AsyncIterator[tuple["Output", ...]]:
+        outputs = [await Output.open() for _ in range(count)]
+        try:
+            yield tuple(outputs)
+        finally:
+            for output in outputs:
+                output.close()
+
+    async def do_pipe(self, call: Call, argv: list[str], env: dict[str, str]) -> Answer:
+        argv = [program(argv[0]), *argv[1:]]
+        stdin_read, stdin_write = os.pipe()
+        errors = Kept(STDERR_KEPT)
+        async with self.streams(2) as (output, complaints):
+            try:
+                runner = self.processes.launch(argv, WORKSPACE, env, (stdin_read, output.fd, complaints.fd))
+            except BaseException:
+                os.close(stdin_write)
+                raise
+            finally:
+                os.close(stdin_read)
+            stdin = await writing(stdin_write)
+            output.close_other()
+            complaints.close_other()
+            complaining = self.spawn(self.pump(None, complaints.reader, errors))
+            feeding = self.spawn(feed(call, stdin))
+            try:
+                await call.answer({})
+                pumping = self.spawn(self.pump(call, output.reader, Kept(0)))
+                await asyncio.wait({runner.ended, feeding}, return_when=asyncio.FIRST_COMPLETED)
+                if feeding.done() and feeding.result():
+                    await asyncio.wait({runner.ended, self.spawn(call.gone())}, return_when=asyncio.FIRST_COMPLETED)
+                in_time = runner.ended.done()
+                await self.processes.end(runner)
+                await asyncio.wait({pumping}, timeout=END_WITHIN)
+            finally:
+                await self.processes.end(runner)
+                for task in (feeding, complaining):
+                    task.cancel()
+                stdin.close()
+        code = runner.ended.result() if in_time else None
+        return {"exit_code": code, "stderr": errors.output.decode(errors="replace")}
+
+    async def do_start_job(self, call: Call, name: str, command: str, cwd: str) -> Answer:
+        known = self.jobs.get(name)
+        if known and not known.over.is_set():
+            raise Failed(f"job {name} is already running")
+        if self.running_jobs >= MOST_JOBS:
+            raise Failed(f"{MOST_JOBS} jobs are running already; kill one before job {name} is started")
+        output = await Output.open()
+        stdin_read, stdin_write = os.pipe()
+        try:
+            runner = self.processes.launch(shell(command), resolve(cwd), {}, (stdin_read, output.fd, output.fd))
+        except BaseException:
+            os.close(stdin_write)
+            output.close()
+            raise
+        finally:
+            os.close(stdin_read)
+        output.close_other()
+        job = self.jobs[name] = Job(name, command, runner, await writing(stdin_write))
+        self.jobs.move_to_end(name)
+        self.spawn(self.follow(job, output))
+        self.forget_finished()
+        return job.shown(0)
+
+    async def follow(self, job: Job, output: "Output") -> None:
+        pumping = self.spawn(self.collect(job, output.reader))
+        await job.runner.ended
+        await self.processes.end_strays()
+        await asyncio.wait({pumping}, timeout=END_WITHIN)
+        job.exit_code = job.runner.ended.result()
+        if job.exit_code == 128 + signal.SIGKILL and time.monotonic() - self.noticed < NOTICE_HOLDS:
+            job.ring.add(f"\n[{self.notice}]\n".encode())
+        job.over.set()
+        job.stdin.close()
+        output.close()
+        self.heard = time.monotonic()
+
+    async def collect(self, job: Job, reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(CHUNK):
+            job.ring.add(data)
+
+    def forget_finished(self) -> None:
+        finished = [name for name, job in self.jobs.items() if job.over.is_set()]
+        for name in finished[: max(0, len(finished) - MOST_FINISHED)]:
+            del self.jobs[name]
+
+    def known(self, name: str) -> Job:
+        job = self.jobs.get(name)
+        if job is None:
+            raise Failed(f"there is no job {name}")
+        return job
+
+    async def do_job(self, call: Call, name: str, offset: int) -> Answer:
+        job = self.known(name)
+        shown, output = job.shown(offset), job.ring.since(offset)
+        for start in range(0, len(output), CHUNK):
+            await call.say(RESULT, output[start : start + CHUNK])
+        return shown
+
+    async def do_jobs(self, call: Call) -> Answer:
+        return {"jobs": [job.shown(0) for job in self.jobs.values()]}
+
+    async def do_write_job(self, call: Call, name: str) -> Answer:
+        job = self.known(name)
+        if job.over.is_set():
+            raise Failed(f"job {name} has ended")
+        async for data in call.data():
+            job.stdin.write(data)
+            try:
+                await asyncio.wait_for(job.stdin.drain(), END_WITHIN)
+            except TimeoutError:
+                raise Failed(f"job {name} does not read its input") from None
+            except OSError:
+                raise Failed(f"job {name} has closed its input") from None
+        return {}
+
+    async def do_kill_job(self, call: Call, name: str) -> Answer:
+        job = self.known(name)
+        if not job.over.is_set():
+            await self.processes.end(job.runner)
+            await asyncio.wait_for(job.over.wait(), 2 * END_WITHIN)
+        return await self.do_job(call, name, 0)
+
+    # Files
+
+    async def do_read_file(self, call: Call, path: str, offset: int, limit: int) -> Answer:
+        descriptor = opened(inside(path), os.O_RDONLY)
+        try:
+            regular(descriptor, path)
+            while limit > 0 and (data := os.pread(descriptor, min(limit, CHUNK), offset)):
+                offset, limit = offset + len(data), limit - len(data)
+                await call.say(RESULT, data)
+        finally:
+            os.close(descriptor)
+        return {}
+
+    async def do_write_file(self, call: Call, path: str, mode: int) -> Answer:
+        target = inside(path)
+        if target == WORKSPACE or os.path.isdir(target):  # noqa: PTH112 - pathlib is slow to import
+            raise Failed(f"{path} is a folder")
+        if self.disk_full:
+            raise Failed(self.disk_full)
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120 - pathlib is slow to import
+        except FileExistsError:
+            raise Failed(f"{path} cannot be written: a part of its path is a file") from None
+        part = f"{os.path.dirname(target)}/.{os.urandom(8).hex()}.part"  # noqa: PTH120 - pathlib is slow to import
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            async for data in call.data():
+                write_all(descriptor, data)
+                await asyncio.sleep(0)
+            os.fchmod(descriptor, mode & 0o777)
+            os.rename(part, target)
+        except BaseException:
+            os.unlink(part)
+            raise
+        finally:
+            os.close(descriptor)
+        return {}
+
+    async def do_delete_file(self, call: Call, path: str) -> Answer:
+        target = inside(path)
+        if target == WORKSPACE:
+            raise Failed("the workspace itself cannot be deleted")
+        try:
+            information = os.lstat(target)
+        except FileNotFoundError:
+            raise Failed(f"there is no file {path}") from None
+        if not stat.S_ISDIR(information.st_mode):
+            os.unlink(target)
+            return {}
+        for _, folders, files, descriptor in os.fwalk(target, topdown=False):
+            for name in files:
+                os.unlink(name, dir_fd=descriptor)
+            for name in folders:
+                remove_folder(name, descriptor)
+            await asyncio.sleep(0)
+        os.rmdir(target)
+        return {}
+
+    async def do_list_files(self, call: Call, path: str, depth: int, limit: int) -> Answer:
+        found: list[Answer] = []
+        waiting = [(inside(path), 1)]
+        while waiting and len(found) < limit:
+            folder, level = waiting.pop(0)
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError as error:
+                if level > 1:
+                    continue
+                raise Failed(f"{path} cannot be listed: {error.strerror}") from None
+            for entry in entries[: limit - len(found)]:
+                with suppress(OSError):
+                    found.append(described(entry.path, entry.stat(follow_symlinks=False)))
+                    if level < depth and entry.is_dir(follow_symlinks=False):
+                        waiting.append((entry.path, level + 1))
+            await asyncio.sleep(0)
+        return await self.long_answer(call, found)
+
+    async def long_answer(self, call: Call, content: Any) -> Answer:
+        text = json.dumps(content).encode()
+        for start in range(0, len(text), CHUNK):
+            await call.say(RESULT, text[start : start + CHUNK])
+        return {}
+
+    async def do_stat_file(self, call: Call, path: str) -> Answer:
+        target = inside(path)
+        try:
+            return {"file": described(target, os.stat(target))}
+        except (FileNotFoundError, NotADirectoryError):
+            return {"file": None}
+
+    # The rest
+
+    async def do_usage(self, call: Call) -> Answer:
+        tree, memory = process_tree(), hidden_memory()
+        for pid in tree:
+            with suppress(OSError), open(f"/proc/{pid}/statm") as file:
+                memory += int(file.read().split()[1]) * resource.getpagesize()
+        disk = 0
+        for _, _, files, descriptor in os.fwalk(WORKSPACE):
+            for name in files:
+                with suppress(OSError):
+                    disk += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+            await asyncio.sleep(0)
+        return {"memory_bytes": memory, "disk_bytes": disk, "processes": len(tree)}
+
+    async def do_connect(self, call: Call, port: int) -> Answer:
+        try:
+            reader, writer = await connection(port)
+        except OSError as error:
+            raise Failed(f"nothing answers on port {port}: {error.strerror or error}") from None
+        feeding = self.spawn(feed(call, writer))
+        try:
+            await call.answer({})
+            pumping = self.spawn(self.pump(call, reader, Kept(0)))
+            await asyncio.wait({pumping, feeding}, return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done() and feeding.result():
+                await asyncio.wait({pumping, self.spawn(call.gone())}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            feeding.cancel()
+            writer.close()
+        return {}
+
+
+OPERATIONS = {name.removeprefix("do_") for name in vars(Agent) if name.startswith("do_")}
+
+
+class Output:
+    """A pipe: its reader here, its other end for a command."""
+
+    def __init__(self, reader: asyncio.StreamReader, transport: asyncio.BaseTransport, fd: int) -> None:
+        self.reader, self.transport, self.fd = reader, transport, fd
+
+    @classmethod
+    async def open(cls) -> "Output":
+        loop = asyncio.get_running_loop()
+        read_end, write_end = os.pipe()
+        reader = asyncio.StreamReader(limit=CHUNK)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.connect_read_pipe(lambda: protocol, os.fdopen(read_end, "rb", buffering=0))
+        return cls(reader, transport, write_end)
+
+    def close_other(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+    def close(self) -> None:
+        self.close_other()
+        self.transport.close()
+
+
+async def writing(descriptor: int) -> asyncio.StreamWriter:
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.connect_write_pipe(
+        asyncio.streams.FlowControlMixin, os.fdopen(descriptor, "wb", buffering=0)
+    )
+    return asyncio.StreamWriter(transport, protocol, None, loop)
+
+
+async def feed(call: Call, writer: asyncio.StreamWriter) -> bool:
+    """Pass on what the caller sends; whether it ended its side, rather than went away."""
+    try:
+        async for data in call.data():
+            writer.write(data)
+            await writer.drain()
+    except asyncio.IncompleteReadError:
+        return False
+    except OSError:
+        await call.gone()
+        return False
+    if writer.can_write_eof():
+        with suppress(OSError):
+            writer.write_eof()
+    return True
+
+
+class devnull:  # noqa: N801 - read as a function
+    def __enter__(self) -> int:
+        self.fd = os.open("/dev/null", os.O_RDONLY)
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+def shell(command: str) -> list[str]:
+    return [SHELL, "-lc", command]
+
+
+def program(name: str) -> str:
+    if "/" in name:
+        return name
+    for folder in os.environ["PATH"].split(":"):
+        if os.access(f"{folder}/{name}", os.X_OK):
+            return f"{folder}/{name}"
+    raise Failed(f"there is no program {name}")
+
+
+async def connection(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        return await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return await asyncio.open_connection("::1", port)
+
+
+def resolve(path: str) -> str:
+    return os.path.normpath(os.path.join(WORKSPACE, path))  # noqa: PTH118 - pathlib is slow to import
+
+
+def inside(path: str) -> str:
+    """The absolute path. Raises: Failed when it leaves the workspace; a link may, within the sandbox's own view."""
+    resolved = resolve(path)
+    if "\0" in path or (resolved != WORKSPACE and not resolved.startswith(WORKSPACE + "/")):
+        raise Failed(f"{path!r} is not inside {WORKSPACE}")
+    return resolved
+
+
+def opened(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise Failed(f"there is no file {path}") from None
+        raise Failed(f"{path} cannot be opened: {error.strerror}") from None
+
+
+def regular(descriptor: int, path: str) -> None:
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        raise Failed(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'not a file'}")
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def remove_folder(name: str, descriptor: int) -> None:
+    try:
+        os.rmdir(name, dir_fd=descriptor)
+    except NotADirectoryError:
+        os.unlink(name, dir_fd=descriptor)
+
+
+def described(path: str, information: os.stat_result) -> Answer:
+    is_dir = stat.S_ISDIR(information.st_mode)
+    return {"path": path, "is_dir": is_dir, "size": information.st_size, "modified": information.st_mtime}
+
+
+def hidden_memory() -> int:
+    """Memory that no process has mapped: files on tmpfs, System V segments."""
+    total = 0
+    for folder in ("/tmp", "/dev/shm"):  # noqa: S108 - ours alone
+        with suppress(OSError):
+            room = os.statvfs(folder)
+            total += (room.f_blocks - room.f_bfree) * room.f_frsize
+    with suppress(OSError), open("/proc/sysvipc/shm") as file:
+        total += sum(int(line.split()[14]) for line in file.readlines()[1:])
+    return total
+
+
+class Monitor:
+    """The process outside that watches the sandbox's memory and disk; when it goes the sandbox ends."""
+
+    def __init__(self, agent: Agent, descriptor: int) -> None:
+        self.agent = agent
+        self.socket = socket.socket(fileno=descriptor)
+
+    async def listen(self) -> None:
+        reader, writer = await asyncio.open_connection(sock=self.socket)
+        writer.write(b'{"ready": true}\n')
+        self.agent.spawn(self.report(writer))
+        while line := await reader.readline():
+            told = json.loads(line)
+            if "notice" in told:
+                self.agent.notice, self.agent.noticed = told["notice"], time.monotonic()
+            if "disk_full" in told:
+                self.agent.disk_full = told["disk_full"]
+                self.agent.processes.full = bool(told["disk_full"])
+        give_up("its monitor is gone")
+
+    async def report(self, writer: asyncio.StreamWriter) -> None:
+        said = 0
+        while True:
+            now = hidden_memory()
+            if now != said:
+                writer.write(json.dumps({"hidden": now}).encode() + b"\n")
+                await writer.drain()
+                said = now
+            await asyncio.sleep(0.25)
+
+
+async def live(config: Answer) -> None:
+    agent = Agent(config)
+    listener = socket.socket(fileno=config["listen"])
+    await asyncio.start_unix_server(agent.serve, sock=listener, limit=2 * CHUNK)
+    await Monitor(agent, config["control"]).listen()
+
+
+def main() -> None:
+    config: Answer = json.loads(sys.argv[1])
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # before anything of the machine's
+        file.write("500")
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # commands of the same user can neither read nor write this process
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    for descriptor in (config["listen"], config["control"]):
+        os.set_inheritable(descriptor, False)
+    resource.setrlimit(resource.RLIMIT_NPROC, (config["processes"], config["processes"]))
+    asyncio.run(live(config))
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+if __name__ == "__main__":
+    main()

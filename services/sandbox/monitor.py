@@ -1,0 +1,366 @@
+"""What stands outside one sandbox: starts it, watches its memory and disk, and ends with it.
+
+A process of its own, which belongs to no worker: only the standard library, few imports, no event loop. It reads its
+configuration from standard input, says `ready` or what is wrong on standard output, and goes on in the background.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import stat
+import sys
+import time
+from contextlib import suppress
+from typing import Any, NoReturn
+
+POLL = 0.25
+DISK_POLL = 0.5
+DISK_AT_LEAST_EVERY = 30.0
+START_WITHIN = 10.0
+OPEN_FILES = 4096
+OVER_FOR = 4
+MS_BIND, MS_REC, MS_PRIVATE, CLONE_NEWNS = 4096, 16384, 1 << 18, 0x00020000
+MIB = 1024 * 1024
+PAGE = resource.getpagesize()
+
+Config = dict[str, Any]
+
+
+class Stopped(Exception):
+    pass
+
+
+def main() -> None:
+    config: Config = json.load(sys.stdin)
+    os.chdir(config["folder"])
+    alive = hold_alive()
+    if os.fork():
+        os._exit(0)
+    os.ftruncate(alive, 0)
+    os.pwrite(alive, str(os.getpid()).encode(), 0)
+    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    Monitor(config).live()
+
+
+def hold_alive() -> int:
+    """The lock that says that this sandbox runs, and the pid to stop it with."""
+    alive = os.open("alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        refuse("another one runs already")
+    return alive
+
+
+def refuse(why: str) -> NoReturn:
+    with suppress(OSError):
+        os.write(1, why.encode())
+    os._exit(1)
+
+
+def stop(_number: int, _frame: object) -> NoReturn:
+    raise Stopped
+
+
+class Monitor:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.control, self.inner = socket.socketpair()
+        self.hidden = 0
+        self.over = 0
+        self.full = False
+        self.program = 0
+        self.disk_seen, self.disk_at, self.disk_free = 0, 0.0, 0
+        self.disk_pause = DISK_POLL
+        self.buffer = b""
+
+    def live(self) -> None:
+        why = ""
+        try:
+            self.start()
+            self.watch()
+        except Stopped:
+            pass
+        except Ended as ended:
+            why = str(ended)
+        finally:
+            self.finish(why)
+
+    def start(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink("ended")
+        listener = listen()
+        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self.program = os.fork()
+        if self.program == 0:
+            try:
+                Inside(self.config, listener, self.inner, log).become()
+            except OSError as error:
+                os.write(log, f"{error}\n".encode())
+            os._exit(126)
+        self.inner.close()
+        listener.close()
+        self.until_ready()
+
+    def until_ready(self) -> None:
+        deadline = time.monotonic() + START_WITHIN
+        while not self.heard(0.05):
+            if self.gone() or time.monotonic() > deadline:
+                self.kill()
+                with open("log", "rb") as file:
+                    said = file.read(2000).decode(errors="replace").strip()
+                refuse(said or "it did not become ready")
+        os.write(1, b"ready")
+        nothing = os.open("/dev/null", os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(nothing, descriptor)
+        os.close(nothing)
+
+    def heard(self, seconds: float) -> bool:
+        """Wait for what the agent says; whether it said that it is ready."""
+        ready = False
+        if not select.select([self.control], [], [], seconds)[0]:
+            return ready
+        data = self.control.recv(4096)
+        if not data:
+            time.sleep(seconds)
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        for line in lines:
+            said = json.loads(line)
+            ready = ready or "ready" in said
+            self.hidden = int(said.get("hidden", self.hidden))
+        return ready
+
+    def tell(self, **what: str) -> None:
+        with suppress(OSError):
+            self.control.sendall(json.dumps(what).encode() + b"\n")
+
+    def gone(self) -> bool:
+        return os.waitpid(self.program, os.WNOHANG)[0] != 0
+
+    def watch(self) -> None:
+        while not self.gone():
+            self.heard(POLL)
+            self.watch_memory()
+            self.watch_disk()
+
+    def watch_memory(self) -> None:
+        limit = self.config["memory"]
+        sizes = {pid: resident(pid) for pid in below(self.program)}
+        if sum(sizes.values()) + self.hidden <= limit:
+            self.over = 0
+            return
+        sizes = {pid: proportional(pid, size) for pid, size in sizes.items()}
+        used = sum(sizes.values()) + self.hidden
+        if used <= limit:
+            self.over = 0
+            return
+        self.over += 1
+        why = f"the sandbox used {used // MIB} MiB of memory, more than its {limit // MIB} MiB"
+        biggest = max(sizes, key=lambda pid: sizes[pid])
+        if self.over > OVER_FOR or sizes[biggest] < limit // 20:
+            raise Ended(why)
+        self.tell(notice=f"killed: {why}")
+        with suppress(ProcessLookupError):
+            os.kill(biggest, signal.SIGKILL)
+
+    def watch_disk(self) -> None:
+        """Files are counted when the file system has grown enough for the limit to be passed, and now and then."""
+        now, limit = time.monotonic(), self.config["disk"]
+        if now - self.disk_at < self.disk_pause:
+            return
+        room = os.statvfs("workspace")
+        free = room.f_bfree * room.f_frsize
+        grown = self.disk_free - free
+        if self.disk_at and not self.full and self.disk_seen + grown < limit * 0.9:
+            if now - self.disk_at < DISK_AT_LEAST_EVERY:
+                return
+        self.disk_seen, self.disk_free = disk_used("workspace"), free
+        self.disk_at = time.monotonic()
+        self.disk_pause = max(DISK_POLL, 5 * (self.disk_at - now))
+        self.judge_disk(limit)
+
+    def judge_disk(self, limit: int) -> None:
+        full = self.disk_seen > limit
+        if full == self.full:
+            return
+        self.full = full
+        why = f"the workspace holds {self.disk_seen // MIB} MiB, more than its {limit // MIB} MiB: delete files first"
+        self.tell(disk_full=why if full else "", notice=f"killed: {why}")
+        if full:
+            for pid in commands(self.program):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        with suppress(OSError, ChildProcessError):
+            os.kill(self.program, signal.SIGKILL)
+            os.waitpid(self.program, 0)
+
+    def finish(self, why: str) -> None:
+        if self.program:
+            self.control.close()
+            for pid in below(self.program):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.kill()
+        if why:
+            with open("ended", "w") as file:
+                file.write(why)
+        with suppress(FileNotFoundError):
+            os.unlink("s")
+
+
+class Ended(Exception):
+    """The whole sandbox is to end; the text says why."""
+
+
+def listen() -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    with suppress(FileNotFoundError):
+        os.unlink("s")
+    listener.bind("s")  # relative: a path in a socket's address has at most 107 bytes
+    os.chmod("s", 0o600)
+    listener.listen(128)
+    return listener
+
+
+class Inside:
+    """The fork that becomes bubblewrap."""
+
+    def __init__(self, config: Config, listener: socket.socket, control: socket.socket, log: int) -> None:
+        self.config, self.listener, self.control, self.log = config, listener, control, log
+
+    def become(self) -> None:
+        config = self.config
+        nothing = os.open("/dev/null", os.O_RDONLY)
+        for target, source in enumerate((nothing, self.log, self.log)):
+            os.dup2(source, target)
+        agent = dict(
+            config["agent"], listen=inherited(self.listener.fileno()), control=inherited(self.control.fileno())
+        )
+        program = os.open(config["bwrap"], os.O_RDONLY | os.O_CLOEXEC)
+        files = [part for path, text in config["files"].items() for part in ("--ro-bind-data", memory(text), path)]
+        if config["uid"]:
+            os.chown("workspace", config["uid"], config["uid"])
+        workspace = self.reachable_workspace()
+        self.limit()
+        if config["uid"]:
+            os.setgroups([])
+            os.setgid(config["uid"])
+            os.setuid(config["uid"])
+        arguments = ["bwrap", *config["arguments"], "--bind", workspace, "/workspace", *files]
+        arguments += [
+            "--seccomp",
+            memory(bytes.fromhex(config["seccomp"])),
+            "--remount-ro",
+            "/",
+            "--chdir",
+            "/workspace",
+        ]
+        os.execve(program, [*arguments, "--", *config["command"], json.dumps(agent)], {"PATH": "/usr/bin:/bin"})
+
+    def reachable_workspace(self) -> str:
+        """As root: where the project's own user can reach it, though its folder is closed to all others."""
+        workspace = os.path.realpath("workspace")  # noqa: PTH118 - pathlib is slow to import
+        if not self.config["uid"] or libc.unshare(CLONE_NEWNS):
+            return workspace
+        call_mount("none", "/", MS_REC | MS_PRIVATE)
+        call_mount(workspace, "/mnt", MS_BIND)
+        return "/mnt"
+
+    def limit(self) -> None:
+        os.sched_setaffinity(0, self.config["cores"])
+        for kind, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, OPEN_FILES), *self.by_config()):
+            _, hard = resource.getrlimit(kind)
+            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(kind, (most, most))
+
+    def by_config(self) -> tuple[tuple[int, int], ...]:
+        by_user = ((resource.RLIMIT_NPROC, self.config["agent"]["processes"]),) if self.config["uid"] else ()
+        return ((resource.RLIMIT_FSIZE, self.config["disk"]), *by_user)
+
+
+def call_mount(source: str, target: str, flags: int) -> None:
+    if libc.mount(source.encode(), target.encode(), None, flags, None):
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
+
+
+def inherited(descriptor: int) -> int:
+    os.set_inheritable(descriptor, True)
+    return descriptor
+
+
+def memory(content: str | bytes) -> str:
+    """A descriptor that bubblewrap reads `content` from."""
+    descriptor = os.memfd_create("longrun", 0)
+    os.write(descriptor, content.encode() if isinstance(content, str) else content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return str(descriptor)
+
+
+def below(root: int) -> list[int]:
+    """All processes below `root`: orphans in a pid namespace come to its first process, which is below it too."""
+    found, waiting = [], [root]
+    while waiting:
+        pid = waiting.pop()
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children") as file:
+                    waiting += (children := [int(each) for each in file.read().split()])
+                    found += children
+    return found
+
+
+def commands(root: int) -> list[int]:
+    """All processes below `root` but the agent, which is the first one, and the overseers below it."""
+    agent = below(root)[:1]
+    overseers = [pid for pid in below(agent[0]) if parent(pid) == agent[0]] if agent else []
+    return [pid for pid in below(root) if pid not in (*agent, *overseers)]
+
+
+def parent(pid: int) -> int:
+    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+    return 0
+
+
+def resident(pid: int) -> int:
+    with suppress(OSError), open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * PAGE
+    return 0
+
+
+def proportional(pid: int, otherwise: int) -> int:
+    """Its share of the memory that it has mapped."""
+    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
+        for line in file:
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return otherwise
+
+
+def disk_used(folder: str) -> int:
+    """Bytes on disk below a folder, whose links are not followed, however they change meanwhile."""
+    total = 0
+    for _, folders, files, descriptor in os.fwalk(folder):
+        for name in (*files, *folders):
+            with suppress(OSError):
+                information = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                once = 1 if stat.S_ISDIR(information.st_mode) else information.st_nlink
+                total += information.st_blocks * 512 // once
+    return total
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+if __name__ == "__main__":
+    main()

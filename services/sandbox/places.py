@@ -1,0 +1,150 @@
+"""The folders of sandboxes: one per project, with its workspace, its socket, its locks and what is known of it."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from services.sandbox.protocol import SandboxUnavailable
+
+LOCK_WITHIN = 30.0
+END_WITHIN = 5.0
+POLL = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One project's folder, `{SANDBOX_DIR}/{project_id}`."""
+
+    folder: Path
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder / "workspace"
+
+    def make(self) -> None:
+        """Raises: SandboxUnavailable when it cannot be written."""
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self.workspace.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise SandboxUnavailable(f"No sandbox: {self.folder} cannot be made ({error.strerror}).") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process at a time starts, ends or removes a sandbox."""
+        with locked(self.folder.parent / f"{self.folder.name}.lock"):
+            yield
+
+    def monitor(self) -> int | None:
+        """The pid of what runs it; None when it does not run."""
+        with suppress(FileNotFoundError):
+            alive = os.open(self.folder / "alive", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(alive, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(os.pread(alive, 20, 0) or 0)
+            finally:
+                os.close(alive)
+        return None
+
+    def end(self) -> None:
+        """End its processes and wait until they are gone."""
+        deadline, number = time.monotonic() + END_WITHIN, signal.SIGTERM
+        while (pid := self.monitor()) is not None:
+            if time.monotonic() > deadline:
+                number = signal.SIGKILL
+            if pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(POLL)
+
+    def remove(self) -> None:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
+        (self.folder.parent / f"{self.folder.name}.lock").unlink(missing_ok=True)
+
+    def ended_because(self) -> str:
+        with suppress(FileNotFoundError):
+            return (self.folder / "ended").read_text()
+        return ""
+
+    def recall(self, name: str) -> dict[str, Any]:
+        with suppress(FileNotFoundError, json.JSONDecodeError):
+            known: dict[str, Any] = json.loads((self.folder / name).read_text())
+            return known
+        return {}
+
+    def remember(self, name: str, content: dict[str, Any]) -> None:
+        fresh = self.folder / f"{name}.new"
+        fresh.write_text(json.dumps(content))
+        fresh.replace(self.folder / name)
+
+
+def of(root: Path, project_id: UUID) -> Place:
+    return Place(root / str(project_id))
+
+
+def all_in(root: Path) -> dict[UUID, Place]:
+    found = {}
+    for folder in root.iterdir() if root.is_dir() else ():
+        with suppress(ValueError):
+            found[UUID(folder.name)] = Place(folder)
+    return found
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Raises: SandboxUnavailable when somebody holds it for too long."""
+    deadline = time.monotonic() + LOCK_WITHIN
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if taken(lock) and is_still(path, lock):
+                yield
+                return
+        finally:
+            os.close(lock)
+        if time.monotonic() > deadline:
+            raise SandboxUnavailable(f"No sandbox: {path.name} has been held for {LOCK_WITHIN:.0f} seconds.")
+        time.sleep(POLL)
+
+
+def taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
+            return False
+        raise
+    return True
+
+
+def is_still(path: Path, lock: int) -> bool:
+    """Whether nobody removed the file that we have locked."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_ino == os.fstat(lock).st_ino
+    return False
+
+
+def user_of(root: Path, place: Place, base: int) -> int:
+    """The user id that is this project's alone, allocated once."""
+    known = place.recall("user")
+    if known:
+        return int(known["uid"])
+    with locked(root / "users.lock"):
+        counter = root / "users"
+        number = int(counter.read_text()) if counter.exists() else 0
+        counter.write_text(str(number + 1))
+    place.remember("user", {"uid": base + number})
+    return base + number
