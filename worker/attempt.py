@@ -39,6 +39,7 @@ class Attempt:
             pool=self.process.stores.pool,
             http=self.process.http,
             settings=self.process.settings,
+            sandboxes=self.process.sandboxes,
         )
 
     async def insist(self, act: Callable[[], Awaitable[T]], *, until_leaving: bool = False) -> T:

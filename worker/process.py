@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from httpx2 import AsyncClient
 
 from services.runs.stores import Stores
+from services.sandbox.protocol import SandboxProvider
 from services.settings import Settings
 
 
@@ -14,6 +15,7 @@ class Process:
     settings: Settings
     stores: Stores
     http: AsyncClient
+    sandboxes: SandboxProvider | None = None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once, when the process is asked to stop: no run is begun here any more."""

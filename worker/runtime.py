@@ -20,6 +20,8 @@ from dramatiq.middleware import MiddlewareError, SkipMessage
 from services.http import open_client
 from services.log import logger
 from services.runs.stores import open_stores
+from services.sandbox.providers import make_provider
+from services.sandbox.reaper import keep_reaping
 from services.settings import Settings
 from worker.drain import Drain, return_to_queue
 from worker.process import Process
@@ -86,8 +88,10 @@ class Runtime(dramatiq.Middleware):
         async with contextlib.AsyncExitStack() as stack:
             stores = await stack.enter_async_context(self.stores_once_reachable())
             http = await stack.enter_async_context(open_client(self.settings))
-            _opened.set_result(Process(self.settings, stores, http))
+            sandboxes = make_provider(self.settings.sandbox)
+            _opened.set_result(Process(self.settings, stores, http, sandboxes))
             stores.background.spawn(keep_sweeping(stores))
+            stores.background.spawn(keep_reaping(sandboxes, self.settings.sandbox))
             logger.info("worker.ready", instance_id=stores.instance_id)
             await self.closing.wait()
         logger.info("worker.closed")

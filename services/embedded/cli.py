@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from services.embedded import checks, foreground, instance
+from services.embedded import checks, foreground, instance, sandboxes
 from services.embedded.console import Console, EmbeddedError, fail
 from services.embedded.environment import CHECKOUT, Given, for_our_code, given
 from services.embedded.front import run_behind_front
@@ -139,6 +139,7 @@ def on_state(console: Console, path: Path, body: Body, *, reset: bool = False, t
         try:
             return asyncio.run(supervise(console, life, lambda supervisor: body(supervisor, state)))
         finally:
+            sandboxes.end_all(state)
             state.close()
             if throw_away:
                 state.destroy()

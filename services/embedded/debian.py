@@ -15,13 +15,19 @@ from services.embedded.environment import for_a_tool
 DOWNLOAD_WITHIN = 300.0
 
 
-async def unpack(packages: Sequence[str], target: Path, log: Path, *, adapt: Callable[[Path, Path], None]) -> Path:
+def unchanged(unpacking: Path, target: Path) -> None:
+    """Nothing to adapt."""
+
+
+async def unpack(
+    packages: Sequence[str], target: Path, log: Path, *, adapt: Callable[[Path, Path], None] = unchanged
+) -> Path:
     """Download `packages` and unpack them into `target`, once; `adapt(unpacking, target)` may change files first.
 
     Returns `target`. Raises: EmbeddedError when there is no apt here or the download fails.
     """
     if not is_there(target):
-        require_apt()
+        require_apt(packages[0])
         with lock_beside(target) as lock:
             await until(lambda: is_there(target) or taken(lock))
             if not is_there(target):
@@ -33,9 +39,9 @@ def is_there(target: Path) -> bool:
     return target.exists()
 
 
-def require_apt() -> None:
+def require_apt(package: str) -> None:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise EmbeddedError("RabbitMQ is not installed here and cannot be fetched without apt; install rabbitmq-server")
+        raise EmbeddedError(f"{package} is not installed here and cannot be fetched without apt; install it")
 
 
 @contextmanager

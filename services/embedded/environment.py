@@ -21,6 +21,8 @@ class Given:
     jwt_secret: str = ""
     public_url: str = ""
     environment: str = ""
+    sandbox_dir: str = ""
+    sandbox_bwrap: str = ""
 
 
 def given(environ: Mapping[str, str] | None = None) -> Given:
@@ -35,6 +37,8 @@ def given(environ: Mapping[str, str] | None = None) -> Given:
         jwt_secret=env.get("JWT_SECRET", ""),
         public_url=env.get("PUBLIC_URL", ""),
         environment=env.get("ENVIRONMENT", ""),
+        sandbox_dir=env.get("SANDBOX_DIR", ""),
+        sandbox_bwrap=env.get("SANDBOX_BWRAP", ""),
     )
 
 

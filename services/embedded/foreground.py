@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.embedded import stores
+from services.embedded import sandboxes, stores
 from services.embedded.child import Child, Spec
 from services.embedded.console import EmbeddedError
 from services.embedded.environment import for_our_code
@@ -23,6 +23,7 @@ async def run(supervisor: Supervisor, state: State, wanted: stores.Wanted, argv:
     Raises: EmbeddedError when there is no such command.
     """
     names = await stores.start(supervisor, state, wanted)
+    names |= await sandboxes.prepare(supervisor.console, state, wanted.given)
     child = Child(spec(argv, names))
     child.start()
     try:

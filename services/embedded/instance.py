@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from services.embedded import ports, processes, stores
+from services.embedded import ports, processes, sandboxes, stores
 from services.embedded.child import until
 from services.embedded.console import Console, EmbeddedError
 from services.embedded.environment import CHECKOUT, for_our_code
@@ -22,6 +22,7 @@ async def run(supervisor: Supervisor, state: State, shape: Shape, wanted: stores
     ports.require_free(shape.host, shape.port)
     console.say(f"longrun: state in {state.folder}")
     names = await stores.start(supervisor, state, wanted)
+    names |= await sandboxes.prepare(console, state, wanted.given)
     names["ENVIRONMENT"] = wanted.given.environment or "development"
     names["PUBLIC_URL"] = wanted.given.public_url or shape.url
     with console.step("api", f"and {shape.workers} workers of {shape.threads} threads, BROKER={names['BROKER']}"):

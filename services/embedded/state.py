@@ -15,7 +15,7 @@ from services.embedded.environment import CHECKOUT
 
 DEFAULT = CHECKOUT / ".longrun"
 LARGE_LOG = 10 * 1024 * 1024
-DATA = ("postgres", "postgres.new", "valkey", "rabbitmq", "logs", "state.json", "instance.json")
+DATA = ("postgres", "postgres.new", "valkey", "rabbitmq", "sandboxes", "logs", "state.json", "instance.json")
 
 
 class State:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from uuid import UUID
 
@@ -103,7 +102,7 @@ class Bubblewrap:
 def launched(configuration: dict[str, object]) -> str:
     """Start a monitor in a session of its own; what it says."""
     process = subprocess.run(  # noqa: S603 - our own file
-        [sys.executable, "-I", "-S", str(MONITOR)],
+        [isolation.python(), "-I", "-S", "-c", MONITOR.read_text()],
         input=json.dumps(configuration).encode(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

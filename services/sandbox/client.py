@@ -131,7 +131,7 @@ async def ask(folder: Path, op: str, **arguments: Any) -> dict[str, Any]:
 class Client:
     """The sandbox of one project, as `protocol.Sandbox`.
 
-    `start` brings it up again when it is gone; `ended` says why it ended, empty when nobody knows.
+    `start` brings it up again when it is gone; `ended` says once why it ended, empty when nobody knows.
     """
 
     def __init__(self, folder: Path, fence: Fence | None, start: Callable[[], Awaitable[None]], ended: Ended) -> None:
@@ -146,18 +146,16 @@ class Client:
                 await connection.ask(op, self.fence, arguments)
                 yield connection
             except Gone as error:
-                raise SandboxFailed(await self.obituary()) from error
+                raise SandboxFailed(obituary(await asyncio.to_thread(self.ended))) from error
 
     async def reached(self, stack: AsyncExitStack) -> Connection:
         try:
             return await stack.enter_async_context(connected(self.folder))
         except Absent:
+            if self.fence and (why := await asyncio.to_thread(self.ended)):
+                raise SandboxFailed(obituary(why)) from None
             await self.start()
         return await stack.enter_async_context(connected(self.folder))
-
-    async def obituary(self) -> str:
-        why = await asyncio.to_thread(self.ended)
-        return f"The sandbox ended meanwhile{': ' + why if why else ''}. Its jobs are gone, its files stay."
 
     async def ask(self, op: str, **arguments: Any) -> tuple[dict[str, Any], bytes]:
         async with self.call(op, **arguments) as connection:
@@ -257,6 +255,11 @@ class Streams:
 
     async def write(self, data: bytes) -> None:
         await self.connection.data_piece(data)
+
+
+def obituary(why: str) -> str:
+    because = f": {why}" if why else ""
+    return f"The sandbox has ended{because}. Its jobs are gone, its files stay; the next call starts it again."
 
 
 def job_of(answer: dict[str, Any], output: bytes) -> Job:

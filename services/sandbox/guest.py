@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -30,11 +30,11 @@ MOST_JOBS = 32
 MOST_FINISHED = 64
 MOST_SUPERSEDED = 10_000
 END_WITHIN = 5.0
-NOTICE_HOLDS = 5.0
 STDERR_KEPT = 4000
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 WORKSPACE = "/workspace"
-SHELL = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"  # noqa: PTH110 - pathlib is slow to import
+DEFAULT_AGAIN = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SHELL = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
 
 Answer = dict[str, Any]
 
@@ -140,74 +140,27 @@ def send(pids: set[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def passes(root: int) -> Iterator[None]:
-    """Kill all below `root`, one pass at a time: they are stopped first, so that none forks away from the kill."""
-    stopped: set[int] = set()
-    while found := below({root}):
-        fresh = found - stopped
-        send(fresh, signal.SIGSTOP)
-        if not fresh:
-            send(found, signal.SIGKILL)
-        stopped = found
-        yield
-
-
-def oversee(argv: list[str], cwd: str, env: dict[str, str], streams: tuple[int, int, int], full: bool) -> int:
-    """In a fork: run a command, wait for its end and kill what it left behind. Orphans of it come to this process."""
+def become(argv: list[str], cwd: str, env: dict[str, str], streams: tuple[int, int, int], full: bool) -> None:
+    """In a fork: run a command. What it orphans comes to it, and when it ends to the agent, which kills it."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
     os.setsid()
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for number in DEFAULT_AGAIN:
+        signal.signal(number, signal.SIG_DFL)
     for target, source in enumerate([os.dup(each) for each in streams]):
         os.dup2(source, target)
     os.closerange(3, 65536)
     if full:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    main = os.fork()
-    if main == 0:
-        become(argv, cwd, env)
-    nothing = os.open("/dev/null", os.O_RDWR)
-    for target in range(3):
-        os.dup2(nothing, target)
-    code = wait_for(main)
-    if children_left():
-        for _ in passes(os.getpid()):
-            children_left()
-            time.sleep(0.001)
-    return code
-
-
-def become(argv: list[str], cwd: str, env: dict[str, str]) -> None:
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         os.chdir(cwd)
         os.execve(argv[0], argv, env)
     except OSError as error:
         os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
-    os._exit(127)
-
-
-def wait_for(main: int) -> int:
-    while True:
-        pid, status = os.wait()
-        if pid == main:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
-
-
-def children_left() -> bool:
-    """Reap; whether any child is left."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-        return True
-    return False
 
 
 class Runner:
-    """The overseer of one command."""
+    """The first process of one command."""
 
     def __init__(self, pid: int, ended: "asyncio.Future[int]") -> None:
         self.pid, self.ended = pid, ended
@@ -222,18 +175,17 @@ class Processes:
 
     def launch(self, argv: list[str], cwd: str, env: dict[str, str], streams: tuple[int, int, int]) -> Runner:
         """Raises: Failed when there is no such folder or too many processes run."""
-        if not os.path.isdir(cwd):  # noqa: PTH112 - pathlib is slow to import
+        if not os.path.isdir(cwd):
             raise Failed(f"{cwd} is not a folder")
         try:
             pid = os.fork()
         except OSError as error:
             raise Failed(f"no process could be started: {error.strerror} (too many run already?)") from error
         if pid == 0:
-            code = 127
             try:
-                code = oversee(argv, cwd, {**os.environ, **env}, streams, self.full)
+                become(argv, cwd, {**os.environ, **env}, streams, self.full)
             finally:
-                os._exit(code)
+                os._exit(127)
         runner = self.runners[pid] = Runner(pid, self.loop.create_future())
         return runner
 
@@ -250,27 +202,20 @@ class Processes:
 
     async def end(self, runner: Runner) -> None:
         """Kill a command with all that it started; when that cannot be done the whole sandbox ends."""
-        if runner.ended.done():
-            return await self.end_strays()
-        deadline = time.monotonic() + END_WITHIN
-        for _ in passes(runner.pid):
-            if time.monotonic() > deadline:
-                give_up("a command could not be killed")
-            await asyncio.sleep(0.001)
-        await asyncio.wait({runner.ended}, timeout=1.0)
-        if not runner.ended.done():
-            send({runner.pid}, signal.SIGKILL)
-            await asyncio.wait({runner.ended}, timeout=END_WITHIN)
-        return await self.end_strays()
+        await self.kill(lambda: set() if runner.ended.done() else {runner.pid})
+        await self.kill(self.strays)
 
-    async def end_strays(self) -> None:
-        """A command may kill its overseer; what it left behind is then ours to kill."""
-        deadline = time.monotonic() + END_WITHIN
-        while strays := self.strays():
+    async def kill(self, roots: Callable[[], set[int]]) -> None:
+        """Kill `roots` and all below, until there are none. They are stopped first: none forks away from the kill."""
+        deadline, stopped = time.monotonic() + END_WITHIN, set[int]()
+        while tops := roots():
+            found = tops | below(tops)
+            send(found - stopped, signal.SIGSTOP)
+            if found <= stopped or len(found) == 1:
+                send(found, signal.SIGKILL)
             if time.monotonic() > deadline:
-                give_up("left-over processes could not be killed")
-            send(strays | below(strays), signal.SIGSTOP)
-            send(strays | below(strays), signal.SIGKILL)
+                give_up("processes could not be killed")
+            stopped = found
             await asyncio.sleep(0.001)
 
     def strays(self) -> set[int]:
@@ -350,7 +295,7 @@ class Call:
 class Job:
     def __init__(self, name: str, command: str, runner: Runner, stdin: asyncio.StreamWriter) -> None:
         self.name, self.command, self.runner, self.stdin = name, command, runner, stdin
-        self.ring = Ring()
+        self.ring, self.began = Ring(), time.monotonic()
         self.over = asyncio.Event()
         self.exit_code: int | None = None
 
@@ -372,7 +317,7 @@ class Agent:
         self.calls: dict[asyncio.Task[Any], Call] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
         self.heard = time.monotonic()
-        self.notice, self.noticed = "", -NOTICE_HOLDS
+        self.notice, self.noticed = "", -1.0
         self.disk_full = ""
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -456,14 +401,14 @@ class Agent:
     async def do_exec(
         self, call: Call, command: str, cwd: str, env: dict[str, str], timeout: float, stream: bool, max_output: int
     ) -> Answer:
-        kept = Kept(max_output)
+        kept, began = Kept(max_output), time.monotonic()
         async with self.streams(1) as (output,):
             with devnull() as nothing:
                 runner = self.processes.launch(shell(command), resolve(cwd), env, (nothing, output.fd, output.fd))
             output.close_other()
             pumping = self.spawn(self.pump(call if stream else None, output.reader, kept))
             in_time = await self.attend(call, runner, timeout, pumping)
-        for start in range(0, len(result := self.with_notice(runner, kept)), CHUNK):
+        for start in range(0, len(result := kept.output + self.notes(began)), CHUNK):
             await call.say(RESULT, result[start : start + CHUNK])
         return {"exit_code": runner.ended.result() if in_time else None, "left_out": kept.left_out}
 
@@ -488,11 +433,10 @@ class Agent:
                 if call:
                     await call.say(DATA, data)
 
-    def with_notice(self, runner: Runner, kept: Kept) -> bytes:
-        recent = time.monotonic() - self.noticed < NOTICE_HOLDS
-        if recent and runner.ended.done() and runner.ended.result() == 128 + signal.SIGKILL:
-            return kept.output + f"\n[{self.notice}]\n".encode()
-        return kept.output + (f"\n[{self.disk_full}]\n".encode() if self.disk_full else b"")
+    def notes(self, began: float) -> bytes:
+        """What a command is told that was killed, or could not write, for what the sandbox used since then."""
+        told = [self.notice] if self.noticed >= began else [self.disk_full] if self.disk_full else []
+        return "".join(f"\n[{each}]\n" for each in told).encode()
 
     @asynccontextmanager
     async def streams(self, count: int) -> AsyncIterator[tuple["Output", ...]]:
@@ -563,11 +507,10 @@ class Agent:
     async def follow(self, job: Job, output: "Output") -> None:
         pumping = self.spawn(self.collect(job, output.reader))
         await job.runner.ended
-        await self.processes.end_strays()
+        await self.processes.kill(self.processes.strays)
         await asyncio.wait({pumping}, timeout=END_WITHIN)
         job.exit_code = job.runner.ended.result()
-        if job.exit_code == 128 + signal.SIGKILL and time.monotonic() - self.noticed < NOTICE_HOLDS:
-            job.ring.add(f"\n[{self.notice}]\n".encode())
+        job.ring.add(self.notes(job.began))
         job.over.set()
         job.stdin.close()
         output.close()
@@ -634,15 +577,15 @@ class Agent:
 
     async def do_write_file(self, call: Call, path: str, mode: int) -> Answer:
         target = inside(path)
-        if target == WORKSPACE or os.path.isdir(target):  # noqa: PTH112 - pathlib is slow to import
+        if target == WORKSPACE or os.path.isdir(target):
             raise Failed(f"{path} is a folder")
         if self.disk_full:
             raise Failed(self.disk_full)
         try:
-            os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120 - pathlib is slow to import
+            os.makedirs(os.path.dirname(target), exist_ok=True)
         except FileExistsError:
             raise Failed(f"{path} cannot be written: a part of its path is a file") from None
-        part = f"{os.path.dirname(target)}/.{os.urandom(8).hex()}.part"  # noqa: PTH120 - pathlib is slow to import
+        part = f"{os.path.dirname(target)}/.{os.urandom(8).hex()}.part"
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             async for data in call.data():
@@ -795,7 +738,7 @@ async def feed(call: Call, writer: asyncio.StreamWriter) -> bool:
     return True
 
 
-class devnull:  # noqa: N801 - read as a function
+class devnull:
     def __enter__(self) -> int:
         self.fd = os.open("/dev/null", os.O_RDONLY)
         return self.fd
@@ -825,7 +768,7 @@ async def connection(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 
 def resolve(path: str) -> str:
-    return os.path.normpath(os.path.join(WORKSPACE, path))  # noqa: PTH118 - pathlib is slow to import
+    return os.path.normpath(os.path.join(WORKSPACE, path))
 
 
 def inside(path: str) -> str:
@@ -872,7 +815,7 @@ def described(path: str, information: os.stat_result) -> Answer:
 def hidden_memory() -> int:
     """Memory that no process has mapped: files on tmpfs, System V segments."""
     total = 0
-    for folder in ("/tmp", "/dev/shm"):  # noqa: S108 - ours alone
+    for folder in ("/tmp", "/dev/shm"):
         with suppress(OSError):
             room = os.statvfs(folder)
             total += (room.f_blocks - room.f_bfree) * room.f_frsize

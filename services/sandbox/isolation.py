@@ -66,11 +66,16 @@ def files() -> dict[str, str]:
 
 
 def command() -> list[str]:
-    """The agent's command; its configuration is one more argument.
+    """The agent's command; its configuration is one more argument. Raises: SandboxUnavailable."""
+    return [python(), "-I", "-S", AGENT]
 
-    Raises: SandboxUnavailable when the machine has no Python that a sandbox can see.
+
+def python() -> str:
+    """The machine's own Python, which every user and every sandbox can reach.
+
+    Raises: SandboxUnavailable when there is none.
     """
-    for python in PYTHONS:
-        if Path(python).exists():
-            return [python, "-I", "-S", AGENT]
+    for path in PYTHONS:
+        if Path(path).exists():
+            return path
     raise SandboxUnavailable(f"No sandbox: there is none of {', '.join(PYTHONS)}; install python3.")

@@ -179,9 +179,9 @@ class Monitor:
         room = os.statvfs("workspace")
         free = room.f_bfree * room.f_frsize
         grown = self.disk_free - free
-        if self.disk_at and not self.full and self.disk_seen + grown < limit * 0.9:
-            if now - self.disk_at < DISK_AT_LEAST_EVERY:
-                return
+        fresh = self.disk_at and now - self.disk_at < DISK_AT_LEAST_EVERY
+        if fresh and not self.full and self.disk_seen + grown < limit * 0.9:
+            return
         self.disk_seen, self.disk_free = disk_used("workspace"), free
         self.disk_at = time.monotonic()
         self.disk_pause = max(DISK_POLL, 5 * (self.disk_at - now))
@@ -269,7 +269,7 @@ class Inside:
 
     def reachable_workspace(self) -> str:
         """As root: where the project's own user can reach it, though its folder is closed to all others."""
-        workspace = os.path.realpath("workspace")  # noqa: PTH118 - pathlib is slow to import
+        workspace = os.path.realpath("workspace")
         if not self.config["uid"] or libc.unshare(CLONE_NEWNS):
             return workspace
         call_mount("none", "/", MS_REC | MS_PRIVATE)
@@ -321,16 +321,8 @@ def below(root: int) -> list[int]:
 
 
 def commands(root: int) -> list[int]:
-    """All processes below `root` but the agent, which is the first one, and the overseers below it."""
-    agent = below(root)[:1]
-    overseers = [pid for pid in below(agent[0]) if parent(pid) == agent[0]] if agent else []
-    return [pid for pid in below(root) if pid not in (*agent, *overseers)]
-
-
-def parent(pid: int) -> int:
-    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
-    return 0
+    """All processes below `root` but the agent, which is the first one."""
+    return below(root)[1:]
 
 
 def resident(pid: int) -> int:

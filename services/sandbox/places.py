@@ -61,13 +61,18 @@ class Place:
     def end(self) -> None:
         """End its processes and wait until they are gone."""
         deadline, number = time.monotonic() + END_WITHIN, signal.SIGTERM
-        while (pid := self.monitor()) is not None:
+        while self.signal(number):
+            time.sleep(POLL)
             if time.monotonic() > deadline:
                 number = signal.SIGKILL
-            if pid:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            time.sleep(POLL)
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Send its monitor a signal; whether it still runs."""
+        pid = self.monitor()
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return pid is not None
 
     def remove(self) -> None:
         with suppress(FileNotFoundError):
@@ -75,8 +80,12 @@ class Place:
         (self.folder.parent / f"{self.folder.name}.lock").unlink(missing_ok=True)
 
     def ended_because(self) -> str:
+        """Why it was ended, for the first who asks; empty for others, and when nobody knows."""
+        ended = self.folder / "ended"
         with suppress(FileNotFoundError):
-            return (self.folder / "ended").read_text()
+            why = ended.read_text()
+            ended.unlink()
+            return why
         return ""
 
     def recall(self, name: str) -> dict[str, Any]:

@@ -13,14 +13,15 @@ except (ImportError, OSError, RuntimeError) as error:  # no libseccomp on this m
     pyseccomp, missing = None, str(error)
 
 REFUSED = (
-    "mount", "umount", "umount2", "pivot_root", "chroot", "unshare", "setns", "fsopen", "fsconfig", "fsmount", "fspick",
-    "move_mount", "open_tree", "mount_setattr", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise",
-    "pidfd_getfd", "kcmp", "kexec_load", "kexec_file_load", "bpf", "perf_event_open", "userfaultfd", "keyctl", "add_key",
-    "request_key", "io_uring_setup", "io_uring_enter", "io_uring_register", "open_by_handle_at", "name_to_handle_at",
-    "init_module", "finit_module", "delete_module", "reboot", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd",
-    "syslog", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "iopl", "ioperm", "modify_ldt", "lookup_dcookie",
-    "fanotify_init", "nfsservctl", "vhangup", "uselib", "personality", "mbind", "migrate_pages", "move_pages",
-    "set_mempolicy", "vmsplice",
+    "mount", "umount", "umount2", "pivot_root", "chroot", "unshare", "setns", "fsopen", "fsconfig", "fsmount",
+    "fspick", "move_mount", "open_tree", "mount_setattr", "ptrace", "process_vm_readv", "process_vm_writev",
+    "process_madvise", "pidfd_getfd", "kcmp", "kexec_load", "kexec_file_load", "bpf", "perf_event_open",
+    "userfaultfd", "keyctl", "add_key", "request_key", "io_uring_setup", "io_uring_enter", "io_uring_register",
+    "open_by_handle_at", "name_to_handle_at", "init_module", "finit_module", "delete_module", "reboot",
+    "swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "syslog", "settimeofday", "clock_settime",
+    "clock_adjtime", "adjtimex", "iopl", "ioperm", "modify_ldt", "lookup_dcookie", "fanotify_init",
+    "nfsservctl", "vhangup", "uselib", "personality", "mbind", "migrate_pages", "move_pages", "set_mempolicy",
+    "vmsplice",
 )  # fmt: skip
 UNCOUNTED = ("memfd_create", "memfd_secret")
 """They hold memory that no process has mapped: the sum over processes would not see it."""

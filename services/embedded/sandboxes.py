@@ -1,0 +1,49 @@
+"""What the sandboxes of one instance need from the machine: bubblewrap, a folder, and an end when it stops."""
+
+import shutil
+import signal
+from pathlib import Path
+
+from services.embedded import debian
+from services.embedded.console import Console, EmbeddedError
+from services.embedded.environment import CHECKOUT, Given
+from services.embedded.state import State
+from services.sandbox import places
+
+CACHE = CHECKOUT / ".longrun" / "cache"
+
+
+async def prepare(console: Console, state: State, given: Given) -> dict[str, str]:
+    """Find or unpack bubblewrap; the names by which our processes find it and the folder of the sandboxes.
+
+    Without it everything else still works: what needs a sandbox is then refused.
+    """
+    names = {"SANDBOX_DIR": given.sandbox_dir or str(folder_of(state))}
+    try:
+        return {**names, "SANDBOX_BWRAP": given.sandbox_bwrap or installed() or str(await unpacked(state))}
+    except EmbeddedError as error:
+        console.say(f"  sandbox    none, tools that run something are refused: {error}")
+        return names
+
+
+def installed() -> str:
+    return shutil.which("bwrap") or ""
+
+
+async def unpacked(state: State) -> Path:
+    """Raises: EmbeddedError when the package cannot be fetched."""
+    root = await debian.unpack(["bubblewrap"], CACHE / "bubblewrap", state.log("apt"))
+    return root / "usr/bin/bwrap"
+
+
+def folder_of(state: State) -> Path:
+    return state.folder / "sandboxes"
+
+
+def end_all(state: State) -> None:
+    """End the sandboxes of this state folder; their files stay."""
+    found = list(places.all_in(folder_of(state)).values())
+    for place in found:
+        place.signal(signal.SIGTERM)
+    for place in found:
+        place.end()
