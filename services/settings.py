@@ -221,6 +221,16 @@ class SandboxSettings(Section):
     network: bool = False
 
 
+class OutgoingSettings(Section):
+    """URLs that models and users name. Metadata services and the like are refused whatever stands here."""
+
+    model_config = SettingsConfigDict(env_prefix="OUTGOING_")
+    allow_private: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    connect_timeout: Span = timedelta(seconds=10)
+    read_timeout: Span = timedelta(seconds=20)
+
+
 class LogSettings(Section):
     model_config = SettingsConfigDict(env_prefix="LOG_")
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -245,6 +255,7 @@ class Settings(BaseModel):
     auth: AuthSettings = Field(default_factory=AuthSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
+    outgoing: OutgoingSettings = Field(default_factory=OutgoingSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @property
