@@ -85,6 +85,8 @@ class RunContext:
     """What the prompt says besides, each under a heading of its own."""
     sandboxes: SandboxProvider | None = None
     opened: "asyncio.Future[Sandbox] | None" = None
+    editing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever reads a file in order to change it: calls may be made at the same time."""
 
     def count(self, stored: Message) -> None:
         """Add the tokens of one model call to the run's; the rows are the truth, so a resumed run counts them again."""

@@ -1,14 +1,26 @@
-"""The tools that every agent has."""
+"""The tools there are: those that every agent has, and the groups that an agent may have by its `agentpress_tools`."""
+
+from itertools import chain
 
 from agent.tools import conversation, tasks
-from agent.tools.base import Registry
+from agent.tools.base import Registry, Tool
+from agent.tools.files import FILES
+from agent.tools.shell import SHELL
+from agent.tools.vision import VISION
 
-STANDARD = Registry.of(
-    (
-        conversation.ask,
-        conversation.complete,
-        conversation.web_browser_takeover,
-        conversation.expand_message,
-        tasks.task_list,
-    )
+ALWAYS: tuple[Tool, ...] = (
+    conversation.ask,
+    conversation.complete,
+    conversation.web_browser_takeover,
+    conversation.expand_message,
+    tasks.task_list,
 )
+
+GROUPS: dict[str, tuple[Tool, ...]] = {
+    "sb_files_tool": FILES,
+    "sb_shell_tool": SHELL,
+    "sb_vision_tool": VISION,
+}
+"""By the names that agents of existing frontends enable them with."""
+
+STANDARD = Registry.of(chain(ALWAYS, *GROUPS.values()))

@@ -1,0 +1,78 @@
+"""What a command prints: shown as it comes, and kept bounded for its result."""
+
+import asyncio
+import codecs
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from agent.context import Calling
+
+SHOW_SECONDS = 0.2
+MAX_SHOWN_CHARS = 64_000
+NO_MORE_SHOWN = "\n[more output comes, which is not shown while the command runs]\n"
+HEAD_CHARS, TAIL_CHARS = 15_000, 25_000
+
+
+class Screen:
+    """Shows readers what a command prints: a few pieces per second, and so much in all. `async with` it.
+
+    Taking never waits for the readers: a slow log does not slow the command.
+    """
+
+    def __init__(self, calling: Calling) -> None:
+        self.calling = calling
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.waiting = ""
+        self.room = MAX_SHOWN_CHARS
+        self.something = asyncio.Event()
+        self.showing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self.showing = asyncio.create_task(self.keep_showing())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self.showing
+        self.showing.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.showing
+        if error is None:
+            self.add(self.decoder.decode(b"", final=True))
+            await self.show()
+
+    async def take(self, data: bytes) -> None:
+        if self.room:
+            self.add(self.decoder.decode(data))
+
+    def add(self, text: str) -> None:
+        if len(text) > self.room:
+            text = text[: self.room] + NO_MORE_SHOWN
+        self.waiting += text
+        self.room = max(0, self.room - len(text))
+        if text:
+            self.something.set()
+
+    async def keep_showing(self) -> None:
+        while True:
+            await self.something.wait()
+            await self.show()
+            await asyncio.sleep(SHOW_SECONDS)
+
+    async def show(self) -> None:
+        text, self.waiting = self.waiting, ""
+        self.something.clear()
+        if text:
+            await self.calling.tell(text)
+
+
+def shortened(output: bytes, left_out: int = 0) -> str:
+    """Its beginning and its end, and how much is missing between them. `left_out`: bytes that were not even kept."""
+    text = output.decode(errors="replace")
+    if len(text) <= HEAD_CHARS + TAIL_CHARS and not left_out:
+        return text
+    head, tail = text[:HEAD_CHARS], text[max(HEAD_CHARS, len(text) - TAIL_CHARS) :]
+    missing = len(text) - len(head) - len(tail)
+    return f"{head}\n[… {missing + left_out} characters of output were left out here …]\n{tail}"
