@@ -3,7 +3,7 @@
 from contextlib import aclosing
 from typing import Any
 
-from agent import response_processor, thread_manager, tool_runner, turns
+from agent import attachments, response_processor, thread_manager, tool_runner, turns
 from agent.calls import ToolCall, result_id
 from agent.context import ContextTooLong, Draft, RunContext, RunFailed
 from agent.conversation import Conversation
@@ -23,6 +23,7 @@ async def run_agent(ctx: RunContext) -> None:
 
     Raises: RunFailed with the sentence for the user; FenceLost when another attempt owns the run.
     """
+    await attachments.place_all(ctx)
     conversation = await Conversation.load(ctx)
     turn = await resume(ctx, conversation.history.of_run(ctx.run.id))
     while turn is None or await goes_on(ctx, turn):

@@ -12,6 +12,7 @@ from api.sse import Streams
 from services.errors import Unauthenticated
 from services.postgres import Pool
 from services.runs.stores import Stores
+from services.sandbox.protocol import SandboxProvider
 from services.settings import Settings
 from services.tokens import verify_access_token
 
@@ -23,6 +24,7 @@ class Resources:
     settings: Settings
     stores: Stores
     streams: Streams
+    sandboxes: SandboxProvider | None = None
     seen: SeenUsers = field(default_factory=SeenUsers)
 
     @property

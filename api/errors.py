@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services import postgres, redis
 from services.errors import AppError, NotFound, Unavailable, Unprocessable
 from services.log import logger
+from services.sandbox.protocol import SandboxUnavailable
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,6 +29,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid_request)
     app.add_exception_handler(asyncpg.ForeignKeyViolationError, parent_gone)
     app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(SandboxUnavailable, sandbox_unavailable)
     for kind in Unreachable:
         app.add_exception_handler(kind, store_unreachable)
 
@@ -78,6 +80,11 @@ async def parent_gone(request: Request, error: Exception) -> Response:
     """What was checked a moment ago has been deleted since, and took with it what this request would add to it."""
     logger.info("api.parent_gone", path=request.url.path, error=repr(error))
     return await app_error(request, NotFound())
+
+
+async def sandbox_unavailable(request: Request, error: Exception) -> Response:
+    logger.warning("api.sandbox_unavailable", path=request.url.path, error=str(error))
+    return await app_error(request, Unavailable(str(error)))
 
 
 async def gone(request: Request, error: Exception) -> Response:

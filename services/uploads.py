@@ -8,9 +8,11 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 from uuid import UUID
 
-from services.postgres import Connection
+from services.postgres import Connection, Executor
+from services.runs.fence import Fence, FenceLost
 
 CHUNK_BYTES = 1024 * 1024
+MAX_UNPLACED = 1000
 MAX_NAME_BYTES = 200
 UNNAMED = "file"
 
@@ -24,6 +26,16 @@ class Upload:
     size: int
     sha256: bytes
     content: BinaryIO
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUpload:
+    """A file in our tables."""
+
+    upload_id: UUID
+    name: str
+    size: int
+    sha256: bytes
 
 
 async def store(conn: Connection, project_id: UUID, run_id: UUID, uploads: Sequence[Upload]) -> None:
@@ -49,6 +61,42 @@ async def store_content(conn: Connection, upload_id: UUID, content: BinaryIO) ->
     while data := await asyncio.to_thread(content.read, CHUNK_BYTES):
         await conn.execute("INSERT INTO upload_chunks VALUES ($1, $2, $3)", upload_id, number, data)
         number += 1
+
+
+async def unplaced(conn: Executor, project_id: UUID) -> list[StoredUpload]:
+    """What was uploaded to a project and is not in its sandbox yet."""
+    rows = await conn.fetch(
+        """
+        SELECT upload_id, name, size, sha256 FROM uploads WHERE project_id = $1 AND placed_at IS NULL
+        ORDER BY created_at, name LIMIT $2
+        """,
+        project_id,
+        MAX_UNPLACED,
+    )
+    return [StoredUpload(**row) for row in rows]
+
+
+async def chunk(conn: Executor, upload_id: UUID, number: int) -> bytes | None:
+    """One piece of a stored file; None behind its end."""
+    data: bytes | None = await conn.fetchval(
+        "SELECT data FROM upload_chunks WHERE upload_id = $1 AND number = $2", upload_id, number
+    )
+    return data
+
+
+async def mark_placed(conn: Executor, upload_id: UUID, fence: Fence) -> None:
+    """Note that a file is in the sandbox. Raises: FenceLost."""
+    placed = await conn.fetchval(
+        """
+        UPDATE uploads SET placed_at = coalesce(placed_at, now()) WHERE upload_id = $1
+        AND EXISTS (SELECT FROM agent_runs WHERE id = $2 AND attempt = $3 AND status = 'running') RETURNING true
+        """,
+        upload_id,
+        fence.run_id,
+        fence.attempt,
+    )
+    if not placed:
+        raise FenceLost
 
 
 def safe_names(names: Iterable[str]) -> list[str]:

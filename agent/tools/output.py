@@ -25,7 +25,7 @@ class Screen:
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.waiting = ""
         self.room = MAX_SHOWN_CHARS
-        self.something = asyncio.Event()
+        self.ended = asyncio.Event()
         self.showing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -36,12 +36,13 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self.showing
-        self.showing.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.showing
-        if error is None:
-            self.add(self.decoder.decode(b"", final=True))
-            await self.show()
+        if error:
+            self.showing.cancel()
+            await asyncio.gather(self.showing, return_exceptions=True)
+            return
+        self.add(self.decoder.decode(b"", final=True))
+        self.ended.set()
+        await self.showing
 
     async def take(self, data: bytes) -> None:
         if self.room:
@@ -52,18 +53,16 @@ class Screen:
             text = text[: self.room] + NO_MORE_SHOWN
         self.waiting += text
         self.room = max(0, self.room - len(text))
-        if text:
-            self.something.set()
 
     async def keep_showing(self) -> None:
-        while True:
-            await self.something.wait()
+        while not self.ended.is_set():
             await self.show()
-            await asyncio.sleep(SHOW_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), SHOW_SECONDS)
+        await self.show()
 
     async def show(self) -> None:
         text, self.waiting = self.waiting, ""
-        self.something.clear()
         if text:
             await self.calling.tell(text)
 

@@ -23,6 +23,10 @@ PROJECT_ROUTES = [
     ("GET", "/projects/{}", None),
     ("PATCH", "/projects/{}", {"name": "Mine"}),
     ("DELETE", "/projects/{}", None),
+    ("GET", "/sandboxes/{}/files", None),
+    ("GET", "/sandboxes/{}/files/content?path=/workspace/notes.txt", None),
+    ("POST", "/sandboxes/{}/files", None),
+    ("DELETE", "/sandboxes/{}/files?path=/workspace/notes.txt", None),
 ]
 RUN_ROUTES = [
     ("GET", "/agent-run/{}", None),
