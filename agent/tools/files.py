@@ -165,8 +165,6 @@ async def delete_file(calling: Calling, file_path: FilePath) -> str:
         raise ToolFailed("The workspace itself cannot be deleted.")
     sandbox = await calling.ctx.sandbox()
     async with calling.ctx.editing:
-        if await sandbox.stat_file(path) is None:
-            raise ToolFailed(f"There is no file {path}.")
         await sandbox.delete_file(path)
     return f"Deleted {path}."
 

@@ -67,11 +67,10 @@ class Screen:
             await self.calling.tell(text)
 
 
-def shortened(output: bytes, left_out: int = 0) -> str:
-    """Its beginning and its end, and how much is missing between them. `left_out`: bytes that were not even kept."""
+def shortened(output: bytes) -> str:
+    """Its beginning and its end, and how much is missing between them."""
     text = output.decode(errors="replace")
-    if len(text) <= HEAD_CHARS + TAIL_CHARS and not left_out:
+    missing = len(text) - HEAD_CHARS - TAIL_CHARS
+    if missing <= 0:
         return text
-    head, tail = text[:HEAD_CHARS], text[max(HEAD_CHARS, len(text) - TAIL_CHARS) :]
-    missing = len(text) - len(head) - len(tail)
-    return f"{head}\n[… {missing + left_out} characters of output were left out here …]\n{tail}"
+    return f"{text[:HEAD_CHARS]}\n[... {missing} characters left out ...]\n{text[-TAIL_CHARS:]}"

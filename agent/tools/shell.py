@@ -16,7 +16,7 @@ GRACE_SECONDS = 30
 """How much longer than its command a call may take: the sandbox may have to start, and kill."""
 LONGEST_WAIT_SECONDS = 60
 POLL_SECONDS = 0.2
-KEPT_BYTES = 200_000
+KEPT_BYTES = 40_000
 
 Command = Annotated[str, Field(min_length=1, description="A command line for bash.")]
 Folder = Annotated[str, Field(description="The folder of the workspace to run it in.")]
@@ -36,10 +36,15 @@ async def execute_command(
         done = await sandbox.exec(
             command, cwd=in_workspace(folder), timeout=timeout, on_output=screen.take, max_output=KEPT_BYTES
         )
-    output = shortened(done.output, done.left_out)
+    output = done.output.decode(errors="replace")
     if done.exit_code is None:
-        return ToolResult(f"{output}\n[killed: it took longer than {timeout:g} seconds]", success=False)
-    return ToolResult(f"{output}\n[exit code {done.exit_code}]".lstrip("\n"), success=done.exit_code == 0)
+        return ToolResult(ended(output, f"killed: it took longer than {timeout:g} seconds"), success=False)
+    return ToolResult(ended(output, f"exit code {done.exit_code}"), success=done.exit_code == 0)
+
+
+def ended(output: str, how: str) -> str:
+    """What was printed, and in brackets on a line of its own how it ended."""
+    return f"{output}[{how}]" if not output or output.endswith("\n") else f"{output}\n[{how}]"
 
 
 @tool(body="command")
@@ -64,7 +69,10 @@ async def check_command_output(
     """See whether a background command still runs, and what it has printed."""
     sandbox = await calling.ctx.sandbox()
     job = await awaited(sandbox, session_name, offset, wait_seconds)
-    return f"{shortened(job.output)}\n[{state_of(job)}; the next output begins at offset {job.next_offset}]"
+    gone = job.next_offset - len(job.output) - offset
+    older = f"[{gone} older bytes are not kept any more]\n" if gone > 0 else ""
+    state = f"{state_of(job)}; what it prints next begins at offset {job.next_offset}"
+    return ended(older + shortened(job.output), state)
 
 
 async def awaited(sandbox: Sandbox, name: str, offset: int, seconds: float) -> Job:
