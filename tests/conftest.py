@@ -6,9 +6,10 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -18,6 +19,8 @@ from redis.asyncio import Redis
 from services.postgres import Pool, open_pool
 from services.redis import open_redis
 from services.runs.stores import Stores, open_stores
+from services.sandbox.protocol import SandboxProvider
+from services.sandbox.providers import make_provider
 from services.settings import BrokerSettings, PostgresSettings, RedisSettings, RunSettings, Settings
 from tests.lanes import OwnStores, stores_of_this_lane
 
@@ -160,6 +163,17 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 
 async def keys_without_ttl(client: Redis) -> list[bytes]:
     return [key async for key in client.scan_iter(count=1000) if await client.ttl(key) == -1]
+
+
+@pytest.fixture
+async def sandboxes(settings: Settings, tmp_path: Path) -> AsyncIterator[SandboxProvider]:
+    """Real sandboxes in a folder of the test's own; none runs after it."""
+    folder = tmp_path / "sandboxes"
+    provider = make_provider(settings.sandbox.model_copy(update={"folder": str(folder)}))
+    yield provider
+    for known in folder.glob("*-*-*-*-*"):
+        if known.is_dir():
+            await provider.delete(UUID(known.name))
 
 
 @pytest.fixture

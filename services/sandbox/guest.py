@@ -342,6 +342,8 @@ class Agent:
             await self.refuse(call, "fence", str(error))
         except (Failed, OSError) as error:
             await self.refuse(call, "failed", str(error))
+            if call.asked.get("op") in SENDING:
+                await asyncio.wait({self.spawn(call.gone())}, timeout=END_WITHIN)
         except (asyncio.IncompleteReadError, ValueError):
             pass
         except asyncio.CancelledError:
@@ -685,6 +687,8 @@ class Agent:
         return {}
 
 
+SENDING = ("write_file", "write_job")
+"""A caller that still sends when we close would not see why it was refused."""
 OPERATIONS = {name.removeprefix("do_") for name in vars(Agent) if name.startswith("do_")}
 
 

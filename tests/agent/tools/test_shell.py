@@ -10,7 +10,8 @@ from agent.tools import output, shell
 from agent.tools.base import BadArguments, ToolFailed
 from services.sandbox.protocol import Sandbox, SandboxFailed
 from tests.agent.seeds import RecordingLog
-from tests.agent.tools.conftest import eventually, result_of, use
+from tests.agent.tools.conftest import result_of, use
+from tests.waiting import eventually
 
 
 def told(ctx: RunContext) -> str:
@@ -82,15 +83,13 @@ async def test_a_call_that_is_cancelled_kills_its_command_at_once(ctx: RunContex
     working.cancel()
     await asyncio.wait({working})
     assert time.monotonic() - before < 0.2
-    await eventually(lambda: gone(sandbox, "sleep 8888"), within=1)
-
-
-async def gone(sandbox: Sandbox, pattern: str) -> bool:
-    return not await running(sandbox, pattern)
+    async with asyncio.timeout(1):
+        while await running(sandbox, "sleep 8888"):
+            pass
 
 
 async def test_a_background_command_is_started_looked_at_written_to_and_ended(ctx: RunContext) -> None:
-    command = "echo ready; while read line; do echo \"got $line\"; done"
+    command = 'echo ready; while read line; do echo "got $line"; done'
     assert "Started repl" in await use(ctx, shell.start_command, session_name="repl", command=command)
     seen = await use(ctx, shell.check_command_output, session_name="repl", wait_seconds=5)
     assert seen == "ready\n[repl runs; what it prints next begins at offset 6]"
@@ -111,17 +110,17 @@ async def test_waiting_for_output_ends_with_the_command_or_the_time(ctx: RunCont
 
 
 async def test_a_talkative_background_command_is_shown_bounded(ctx: RunContext) -> None:
-    await use(ctx, shell.start_command, session_name="loud", command="head -c 30000000 /dev/zero | tr '\\0' x; echo end")
-    await eventually(lambda: ended(ctx, "loud"))
+    await use(
+        ctx, shell.start_command, session_name="loud", command="head -c 30000000 /dev/zero | tr '\\0' x; echo end"
+    )
+    async with asyncio.timeout(10):
+        while "loud has ended" not in await use(ctx, shell.list_commands):
+            pass
     seen = await use(ctx, shell.check_command_output, session_name="loud")
     assert "older bytes are not kept" in seen
     assert "characters left out" in seen
     assert "end\n[loud has ended with exit code 0" in seen
     assert len(seen) < 41_000
-
-
-async def ended(ctx: RunContext, name: str) -> bool:
-    return f"{name} has ended" in await use(ctx, shell.list_commands)
 
 
 async def test_two_background_commands_cannot_have_one_name(ctx: RunContext) -> None:
