@@ -17,6 +17,7 @@ from api.transport import keep_transport
 from services import log
 from services.log import logger
 from services.runs.stores import Stores, open_stores
+from services.sandbox.providers import make_provider
 from services.settings import Settings, load
 
 
@@ -62,7 +63,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         open_streams = Streams(settings.streams, stores.tails)
         open_streams.open()
         stack.push_async_callback(open_streams.close)
-        app.state.resources = Resources(settings, stores, open_streams)
+        app.state.resources = Resources(settings, stores, open_streams, make_provider(settings.sandbox))
         logger.info("api.started", instance_id=stores.instance_id)
         yield
 

@@ -24,7 +24,7 @@ class Resources:
     settings: Settings
     stores: Stores
     streams: Streams
-    sandboxes: SandboxProvider | None = None
+    sandboxes: SandboxProvider
     seen: SeenUsers = field(default_factory=SeenUsers)
 
     @property

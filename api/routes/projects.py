@@ -87,7 +87,7 @@ async def change_project(project_id: UUID, patch: ProjectPatch, caller: CallerDe
 
 @router.delete("/{project_id}")
 async def delete_project(project_id: UUID, caller: CallerDep, resources: ResourcesDep) -> Deleted:
-    """Stops the runs of the project, then deletes it with its threads."""
+    """Stops the runs of the project, then deletes it with its threads and its sandbox."""
     async with resources.pool.acquire() as conn:
         await projects.writable(conn, caller.account_id, project_id)
     await stop_live_runs(resources.stores, caller.account_id, project_id=project_id)
@@ -95,4 +95,5 @@ async def delete_project(project_id: UUID, caller: CallerDep, resources: Resourc
         await starting.take_turns(conn, project_id)
         await store.lock_all(conn, project_id=project_id)
         await projects.delete(conn, caller.account_id, project_id)
+    resources.stores.background.spawn(resources.sandboxes.delete(project_id))
     return Deleted(message="Project deleted.")

@@ -19,14 +19,13 @@ from api.uploads import read_form
 from services import projects
 from services.errors import NotFound
 from services.sandbox import workspace
-from services.sandbox.protocol import WORKSPACE, FileInfo, Sandbox, SandboxFailed, SandboxUnavailable
+from services.sandbox.protocol import WORKSPACE, FileInfo, Sandbox, SandboxFailed
 from services.sandbox.workspace import BadPath
 from services.uploads import CHUNK_BYTES, Upload
 
 router = APIRouter(prefix="/sandboxes/{project_id}/files", tags=["sandboxes"])
 
 MAX_LISTED = 10_000
-NO_SANDBOX = "This server has no sandbox: its operator must set one up."
 MISSING = "File not found."
 
 Where = Literal["query", "body"]
@@ -115,19 +114,13 @@ async def sandbox_to_read(resources: Resources, caller: Caller, project_id: UUID
     """Raises: NotFound; SandboxUnavailable."""
     async with resources.pool.acquire() as conn:
         await projects.readable(conn, caller.account_id, project_id)
-    return await opened(resources, project_id)
+    return await resources.sandboxes.open(project_id)
 
 
 async def sandbox_to_write(resources: Resources, caller: Caller, project_id: UUID) -> Sandbox:
     """Raises: NotFound, Forbidden; SandboxUnavailable."""
     async with resources.pool.acquire() as conn:
         await projects.writable(conn, caller.account_id, project_id)
-    return await opened(resources, project_id)
-
-
-async def opened(resources: Resources, project_id: UUID) -> Sandbox:
-    if resources.sandboxes is None:
-        raise SandboxUnavailable(NO_SANDBOX)
     return await resources.sandboxes.open(project_id)
 
 

@@ -23,10 +23,12 @@ PROJECT_ROUTES = [
     ("GET", "/projects/{}", None),
     ("PATCH", "/projects/{}", {"name": "Mine"}),
     ("DELETE", "/projects/{}", None),
+]
+FILE_ROUTES = [
     ("GET", "/sandboxes/{}/files", None),
-    ("GET", "/sandboxes/{}/files/content?path=/workspace/notes.txt", None),
+    ("GET", "/sandboxes/{}/files/content?path=notes.txt", None),
     ("POST", "/sandboxes/{}/files", None),
-    ("DELETE", "/sandboxes/{}/files?path=/workspace/notes.txt", None),
+    ("DELETE", "/sandboxes/{}/files?path=notes.txt", None),
 ]
 RUN_ROUTES = [
     ("GET", "/agent-run/{}", None),
@@ -51,7 +53,7 @@ async def test_a_foreign_thread_is_not_there(ann: Person, bob: Person, route: tu
     assert same(await ask(bob, route, thread_id), await ask(bob, route, uuid4()))
 
 
-@pytest.mark.parametrize("route", PROJECT_ROUTES, ids=lambda route: f"{route[0]} {route[1]}")
+@pytest.mark.parametrize("route", [*PROJECT_ROUTES, *FILE_ROUTES], ids=lambda route: f"{route[0]} {route[1]}")
 async def test_a_foreign_project_is_not_there(ann: Person, bob: Person, route: tuple[str, str, object]) -> None:
     _, project_id = await ann.make_thread()
     assert same(await ask(bob, route, project_id), await ask(bob, route, uuid4()))
