@@ -6,20 +6,25 @@ import re
 from collections.abc import AsyncGenerator, Iterator
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 from agent.catalog import DemoModel, demo_model
 from agent.llm.chunk import Chunk, ToolCallPart, Usage
 from agent.llm.request import ModelRequest, plain_text
 
 TOUR = (Path(__file__).parent.parent / "prompts" / "demo_tour.md").read_text()
-BEFORE_CALL, _, AFTER_CALL = (part.removeprefix("\n") for part in re.split("(<!--.*-->)", TOUR))
+STOPS = tuple(part.removeprefix("\n") for part in re.split("<!--.*-->", TOUR))
 TASKS = {
     "tasks": [
         {"title": "Say hello", "status": "done"},
         {"title": "Show a tool call", "status": "in_progress"},
+        {"title": "Write a file", "status": "pending"},
         {"title": "Ask a question", "status": "pending"},
     ]
 }
+FILE = {"file_path": "hello.md", "file_contents": "# Hello\n\nThis file was written by Longrun's demo.\n"}
+CALLS: tuple[tuple[str, dict[str, Any]], ...] = (("task_list", TASKS), ("create_file", FILE))
+"""What is called at the end of each stop but the last."""
 CALL_PIECE_CHARS = 16
 TOUR_DELAY = 0.03
 LOREM = (
@@ -54,15 +59,22 @@ def chunks(demo: DemoModel, request: ModelRequest) -> Iterator[Chunk]:
 
 
 def tour(request: ModelRequest) -> Iterator[Chunk]:
-    """A text and a tool call; then, with its result at hand, the rest and a question."""
-    if request.messages and request.messages[-1]["role"] == "tool":
-        yield from (Chunk(text=text) for text in words(AFTER_CALL))
+    """A text and a tool call at each stop; with the result at hand the next one, and at the last a question."""
+    stop = min(results_at_hand(request), len(CALLS))
+    yield from (Chunk(text=text) for text in words(STOPS[stop]))
+    if stop == len(CALLS):
         return
-    yield from (Chunk(text=text) for text in words(BEFORE_CALL))
-    arguments = json.dumps(TASKS)
-    yield Chunk(tool_calls=(ToolCallPart(0, "call_tour", "task_list"),))
+    name, given = CALLS[stop]
+    arguments = json.dumps(given)
+    yield Chunk(tool_calls=(ToolCallPart(0, f"call_tour_{stop}", name),))
     for start in range(0, len(arguments), CALL_PIECE_CHARS):
         yield Chunk(tool_calls=(ToolCallPart(0, arguments=arguments[start : start + CALL_PIECE_CHARS]),))
+
+
+def results_at_hand(request: ModelRequest) -> int:
+    """How many results came since the person last said something."""
+    roles = [message["role"] for message in request.messages]
+    return roles[len(roles) - roles[::-1].index("user") :].count("tool") if "user" in roles else 0
 
 
 def delay(demo: DemoModel) -> float:

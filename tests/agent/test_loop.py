@@ -273,16 +273,20 @@ async def test_the_demo_needs_no_key_and_no_network(pool: Pool, http: AsyncClien
     assert fake.requests == []
 
 
-async def test_the_tour_shows_a_tool_call_and_ends_with_a_question(
+async def test_the_tour_shows_its_tools_and_ends_with_a_question_even_without_a_sandbox(
     pool: Pool, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "TOUR_DELAY", 0)
     ctx, log = await make_context(pool, http, Settings(), "demo/tour")
     await run_agent(ctx)
     rows = await rows_of(ctx)
-    results = [row.metadata["function_name"] for row in rows if row.type == "tool"]
-    assert results == ["task_list", "ask"]
-    assert {row.metadata["tool_status"] for row in rows if row.type == "tool"} == {"completed"}
-    assert "1 of 3 done" in rows[1].content["content"]
+    results = {row.metadata["function_name"]: row for row in rows if row.type == "tool"}
+    assert {name: row.metadata["tool_status"] for name, row in results.items()} == {
+        "task_list": "completed",
+        "create_file": "failed",
+        "ask": "completed",
+    }
+    assert "1 of 4 done" in results["task_list"].content["content"]
+    assert "no sandbox" in results["create_file"].content["content"]
     assert log.events[-1].content["finish_reason"] == "agent_terminated"
-    assert log.chunks == demo.BEFORE_CALL + demo.AFTER_CALL
+    assert log.chunks == "".join(demo.STOPS)
