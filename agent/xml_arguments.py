@@ -13,7 +13,7 @@ def arguments_of(call: XmlCall, known: Tool | None) -> dict[str, Any]:
     """Its parameters; of a tag its attributes, and its body as elements or as the one parameter that is the body."""
     if call.body is None or not call.body.strip():
         return dict(call.given)
-    names = known.arguments.model_fields if known else {}
+    names = known.arguments.described if known else {}
     inside = elements(call.body, names)
     if inside is None:
         inside = {known.body if known and known.body else "content": call.body}

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from pydantic.fields import FieldInfo
+from pydantic import create_model
+
+from agent.tools.arguments import Arguments, Parameters, Typed, Unfit
 
 DEFAULT_TIMEOUT = 120.0
 
@@ -38,10 +38,6 @@ class ToolResult:
         return "completed" if self.success else "failed"
 
 
-class Arguments(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
 @dataclass(frozen=True, slots=True)
 class Tool:
     """One function that a model may call.
@@ -53,7 +49,7 @@ class Tool:
     name: str
     description: str
     function: Function
-    arguments: type[Arguments]
+    arguments: Parameters
     body: str | None = None
     terminates: bool = False
     repeatable: bool = False
@@ -67,40 +63,26 @@ class Tool:
     @property
     def schema(self) -> dict[str, Any]:
         """Its native form: a function of OpenAI's chat completions."""
-        parameters = without_titles(self.arguments.model_json_schema())
-        return {
-            "type": "function",
-            "function": {"name": self.name, "description": self.description, "parameters": parameters},
-        }
+        described = {"name": self.name, "description": self.description, "parameters": self.arguments.schema}
+        return {"type": "function", "function": described}
 
     @property
     def example(self) -> str:
         """Its XML form, as a call with descriptions for values."""
-        fields = self.arguments.model_fields.items()
-        lines = [f'<parameter name="{name}">{describe(field)}</parameter>' for name, field in fields]
+        parameters = self.arguments.described.items()
+        lines = [f'<parameter name="{name}">{words}</parameter>' for name, words in parameters]
         return "\n".join(["<function_calls>", f'<invoke name="{self.name}">', *lines, "</invoke>", "</function_calls>"])
 
-    def read(self, given: Mapping[str, Any]) -> Arguments:
+    def read(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments of a call, checked. Raises: BadArguments."""
         try:
-            return self.arguments.model_validate({name: self.parsed(name, value) for name, value in given.items()})
-        except ValidationError as error:
-            raise BadArguments(explain(self, error)) from error
+            return self.arguments.check(given)
+        except Unfit as unfit:
+            raise BadArguments(explain(self, unfit)) from unfit
 
-    def parsed(self, name: str, value: Any) -> Any:
-        """XML, and some models everywhere, write lists and objects as text."""
-        known = self.arguments.model_fields.get(name)
-        if known is None or known.annotation is str or not isinstance(value, str) or value.lstrip()[:1] not in "[{":
-            return value
-        try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return value
-
-    async def run(self, context: Any, arguments: Arguments) -> ToolResult:
+    async def run(self, context: Any, arguments: Mapping[str, Any]) -> ToolResult:
         """Raises: whatever the function raises, ToolFailed above all."""
-        given = {name: getattr(arguments, name) for name in type(arguments).model_fields}
-        result = await self.function(context, **given)
+        result = await self.function(context, **arguments)
         return result if isinstance(result, ToolResult) else ToolResult(result, terminates=self.terminates)
 
 
@@ -116,7 +98,8 @@ def tool(
     def make(function: Function) -> Tool:
         name = getattr(function, "__name__", "")
         described = inspect.cleandoc(function.__doc__ or "")
-        return Tool(name, described, function, arguments_of(function, name), body, terminates, repeatable, timeout)
+        takes = Typed(arguments_of(function, name))
+        return Tool(name, described, function, takes, body, terminates, repeatable, timeout)
 
     return make
 
@@ -131,30 +114,10 @@ def arguments_of(function: Function, name: str) -> type[Arguments]:
     return create_model(name, __base__=Arguments, **fields)
 
 
-def without_titles(schema: Any) -> Any:
-    """A JSON schema without pydantic's titles, which only repeat the names; a property may be named `title`."""
-    if isinstance(schema, list):
-        return [without_titles(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        name: {key: without_titles(inner) for key, inner in value.items()}
-        if name in ("properties", "$defs")
-        else without_titles(value)
-        for name, value in schema.items()
-        if name != "title"
-    }
-
-
-def describe(known: FieldInfo) -> str:
-    return (known.description or "…") + ("" if known.is_required() else " (optional)")
-
-
-def explain(called: Tool, error: ValidationError) -> str:
+def explain(called: Tool, unfit: Unfit) -> str:
     """What is wrong with the arguments, one line each, and what the tool takes."""
-    wrong = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in error.errors()[:10]]
-    takes = ", ".join(called.arguments.model_fields) or "no parameters"
-    return "\n".join([f"The arguments of {called.name} are wrong:", *wrong, f"It takes: {takes}."])
+    takes = ", ".join(called.arguments.described) or "no parameters"
+    return "\n".join([f"The arguments of {called.name} are wrong:", *unfit.complaints, f"It takes: {takes}."])
 
 
 @dataclass(frozen=True)

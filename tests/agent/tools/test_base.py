@@ -89,5 +89,5 @@ def test_a_registry_knows_a_tool_by_name_and_tag() -> None:
 def test_every_standard_tool_describes_itself_and_its_parameters() -> None:
     for known in STANDARD:
         assert known.description
-        assert [name for name, field in known.arguments.model_fields.items() if not field.description] == []
-        assert known.body in (None, *known.arguments.model_fields)
+        assert [name for name, words in known.arguments.described.items() if words.startswith("…")] == []
+        assert known.body in (None, *known.arguments.described)

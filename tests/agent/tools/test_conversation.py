@@ -24,8 +24,8 @@ async def test_what_speaks_to_the_person_ends_the_run(name: str) -> None:
 def test_attachments_are_a_list_or_names_between_commas() -> None:
     for given in ("a.txt, b c.png", ["a.txt", "b c.png"], '["a.txt", "b c.png"]'):
         read = conversation.ask.read({"text": "?", "attachments": given})
-        assert read.model_dump()["attachments"] == ["a.txt", "b c.png"]
-    assert conversation.ask.read({"text": "?"}).model_dump()["attachments"] == []
+        assert read["attachments"] == ["a.txt", "b c.png"]
+    assert conversation.ask.read({"text": "?"})["attachments"] == []
 
 
 def test_a_question_without_words_is_refused() -> None:
