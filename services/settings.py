@@ -231,6 +231,19 @@ class OutgoingSettings(Section):
     read_timeout: Span = timedelta(seconds=20)
 
 
+class McpSettings(Section):
+    """Servers of the Model Context Protocol. The registry's URL has `{qualifiedName}` in it; empty: there is none."""
+
+    model_config = SettingsConfigDict(env_prefix="MCP_")
+    connect_timeout: Span = timedelta(seconds=30)
+    call_timeout: Span = timedelta(seconds=120)
+    max_restarts: int = Field(3, ge=0)
+    max_tools: int = Field(100, ge=1)
+    max_message_bytes: int = Field(10 * 1024 * 1024, ge=1024)
+    registry_url: str = ""
+    registry_api_key: SecretStr = SecretStr("")
+
+
 class LogSettings(Section):
     model_config = SettingsConfigDict(env_prefix="LOG_")
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -256,6 +269,7 @@ class Settings(BaseModel):
     models: ModelSettings = Field(default_factory=ModelSettings)
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     outgoing: OutgoingSettings = Field(default_factory=OutgoingSettings)
+    mcp: McpSettings = Field(default_factory=McpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @property
