@@ -61,11 +61,11 @@ def left_out(what: str, mime_type: str, base64: str) -> str:
 
 
 def says(text: str, structured: Any) -> bool:
-    """Most servers write the structured content as text, too."""
-    if not text.lstrip().startswith(("{", "[")):
-        return False
+    """Most servers write the structured content as text, too; the SDK's wrap what is no object in `result`."""
+    if structured == {"result": text}:
+        return True
     try:
         said = orjson.loads(text)
     except orjson.JSONDecodeError:
         return False
-    return bool(said == structured or {"result": said} == structured)
+    return bool(structured in (said, {"result": said}))

@@ -17,6 +17,8 @@ MAX_LISTED = 1_000
 """Tools of one page that are looked at."""
 MAX_NAME_CHARS = 200
 MAX_DESCRIPTION_CHARS = 2_000
+MAX_MESSAGES = 10_000
+"""Between two requests of ours: each costs some work, however small it is."""
 HINTS = ("readOnlyHint", "idempotentHint")
 
 
@@ -29,7 +31,7 @@ class Watch:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.received = 0
+        self.received = self.messages = 0
         self.complaint: str | None = None
         self.status: int | None = None
         """The last HTTP status of a request that was refused."""
@@ -37,7 +39,7 @@ class Watch:
 
     def asked(self) -> None:
         """A request goes out: what comes from now on is counted anew."""
-        self.received = 0
+        self.received = self.messages = 0
         self.status = None
 
     def count(self, size: int) -> None:
@@ -83,6 +85,10 @@ class Incoming:
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             self.watch.end()
             raise
+        self.watch.messages += 1
+        if self.watch.messages > MAX_MESSAGES:
+            self.watch.end(f"it sent more than {MAX_MESSAGES} messages at once")
+            raise anyio.EndOfStream
         if isinstance(received, SessionMessage) and isinstance(received.message, JSONRPCResponse):
             mend_listing(received.message.result)
         return received
