@@ -10,6 +10,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from agent.mcp.watching import Flooded, Watch
+from services.log import logger
 from services.sandbox.protocol import Pipe
 
 Incoming = MemoryObjectSendStream[SessionMessage | Exception]
@@ -51,6 +52,9 @@ async def read(pipe: Pipe, incoming: Incoming, watch: Watch) -> None:
             watch.end()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             return
+        except Exception as error:  # noqa: BLE001 - the boundary around a sandbox: however its pipe breaks, it is over
+            logger.warning("mcp.pipe_broke", error=repr(error))
+            watch.end("its process cannot be reached any more")
 
 
 async def pass_on(line: bytes, incoming: Incoming) -> None:

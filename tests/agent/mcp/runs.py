@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from agent.context import RunContext
 from agent.mcp import Servers, connected
@@ -27,15 +27,22 @@ def patience(**mcp: Any) -> Settings:
 class Meeting:
     """A run in which servers are connected, and what came of it."""
 
-    def __init__(self, settings: Settings, *custom: dict[str, Any], standard: Any = (), here: Any = None) -> None:
-        self.here = here or Here()
+    def __init__(
+        self,
+        settings: Settings,
+        *custom: dict[str, Any],
+        standard: Any = (),
+        sandboxes: SandboxProvider | None = None,
+        project_id: UUID | None = None,
+    ) -> None:
+        self.here = Here()
         self.log = RecordingLog()
         self.custom, self.standard = list(custom), list(standard)
         known: dict[str, Any] = dict.fromkeys(field.name for field in fields(Run))
-        run = Run(**{**known, "id": uuid4(), "project_id": uuid4(), "thread_id": uuid4(), "attempt": 1})
+        run = Run(**{**known, "id": uuid4(), "project_id": project_id or uuid4(), "thread_id": uuid4(), "attempt": 1})
         none = cast(Any, None)
         self.ctx = RunContext(run, Fence(run.id, 1, "worker"), self.log, none, none, settings)
-        self.ctx.sandboxes = cast(SandboxProvider, self)
+        self.ctx.sandboxes = sandboxes or cast(SandboxProvider, self)
         self.servers = Servers()
 
     async def open(self, *_: Any) -> Sandbox:
