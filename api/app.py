@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from api import errors
 from api.body_limit import BodyLimit
 from api.deps import Resources
-from api.routes import health, projects, runs, sandboxes, starts, streams, threads
+from api.routes import health, mcp, projects, runs, sandboxes, starts, streams, threads
 from api.sse import Streams
 from api.transport import keep_transport
 from services import log
@@ -34,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = Longrun(title="Longrun", version="0.1.0", lifespan=lifespan, middleware=middleware(settings))
     app.state.settings = settings
     errors.install(app)
-    for routes in (health, starts, runs, streams, threads, projects, sandboxes):
+    for routes in (health, starts, runs, streams, threads, projects, sandboxes, mcp):
         app.include_router(routes.router, prefix="/api")
     return app
 

@@ -54,6 +54,18 @@ class Unprocessable(AppError):
     status = 422
 
 
+class BadGateway(AppError):
+    """A server that somebody named cannot be used."""
+
+    status = 502
+
+
+class GatewayTimeout(AppError):
+    """A server that somebody named did not answer in time."""
+
+    status = 504
+
+
 class Unavailable(AppError):
     """A service this needs is not available right now; try again shortly."""
 

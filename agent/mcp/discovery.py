@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.mcp.config import ServerConfig
+from agent.mcp.redaction import Redactor
 from agent.mcp.servers import load
 from services.sandbox.protocol import Sandbox, SandboxUnavailable
 from services.settings import Settings
 
 if TYPE_CHECKING:
-    from agent.mcp.server import OpenSandbox, Server
+    from agent.mcp.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,24 +21,22 @@ class Discovered:
     tools: list[dict[str, Any]]
 
 
-async def nowhere() -> Sandbox:
-    raise SandboxUnavailable("A server that is a program runs in the sandbox of a project, and none was named.")
+async def discover(settings: Settings, config: ServerConfig, sandbox: Sandbox | None = None) -> Discovered:
+    """Connect, look, and leave; a server that is a program runs in `sandbox`. Raises: Unreachable."""
 
+    async def opened() -> Sandbox:
+        if sandbox is None:
+            raise SandboxUnavailable("It is a program, which runs in a sandbox only.")
+        return sandbox
 
-async def discover(settings: Settings, config: ServerConfig, sandbox: "OpenSandbox" = nowhere) -> Discovered:
-    """Connect, look, and leave. Raises: Unreachable."""
-    server: Server = (await load()).Server(config, settings, sandbox)
+    server: Server = (await load()).Server(config, settings, opened)
     try:
         listing = await server.connect()
-        redact = server.redact
-        tools = [
-            {
-                "name": tool.name,
-                "description": redact(tool.description or ""),
-                "inputSchema": redact.in_schema(tool.input_schema),
-            }
-            for tool in listing.tools
-        ]
-        return Discovered(server.title, tools)
     finally:
         await server.close()
+    return Discovered(server.title, [shown(tool, server.redact) for tool in listing.tools])
+
+
+def shown(tool: Any, redact: Redactor) -> dict[str, Any]:
+    described = redact(tool.description or "")
+    return {"name": tool.name, "description": described, "inputSchema": redact.in_schema(tool.input_schema)}

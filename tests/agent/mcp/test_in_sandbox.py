@@ -63,7 +63,7 @@ def packed(name: str) -> bytes:
     }
     with tarfile.open(fileobj=made, mode="w") as archive:
         for top in sorted(tops):
-            archive.add(site / top, top, filter=lambda each: None if each.name.endswith("__pycache__") else each)
+            archive.add(site / top, top)
     return made.getvalue()
 
 

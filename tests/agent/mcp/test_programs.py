@@ -79,9 +79,9 @@ async def test_a_cancelled_call_is_told_to_the_server_and_does_not_wait_for_it(t
         began = time.monotonic()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 0.2
         assert call.cancelled()
-    assert "cancelled" in notes.read_text()
+        await eventually(lambda: "cancelled" in notes.read_text())
 
 
 async def test_a_stop_of_the_run_leaves_every_server_in_time() -> None:
