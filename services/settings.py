@@ -239,7 +239,7 @@ class McpSettings(Section):
     call_timeout: Span = timedelta(seconds=120)
     max_restarts: int = Field(3, ge=0)
     max_tools: int = Field(100, ge=1)
-    max_message_bytes: int = Field(10 * 1024 * 1024, ge=1024)
+    max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     registry_url: str = ""
     registry_api_key: SecretStr = SecretStr("")
 

@@ -61,8 +61,11 @@ def left_out(what: str, mime_type: str, base64: str) -> str:
 
 
 def says(text: str, structured: Any) -> bool:
-    """Most servers write the structured content as text, too; the SDK's wrap what is no object in `result`."""
-    if structured == {"result": text}:
+    """Most servers write the structured content as text, too; the SDK's wrap what is no object in `result`.
+
+    A text that is cut anyway is not compared.
+    """
+    if structured == {"result": text} or len(text) > MAX_CHARS:
         return True
     try:
         said = orjson.loads(text)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.context import RunContext
 from agent.mcp import config, names, prompt
 from agent.mcp.prompt import Introduced
 from agent.mcp.unreachable import Unreachable
@@ -18,6 +17,7 @@ from services.runs.events import status
 from services.settings import McpSettings
 
 if TYPE_CHECKING:
+    from agent.context import RunContext
     from agent.mcp.connection import Listing
     from agent.mcp.server import Server
 
@@ -50,7 +50,7 @@ class Reached:
 
 
 @asynccontextmanager
-async def connected(ctx: RunContext, configured_mcps: Any, custom_mcps: Any) -> AsyncIterator[Servers]:
+async def connected(ctx: "RunContext", configured_mcps: Any, custom_mcps: Any) -> AsyncIterator[Servers]:
     """Connect all servers of an agent for as long as the context lasts; leaving takes at most two seconds.
 
     A server that cannot be used ends nothing: it is told in a status event and in the prompt.
@@ -116,7 +116,7 @@ def longest_call(settings: McpSettings) -> float:
     return 2 * (settings.connect_timeout + settings.call_timeout).total_seconds() + SPARE_SECONDS
 
 
-async def tell(ctx: RunContext, found: Sequence[Reached], wrong: Sequence[Trouble]) -> Servers:
+async def tell(ctx: "RunContext", found: Sequence[Reached], wrong: Sequence[Trouble]) -> Servers:
     """Tell of servers that cannot be used; what the others add to the run."""
     most = ctx.settings.mcp.max_tools
     tools = tuple(tool for reached in found for tool in reached.tools)

@@ -90,7 +90,7 @@ class Incoming:
             self.watch.end(f"it sent more than {MAX_MESSAGES} messages at once")
             raise anyio.EndOfStream
         if isinstance(received, SessionMessage) and isinstance(received.message, JSONRPCResponse):
-            mend_listing(received.message.result)
+            await mend_listing(received.message.result)
         return received
 
     async def aclose(self) -> None:
@@ -114,11 +114,15 @@ class Incoming:
         await self.aclose()
 
 
-def mend_listing(result: dict[str, Any]) -> None:
+async def mend_listing(result: dict[str, Any]) -> None:
     """One tool that lies about its schema would cost all tools of its server: the SDK refuses the whole list."""
     if not isinstance(listed := result.get("tools"), list):
         return
-    result["tools"] = [mended for said in listed[:MAX_LISTED] if (mended := mended_tool(said))]
+    mended = []
+    for said in listed[:MAX_LISTED]:
+        mended.append(mended_tool(said))
+        await asyncio.sleep(0)  # a large list takes a while, and other runs share the loop
+    result["tools"] = [tool for tool in mended if tool]
     if not isinstance(result.get("nextCursor"), str):
         result.pop("nextCursor", None)
 

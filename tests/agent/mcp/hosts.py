@@ -91,7 +91,8 @@ class Rude:
         if asked["method"] not in results:
             error = {"code": -32601, "message": "Method not found"}
             return JSONResponse({"jsonrpc": "2.0", "id": asked["id"], "error": error})
-        return JSONResponse({"jsonrpc": "2.0", "id": asked["id"], "result": results[asked["method"]]})
+        answer = {"jsonrpc": "2.0", "id": asked["id"], "result": results[asked["method"]]}
+        return JSONResponse(answer, headers={"mcp-session-id": "one"})
 
 
 def refuses(status: int) -> Callable[[], Response]:

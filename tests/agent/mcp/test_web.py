@@ -124,6 +124,19 @@ async def test_a_server_that_is_gone_and_back_is_connected_again() -> None:
                 assert (await meeting.call("mcp_web_echo")).output == "echoed"
 
 
+async def test_a_session_that_the_server_has_forgotten_is_begun_again() -> None:
+    server = Rude()
+
+    def forget() -> Response:
+        del server.how["tools/call"]
+        return Response(status_code=404)
+
+    server.how["tools/call"] = forget
+    with Host(server.app) as host:
+        async with Meeting(patience(), at(host.url)).held() as meeting:
+            assert (await meeting.call("mcp_web_echo")).output == "echoed"
+
+
 async def test_a_server_that_is_not_there_is_told_without_its_url() -> None:
     async with Meeting(patience(), at(f"http://127.0.0.1:9/{SECRET}?key={SECRET}")).held() as meeting:
         assert "could not be connected" in meeting.troubles[0][1]
