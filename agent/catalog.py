@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl
 
-from agent.models import unalias
+from agent.models import ALIASES, unalias
 from services.errors import Unprocessable
 from services.settings import Settings
 
@@ -90,6 +90,16 @@ def default_model(settings: Settings) -> str:
         return settings.models.default_model.strip()
     with_key = (model for prefix, model in DEFAULT_MODELS.items() if PROVIDERS[prefix].key(settings))
     return next(with_key, DEFAULT_DEMO_MODEL)
+
+
+def offered(settings: Settings) -> list[tuple[str, str]]:
+    """Full and short names of the models that can be chosen: the default, those with a short name whose provider has a
+    key, and the demos outside of production."""
+    named = {name: short for short, name in ALIASES.items() if PROVIDERS[split(name)[0]].key(settings)}
+    demos = {} if settings.production else {f"demo/{kind}": f"demo/{kind}" for kind in DEMO_PARAMETERS}
+    usual = unalias(default_model(settings))
+    default = {} if settings.production and split(usual)[0] == "demo" else {usual: usual}
+    return list({**default, **named, **demos}.items())
 
 
 def split(name: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 from uuid import UUID, uuid4
 
@@ -11,13 +11,15 @@ from httpx2 import AsyncClient
 from agent import response_processor
 from agent.calls import ToolCall
 from agent.tools.base import Registry
+from services.billing.gate import Gate
+from services.billing.local import LocalGate
 from services.messages import Message
 from services.postgres import Pool
 from services.runs.events import Event
 from services.runs.fence import Fence
 from services.runs.store import Run
 from services.sandbox.protocol import Sandbox, SandboxProvider, SandboxUnavailable
-from services.settings import Settings
+from services.settings import AgentSettings, Settings
 
 
 class RunFailed(Exception):
@@ -26,6 +28,10 @@ class RunFailed(Exception):
 
 class ContextTooLong(RunFailed):
     """The model refused a request for its length, before it said anything."""
+
+
+class RunStopped(Exception):
+    """The run ends `stopped`, though nobody asked for it; the text is the reason that its user reads."""
 
 
 class Speaker(Protocol):
@@ -62,6 +68,10 @@ class AgentConfig:
     tool_execution: Literal["sequential", "parallel"] = "sequential"
     xml_results_as: Literal["user", "assistant"] = "user"
 
+    @classmethod
+    def of(cls, settings: AgentSettings) -> "AgentConfig":
+        return cls(**{known.name: getattr(settings, known.name) for known in fields(cls)})
+
 
 @dataclass(slots=True)
 class RunContext:
@@ -74,6 +84,7 @@ class RunContext:
     draft: Draft = field(default_factory=Draft)
     usage: dict[str, Any] = field(default_factory=dict)
     config: AgentConfig = field(default_factory=AgentConfig)
+    gate: Gate = field(default_factory=LocalGate)
     answers: int = 0
     cut_answers: int = 0
     """How many answers the run has asked for, and how many of them, in a row, ended in the middle of a call."""

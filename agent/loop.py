@@ -5,7 +5,7 @@ from typing import Any
 
 from agent import attachments, response_processor, thread_manager, tool_runner, turns
 from agent.calls import ToolCall, result_id
-from agent.context import ContextTooLong, Draft, RunContext, RunFailed
+from agent.context import ContextTooLong, Draft, RunContext, RunFailed, RunStopped
 from agent.conversation import Conversation
 from agent.llm import routing
 from agent.llm.request import ModelRequest
@@ -21,7 +21,7 @@ MAX_ANSWER_CHARS = 4_000_000
 async def run_agent(ctx: RunContext) -> None:
     """Drive one run, turn by turn, to its end; what an earlier attempt stored is where it goes on.
 
-    Raises: RunFailed with the sentence for the user; FenceLost when another attempt owns the run.
+    Raises: RunFailed, RunStopped with the sentence for the user; FenceLost when another attempt owns the run.
     """
     await attachments.place_all(ctx)
     conversation = await Conversation.load(ctx)
@@ -72,6 +72,7 @@ def end_of(ctx: RunContext, turn: Turn) -> str | None:
 
 async def take_turn(ctx: RunContext, conversation: Conversation) -> Turn:
     """Ask the model and make the calls of its answer, which is stored first."""
+    await pass_gate(ctx)
     ctx.answers += 1
     async with Acting(ctx) as acting:
         answer, reading = await ask_fitting(ctx, conversation, acting)
@@ -84,6 +85,13 @@ async def take_turn(ctx: RunContext, conversation: Conversation) -> Turn:
             acting.start(stored, calls)
             answer.append(stored)
         return Turn(answer, await acting.results())
+
+
+async def pass_gate(ctx: RunContext) -> None:
+    """Raises: RunStopped when the account may not have another answer."""
+    verdict = await ctx.gate.may_run(ctx.pool, ctx.run.account_id, ctx.run.model_name)
+    if not verdict.allowed:
+        raise RunStopped(verdict.message)
 
 
 async def ask_fitting(ctx: RunContext, conversation: Conversation, acting: Acting) -> tuple[list[Message], Reading]:

@@ -179,12 +179,7 @@ async def store(ctx: RunContext, message: NewMessage) -> Message:
 
     Waits while Postgres is away. Raises: FenceLost.
     """
-    named = replace(
-        message,
-        message_id=message.message_id or ctx.draft.message_id,
-        agent_id=ctx.run.agent_id,
-        agent_version_id=ctx.run.agent_version_id,
-    )
+    named = replace(message, message_id=message.message_id or ctx.draft.message_id)
     while True:
         try:
             return await store_once(ctx, named)

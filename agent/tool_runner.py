@@ -7,7 +7,7 @@ from typing import Self
 
 from agent import response_processor, thread_manager
 from agent.calls import ToolCall
-from agent.context import Calling, RunContext, RunFailed
+from agent.context import Calling, RunContext, RunFailed, RunStopped
 from agent.tools import offer
 from agent.tools.base import BadArguments, ToolFailed, ToolResult
 from services.log import logger
@@ -103,7 +103,7 @@ async def run(calling: Calling) -> ToolResult:
     try:
         async with asyncio.timeout(known.timeout):
             return await known.run(calling, known.read(call.given))
-    except (FenceLost, RunFailed):
+    except (FenceLost, RunFailed, RunStopped):
         raise
     except (BadArguments, ToolFailed, SandboxFailed, SandboxUnavailable) as refused:
         return ToolResult(str(refused), success=False)

@@ -11,13 +11,15 @@ from starlette.types import Receive, Scope, Send
 from api import errors
 from api.body_limit import BodyLimit
 from api.deps import Resources
-from api.routes import health, mcp, projects, runs, sandboxes, starts, streams, threads
+from api.routes import agents, billing, health, mcp, projects, runs, sandboxes, starts, streams, threads
 from api.sse import Streams
 from api.transport import keep_transport
 from services import log
+from services.billing import gate_of
 from services.log import logger
 from services.runs.stores import Stores, open_stores
 from services.sandbox.providers import make_provider
+from services.secrets import Secrets
 from services.settings import Settings, load
 
 
@@ -34,7 +36,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = Longrun(title="Longrun", version="0.1.0", lifespan=lifespan, middleware=middleware(settings))
     app.state.settings = settings
     errors.install(app)
-    for routes in (health, starts, runs, streams, threads, projects, sandboxes, mcp):
+    for routes in (health, starts, runs, streams, threads, projects, agents, billing, sandboxes, mcp):
         app.include_router(routes.router, prefix="/api")
     return app
 
@@ -63,7 +65,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         open_streams = Streams(settings.streams, stores.tails)
         open_streams.open()
         stack.push_async_callback(open_streams.close)
-        app.state.resources = Resources(settings, stores, open_streams, make_provider(settings.sandbox))
+        sandboxes, secrets = make_provider(settings.sandbox), Secrets.of(settings.secrets)
+        app.state.resources = Resources(settings, stores, open_streams, sandboxes, secrets, gate_of(settings))
         logger.info("api.started", instance_id=stores.instance_id)
         yield
 

@@ -9,10 +9,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.auth import Caller, SeenUsers, resolve_caller
 from api.sse import Streams
+from services.billing.gate import Gate
 from services.errors import Unauthenticated
 from services.postgres import Pool
 from services.runs.stores import Stores
 from services.sandbox.protocol import SandboxProvider
+from services.secrets import Secrets
 from services.settings import Settings
 from services.tokens import verify_access_token
 
@@ -25,6 +27,8 @@ class Resources:
     stores: Stores
     streams: Streams
     sandboxes: SandboxProvider
+    secrets: Secrets
+    gate: Gate
     seen: SeenUsers = field(default_factory=SeenUsers)
 
     @property

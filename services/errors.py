@@ -24,6 +24,12 @@ class Unauthenticated(AppError):
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
+class PaymentRequired(AppError):
+    """The account may not run anything more."""
+
+    status = 402
+
+
 class Forbidden(AppError):
     """Not allowed."""
 

@@ -70,11 +70,12 @@ ADD_FENCED = f"""
 WITH held AS (
     UPDATE agent_runs SET crashes = 0, updated_at = now()
     WHERE id = $9 AND attempt = $10 AND status = 'running'
-    RETURNING id
+    RETURNING id, agent_id, agent_version_id
 ), stored AS (
     INSERT INTO messages (message_id, thread_id, agent_run_id, type, is_llm_message, content, metadata,
         agent_id, agent_version_id)
-    SELECT message_id, $1, held.id, type, is_llm_message, content::jsonb, metadata::jsonb, agent_id, agent_version_id
+    SELECT message_id, $1, held.id, type, is_llm_message, content::jsonb, metadata::jsonb,
+        held.agent_id, held.agent_version_id
     FROM held, {GIVEN}
     ORDER BY nth
     RETURNING {COLUMNS}
@@ -90,7 +91,8 @@ async def add(
 ) -> list[Message]:
     """Store messages in the given order, in one statement.
 
-    With a fence they belong to its run, are stored only while that attempt owns it, and count as progress of it.
+    With a fence they belong to its run and to the agent of that, which may have been deleted meanwhile; they are
+    stored only while that attempt owns the run, and count as progress of it.
     Raises: FenceLost; asyncpg.UniqueViolationError when a given `message_id` is stored already.
     """
     if not messages:
@@ -243,8 +245,8 @@ async def keep(conn: Executor, fence: Fence, message_id: UUID, content: Any, met
     """
     row = await conn.fetchrow(
         f"""
-        INSERT INTO messages (message_id, thread_id, agent_run_id, type, content, metadata)
-        SELECT $1, thread_id, id, 'assistant', $2::text::jsonb, $3::text::jsonb
+        INSERT INTO messages (message_id, thread_id, agent_run_id, type, content, metadata, agent_id, agent_version_id)
+        SELECT $1, thread_id, id, 'assistant', $2::text::jsonb, $3::text::jsonb, agent_id, agent_version_id
         FROM agent_runs WHERE id = $4 AND attempt = $5 AND closed_at IS NULL
         ON CONFLICT (message_id) DO UPDATE SET updated_at = messages.updated_at
         RETURNING {COLUMNS}

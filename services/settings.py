@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 LONGEST_SECONDS = 1e9
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DEVELOPMENT_JWT_SECRET = "development-only-secret-of-32-bytes-or-more"  # noqa: S105 - refused in production
+DEVELOPMENT_SECRETS_KEY = "development-only-key-of-32-bytes-or-more"
+SHORTEST_KEY = 32
 
 
 def parse_duration(value: Any) -> Any:
@@ -181,6 +183,44 @@ class AuthSettings(Section):
     leeway: Duration = timedelta(seconds=10)
 
 
+class SecretsSettings(Section):
+    """What secrets of agents are encrypted with at rest: one key, or several with commas between them.
+
+    The first encrypts, all decrypt: a new key goes in front, an old one stays until nothing is encrypted with it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SECRETS_", hide_input_in_errors=True)
+    keys: SecretStr = SecretStr(DEVELOPMENT_SECRETS_KEY)
+
+    @property
+    def each(self) -> list[str]:
+        return [key.strip() for key in self.keys.get_secret_value().split(",") if key.strip()]
+
+    @model_validator(mode="after")
+    def be_long_enough(self) -> "SecretsSettings":
+        if not self.each or any(len(key) < SHORTEST_KEY for key in self.each):
+            raise ValueError(f"SECRETS_KEYS must be one or more keys of at least {SHORTEST_KEY} characters")
+        return self
+
+
+class BillingSettings(Section):
+    """Who decides whether an account may run: `local` always lets it."""
+
+    kind: Literal["local"] = Field("local", validation_alias="BILLING")
+
+
+class AgentSettings(Section):
+    """How runs go about their work unless told otherwise (agent.context.AgentConfig says what each means)."""
+
+    model_config = SettingsConfigDict(env_prefix="AGENT_")
+    max_iterations: int = Field(100, ge=1)
+    max_auto_continues: int = Field(25, ge=0)
+    max_xml_tool_calls: int = Field(0, ge=0)
+    execute_on_stream: bool = False
+    tool_execution: Literal["sequential", "parallel"] = "sequential"
+    xml_results_as: Literal["user", "assistant"] = "user"
+
+
 class ModelSettings(Section):
     """Where models are reached; one key and base URL per provider prefix (TRAPS 28)."""
 
@@ -266,6 +306,9 @@ class Settings(BaseModel):
     streams: StreamSettings = Field(default_factory=StreamSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
+    secrets: SecretsSettings = Field(default_factory=SecretsSettings)
+    billing: BillingSettings = Field(default_factory=BillingSettings)
+    agent: AgentSettings = Field(default_factory=AgentSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     outgoing: OutgoingSettings = Field(default_factory=OutgoingSettings)
@@ -286,6 +329,8 @@ class Settings(BaseModel):
     def refuse_unsafe_production(self) -> "Settings":
         if self.production and self.auth.secret.get_secret_value() == DEVELOPMENT_JWT_SECRET:
             raise ValueError("JWT_SECRET must be set when ENVIRONMENT=production")
+        if self.production and DEVELOPMENT_SECRETS_KEY in self.secrets.each:
+            raise ValueError("SECRETS_KEYS must be set, without the development key, when ENVIRONMENT=production")
         return self
 
 

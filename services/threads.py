@@ -29,11 +29,14 @@ COLUMNS = ", ".join(f"t.{f.name}" for f in fields(Thread))
 READABLE = "(t.account_id = $2 OR t.is_public OR p.is_public)"
 
 
-async def create(conn: Connection, account_id: UUID, project_id: UUID) -> Thread:
+async def create(
+    conn: Connection, account_id: UUID, project_id: UUID, metadata: dict[str, Any] | None = None
+) -> Thread:
     row = await conn.fetchrow(
-        f"INSERT INTO threads AS t (account_id, project_id) VALUES ($1, $2) RETURNING {COLUMNS}",
+        f"INSERT INTO threads AS t (account_id, project_id, metadata) VALUES ($1, $2, $3) RETURNING {COLUMNS}",
         account_id,
         project_id,
+        metadata or {},
     )
     assert row
     return Thread(**row)

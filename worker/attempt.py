@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from agent.context import RunContext
+from agent.context import AgentConfig, RunContext
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.postgres import is_misuse
@@ -40,6 +40,8 @@ class Attempt:
             http=self.process.http,
             settings=self.process.settings,
             sandboxes=self.process.sandboxes,
+            config=AgentConfig.of(self.process.settings.agent),
+            gate=self.process.gate,
         )
 
     async def insist(self, act: Callable[[], Awaitable[T]], *, until_leaving: bool = False) -> T:

@@ -18,7 +18,10 @@ ARCHIVE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The work is over: `completed`, `failed` with the sentence for the user, or `stopped`."""
+    """The work is over: `completed`, `failed` with the sentence for the user, or `stopped`.
+
+    A run that nobody asked to stop says why it was.
+    """
 
     status: str
     error: str | None = None

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from httpx2 import AsyncClient
 
+from services.billing.gate import Gate
+from services.billing.local import LocalGate
 from services.runs.stores import Stores
 from services.sandbox.protocol import SandboxProvider
 from services.settings import Settings
@@ -16,6 +18,7 @@ class Process:
     stores: Stores
     http: AsyncClient
     sandboxes: SandboxProvider | None = None
+    gate: Gate = field(default_factory=LocalGate)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once, when the process is asked to stop: no run is begun here any more."""

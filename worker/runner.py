@@ -8,7 +8,7 @@ from uuid import UUID
 from structlog.contextvars import bound_contextvars
 
 from agent import loop as agent_loop
-from agent.context import RunContext, RunFailed
+from agent.context import RunContext, RunFailed, RunStopped
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.postgres import is_misuse
@@ -230,6 +230,8 @@ async def produce(context: RunContext, log: EventLog) -> Ending:
         return Ended("completed")
     except FenceLost:
         return Lost()
+    except RunStopped as stopped:
+        return Ended("stopped", str(stopped))
     except (RunFailed, LogRefused) as error:
         return Ended("failed", str(error))
     except StoreAway as error:

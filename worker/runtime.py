@@ -17,6 +17,7 @@ from dramatiq.broker import MessageProxy
 from dramatiq.logging import get_logger
 from dramatiq.middleware import MiddlewareError, SkipMessage
 
+from services.billing import gate_of
 from services.http import open_client
 from services.log import logger
 from services.runs.stores import open_stores
@@ -89,7 +90,7 @@ class Runtime(dramatiq.Middleware):
             stores = await stack.enter_async_context(self.stores_once_reachable())
             http = await stack.enter_async_context(open_client(self.settings))
             sandboxes = make_provider(self.settings.sandbox)
-            _opened.set_result(Process(self.settings, stores, http, sandboxes))
+            _opened.set_result(Process(self.settings, stores, http, sandboxes, gate_of(self.settings)))
             stores.background.spawn(keep_sweeping(stores))
             stores.background.spawn(keep_reaping(sandboxes, self.settings.sandbox))
             logger.info("worker.ready", instance_id=stores.instance_id)

@@ -16,6 +16,8 @@ from api.fields import Metadata, Prompt, Text, WebAddress
 from api.idempotency import KeyHeader, request_key
 from api.uploads import Form, read_form
 from services import agents, messages, projects, threads, uploads
+from services.agents import Agent
+from services.billing.gate import Gate
 from services.errors import Conflict, NotFound, Unprocessable
 from services.messages import NewMessage
 from services.postgres import Connection
@@ -30,14 +32,8 @@ router = APIRouter(tags=["runs"])
 MAX_DELAY_SECONDS = 30 * 24 * 3600
 MAX_EXPIRY_SECONDS = 366 * 24 * 3600
 PROJECT_NAME_CHARS = 50
-OPTIONS_OF_RUN = (
-    "enable_thinking",
-    "reasoning_effort",
-    "stream",
-    "enable_context_manager",
-    "is_agent_builder",
-    "target_agent_id",
-)
+OPTIONS_OF_RUN = ("enable_thinking", "reasoning_effort", "stream", "enable_context_manager")
+OPTIONS_OF_THREAD = ("is_agent_builder", "target_agent_id")
 
 
 class RunOptions(BaseModel):
@@ -105,7 +101,12 @@ class InitiateForm(RunOptions):
     prompt: Prompt
     is_agent_builder: bool = False
     target_agent_id: UUID | None = None
+    """The agent that all runs of a thread begun with `is_agent_builder` are there to change."""
     metadata: Annotated[Metadata, BeforeValidator(parse_json_text)] = Field(default_factory=dict)
+
+    @property
+    def thread_metadata(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", include=set(OPTIONS_OF_THREAD)) if self.is_agent_builder else {}
 
 
 class Initiated(BaseModel):
@@ -139,7 +140,7 @@ async def initiate(
 
         async def make(conn: Connection, run_id: UUID) -> Started:
             model_name = model_of(resources.settings, asked.model_name)
-            return await store_initiated(conn, run_id, caller, asked, model_name, form)
+            return await store_initiated(conn, run_id, caller, asked, model_name, form, resources.gate)
 
         run = await starting.begin(resources.stores, make, key)
     return Initiated(thread_id=run.thread_id, agent_run_id=run.id, project_id=run.project_id)
@@ -150,6 +151,8 @@ def initiate_fields(form: Form, settings: Settings) -> InitiateForm:
     asked = validated(InitiateForm, {name: value for name, value in form.fields.items() if value or name == "prompt"})
     if len(asked.prompt) > settings.api.max_prompt_chars:
         raise invalid("prompt", f"must be at most {settings.api.max_prompt_chars} characters")
+    if asked.is_agent_builder and not asked.target_agent_id:
+        raise invalid("target_agent_id", "must name the agent that is_agent_builder is to change")
     return asked
 
 
@@ -162,15 +165,21 @@ def model_of(settings: Settings, name: str | None) -> str:
 
 
 async def store_initiated(
-    conn: Connection, run_id: UUID, caller: Caller, asked: InitiateForm, model_name: str, form: Form
+    conn: Connection,
+    run_id: UUID,
+    caller: Caller,
+    asked: InitiateForm,
+    model_name: str,
+    form: Form,
+    gate: Gate,
 ) -> Started:
-    version_id = await pinned_version(conn, caller, asked.agent_id)
-    await pinned_version(conn, caller, asked.target_agent_id)
+    await check_billing(conn, gate, caller, model_name)
     project = await projects.create(conn, caller.account_id, project_name(asked.prompt))
-    thread = await threads.create(conn, caller.account_id, project.project_id)
+    thread = await threads.create(conn, caller.account_id, project.project_id, asked.thread_metadata)
+    agent = await chosen_agent(conn, caller, asked, thread)
     first = NewMessage("user", {"role": "user", "content": text_with_uploads(asked.prompt, form)})
     await messages.add(conn, thread.thread_id, [first])
-    started = await starting.start(conn, new_run(run_id, caller, thread, asked, model_name, version_id))
+    started = await starting.start(conn, new_run(run_id, caller, thread, asked, model_name, agent))
     await uploads.store(conn, project.project_id, started.run.id, form.uploads)
     return started
 
@@ -200,8 +209,9 @@ async def start_run(
     async def make(conn: Connection, run_id: UUID) -> Started:
         model_name = model_of(resources.settings, asked.model_name)
         thread = await threads.writable(conn, caller.account_id, thread_id)
-        version_id = await pinned_version(conn, caller, asked.agent_id)
-        return await starting.start(conn, new_run(run_id, caller, thread, asked, model_name, version_id))
+        await check_billing(conn, resources.gate, caller, model_name)
+        agent = await chosen_agent(conn, caller, asked, thread)
+        return await starting.start(conn, new_run(run_id, caller, thread, asked, model_name, agent))
 
     return shown_start(await starting.begin(resources.stores, make, key))
 
@@ -210,13 +220,27 @@ def shown_start(run: Run) -> StartedOut:
     return StartedOut(agent_run_id=run.id, status=run.public_status, phase=run.phase)
 
 
-async def pinned_version(conn: Connection, caller: Caller, agent_id: UUID | None) -> UUID | None:
-    return await agents.current_version(conn, caller.account_id, agent_id) if agent_id else None
+async def check_billing(conn: Connection, gate: Gate, caller: Caller, model_name: str) -> None:
+    """Raises: PaymentRequired, Forbidden."""
+    (await gate.may_run(conn, caller.account_id, model_name)).enforce()
+
+
+async def chosen_agent(conn: Connection, caller: Caller, asked: RunOptions, thread: Thread) -> Agent | None:
+    """The agent that the run works as, in the version that is current now: the account's default when none is named.
+
+    A run that builds an agent works as none. Raises: NotFound for either agent.
+    """
+    named = await agents.get(conn, caller.account_id, asked.agent_id) if asked.agent_id else None
+    if thread.metadata.get("is_agent_builder"):
+        await agents.get(conn, caller.account_id, UUID(thread.metadata["target_agent_id"]))
+        return None
+    return named or await agents.default_of(conn, caller.account_id)
 
 
 def new_run(
-    run_id: UUID, caller: Caller, thread: Thread, asked: RunOptions, model_name: str, version_id: UUID | None
+    run_id: UUID, caller: Caller, thread: Thread, asked: RunOptions, model_name: str, agent: Agent | None
 ) -> NewRun:
+    of_thread = {name: thread.metadata[name] for name in OPTIONS_OF_THREAD if name in thread.metadata}
     return NewRun(
         run_id=run_id,
         account_id=caller.account_id,
@@ -224,9 +248,9 @@ def new_run(
         thread_id=thread.thread_id,
         model_name=model_name,
         created_by=caller.user_id,
-        agent_id=asked.agent_id,
-        agent_version_id=version_id,
-        settings=asked.settings,
+        agent_id=agent.agent_id if agent else None,
+        agent_version_id=agent.current_version_id if agent else None,
+        settings={**asked.settings, **of_thread},
         metadata=asked.metadata,
         webhook_url=asked.webhook_url,
         priority=asked.priority,
@@ -243,7 +267,9 @@ async def retry_run(run_id: UUID, caller: CallerDep, resources: ResourcesDep) ->
     async def make(conn: Connection, new_id: UUID) -> Started:
         run = await ended_run(conn, caller, run_id)
         model_name = model_of(resources.settings, run.model_name)
-        version_id = await pinned_version(conn, caller, run.agent_id)
+        await check_billing(conn, resources.gate, caller, model_name)
+        account_id, agent_id = caller.account_id, run.agent_id
+        version_id = await agents.current_version(conn, account_id, agent_id) if agent_id else None
         return await starting.start(conn, run_again(run, new_id, caller, model_name, version_id))
 
     return shown_start(await starting.begin(resources.stores, make))

@@ -19,6 +19,7 @@ class Given:
     rabbitmq_url: str = ""
     broker: str = ""
     jwt_secret: str = ""
+    secrets_keys: str = ""
     public_url: str = ""
     environment: str = ""
     sandbox_dir: str = ""
@@ -35,6 +36,7 @@ def given(environ: Mapping[str, str] | None = None) -> Given:
         rabbitmq_url=env.get("RABBITMQ_URL", "") or rabbitmq_address(env),
         broker=env.get("BROKER", ""),
         jwt_secret=env.get("JWT_SECRET", ""),
+        secrets_keys=env.get("SECRETS_KEYS", ""),
         public_url=env.get("PUBLIC_URL", ""),
         environment=env.get("ENVIRONMENT", ""),
         sandbox_dir=env.get("SANDBOX_DIR", ""),

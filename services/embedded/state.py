@@ -30,6 +30,7 @@ class State:
         self.known.setdefault("ports", {})
         self.known.setdefault("password", secrets.token_hex(16))
         self.known.setdefault("jwt_secret", secrets.token_hex(32))
+        self.known.setdefault("secrets_key", secrets.token_hex(32))
         self.logs = self.folder_named("logs")
         self.save()
 
@@ -41,6 +42,11 @@ class State:
     @property
     def jwt_secret(self) -> str:
         return str(self.known["jwt_secret"])
+
+    @property
+    def secrets_key(self) -> str:
+        """What the secrets of agents are encrypted with."""
+        return str(self.known["secrets_key"])
 
     def folder_named(self, name: str) -> Path:
         folder = self.folder / name

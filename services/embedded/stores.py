@@ -49,6 +49,7 @@ async def start(supervisor: Supervisor, state: State, wanted: Wanted) -> dict[st
         "BROKER_REDIS_URL": wanted.given.broker_redis_url or with_next_database(redis),
         "BROKER": broker,
         "JWT_SECRET": wanted.given.jwt_secret or state.jwt_secret,
+        "SECRETS_KEYS": wanted.given.secrets_keys or state.secrets_key,
     }
     if amqp:
         names["RABBITMQ_URL"] = amqp[0]

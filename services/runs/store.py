@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from services.postgres import Executor
+from services.postgres import Connection, Executor
+from services.runs.fence import Fence, FenceLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,16 @@ PHASE = f"""CASE
 END"""
 COLUMNS = ", ".join(f"{PHASE} AS phase" if f.name == "phase" else f.name for f in fields(Run))
 """What a statement over `agent_runs AS run` returns for a Run."""
+
+
+async def hold(conn: Connection, fence: Fence) -> None:
+    """Keep a run this attempt's until the transaction ends: nobody claims or ends it meanwhile.
+
+    Raises: FenceLost when it is another's, or has ended.
+    """
+    query = "SELECT true FROM agent_runs WHERE id = $1 AND attempt = $2 AND status = 'running' FOR NO KEY UPDATE"
+    if not await conn.fetchval(query, fence.run_id, fence.attempt):
+        raise FenceLost(str(fence.run_id))
 
 
 async def get(conn: Executor, run_id: UUID) -> Run | None:

@@ -7,12 +7,14 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from services.settings import (
+    DEVELOPMENT_SECRETS_KEY,
     AuthSettings,
     BrokerSettings,
     DeploymentSettings,
     PostgresSettings,
     RedisSettings,
     RunSettings,
+    SecretsSettings,
     Settings,
     parse_duration,
 )
@@ -70,7 +72,25 @@ def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPat
     production = DeploymentSettings(environment="production")
     with pytest.raises(ValidationError, match="JWT_SECRET"):
         Settings(deployment=production, auth=AuthSettings())
-    assert Settings(deployment=production, auth=AuthSettings(secret=SecretStr("s" * 32))).production
+    keys = SecretsSettings(keys=SecretStr("k" * 32))
+    assert Settings(deployment=production, auth=AuthSettings(secret=SecretStr("s" * 32)), secrets=keys).production
+
+
+def test_production_refuses_the_development_key_also_behind_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    production, auth = DeploymentSettings(environment="production"), AuthSettings(secret=SecretStr("s" * 32))
+    monkeypatch.setenv("SECRETS_KEYS", f"{'k' * 32},{DEVELOPMENT_SECRETS_KEY}")
+    with pytest.raises(ValidationError, match="SECRETS_KEYS"):
+        Settings(deployment=production, auth=auth)
+
+
+@pytest.mark.parametrize("keys", ["", " , ", "short", f"{'k' * 32},short"])
+def test_keys_that_are_too_short_or_missing_are_refused_without_showing_them(
+    keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRETS_KEYS", keys)
+    with pytest.raises(ValidationError, match="SECRETS_KEYS") as refused:
+        SecretsSettings()
+    assert "k" * 32 not in str(refused.value)
 
 
 def test_the_broker_never_shares_our_redis_database() -> None:
