@@ -1,0 +1,56 @@
+"""`secrets renew`: encrypt all secrets of agents with the first of SECRETS_KEYS: the others can then be taken out."""
+
+import argparse
+import asyncio
+from uuid import UUID
+
+from services import agent_versions
+from services.admin.output import Output
+from services.agent_versions import AgentVersion
+from services.errors import Unavailable
+from services.postgres import Pool, Unreachable, open_pool
+from services.secrets import Secrets, SecretUnreadable
+from services.settings import Settings
+
+PAGE = 100
+
+
+def add(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = groups.add_parser("secrets", help="secrets that are encrypted at rest", description=__doc__)
+    commands = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    renewing = commands.add_parser("renew", help="encrypt them with the first of SECRETS_KEYS")
+    renewing.set_defaults(run=renew)
+
+
+def renew(options: argparse.Namespace, settings: Settings, output: Output) -> int:
+    renewed, unreadable = asyncio.run(renew_all(settings))
+    output.say(f"Secrets of {renewed} agent versions are encrypted with the first key.")
+    for version in unreadable:
+        output.fail(f"no key in SECRETS_KEYS opens version {version.version_number} of agent {version.agent_id}")
+    return 1 if unreadable else 0
+
+
+async def renew_all(settings: Settings) -> tuple[int, list[AgentVersion]]:
+    """How many versions were renewed, and those that no key opens. Raises: Unavailable."""
+    try:
+        pool = await open_pool(settings.postgres, min_size=0)
+        try:
+            return await renew_pages(pool, Secrets.of(settings.secrets))
+        finally:
+            await pool.close()
+    except Unreachable as error:
+        raise Unavailable("Postgres cannot be reached; what was renewed so far stays.") from error
+
+
+async def renew_pages(pool: Pool, secrets: Secrets) -> tuple[int, list[AgentVersion]]:
+    renewed, last = 0, UUID(int=0)
+    unreadable: list[AgentVersion] = []
+    while page := await agent_versions.all_after(pool, last, PAGE):
+        last = page[-1].version_id
+        for version in page:
+            try:
+                await agent_versions.keep_renewed(pool, version.renewed(secrets))
+                renewed += 1
+            except SecretUnreadable:
+                unreadable.append(version)
+    return renewed, unreadable

@@ -1,0 +1,47 @@
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from services import accounts, agents
+from services.admin.secret_keys import renew_all
+from services.agents import Change
+from services.postgres import Pool, transaction
+from services.secrets import Secrets, SecretUnreadable
+from services.settings import SecretsSettings, Settings
+
+OLD, NEW = "an-old-key-of-32-characters-or-more", "a-new-key-of-32-characters-or-more!"
+PARTS: dict[str, Any] = {
+    "custom_mcps": [
+        {"name": "S", "type": "http", "config": {"url": "https://a.example/?key=hunter2", "headers": {"A": "hunter2"}}}
+    ]
+}
+
+
+def keyed(settings: Settings, *keys: str) -> Settings:
+    return settings.model_copy(update={"secrets": SecretsSettings(keys=SecretStr(",".join(keys)))})
+
+
+async def test_after_a_renewal_the_old_key_is_not_needed_any_more(settings: Settings, pool: Pool) -> None:
+    async with transaction(pool) as conn:
+        account = await accounts.ensure_personal(conn, uuid4())
+        agent = await agents.create(conn, Secrets([OLD]), account.account_id, Change(PARTS, {"name": "A"}))
+    assert agent.current_version_id
+    with pytest.raises(SecretUnreadable):
+        await agents.load_version(pool, agent.current_version_id, Secrets([NEW]))
+    assert await renew_all(keyed(settings, NEW, OLD)) == (1, [])
+    opened = await agents.load_version(pool, agent.current_version_id, Secrets([NEW]))
+    assert opened
+    assert opened.custom_mcps == PARTS["custom_mcps"]
+
+
+async def test_what_no_key_opens_is_told_and_left_as_it_is(settings: Settings, pool: Pool) -> None:
+    async with transaction(pool) as conn:
+        account = await accounts.ensure_personal(conn, uuid4())
+        lost = await agents.create(conn, Secrets([OLD]), account.account_id, Change(PARTS, {"name": "A"}))
+        await agents.create(conn, Secrets([NEW]), account.account_id, Change(PARTS, {"name": "B"}))
+    renewed, unreadable = await renew_all(keyed(settings, NEW))
+    assert renewed == 1
+    assert [version.version_id for version in unreadable] == [lost.current_version_id]
+    assert await agents.load_version(pool, unreadable[0].version_id, Secrets([OLD]))
