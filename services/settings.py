@@ -284,6 +284,14 @@ class McpSettings(Section):
     registry_api_key: SecretStr = SecretStr("")
 
 
+class SearchSettings(Section):
+    """The web search: Tavily, or a service that speaks as it does."""
+
+    model_config = SettingsConfigDict(env_prefix="TAVILY_")
+    api_key: SecretStr = SecretStr("")
+    base_url: str = "https://api.tavily.com"
+
+
 class LogSettings(Section):
     model_config = SettingsConfigDict(env_prefix="LOG_")
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -313,6 +321,7 @@ class Settings(BaseModel):
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     outgoing: OutgoingSettings = Field(default_factory=OutgoingSettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
+    search: SearchSettings = Field(default_factory=SearchSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @property

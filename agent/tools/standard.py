@@ -7,6 +7,7 @@ from agent.tools.base import Registry, Tool
 from agent.tools.files import FILES
 from agent.tools.shell import SHELL
 from agent.tools.vision import VISION
+from agent.tools.web import WEB
 
 ALWAYS: tuple[Tool, ...] = (
     conversation.ask,
@@ -20,6 +21,7 @@ GROUPS: dict[str, tuple[Tool, ...]] = {
     "sb_files_tool": FILES,
     "sb_shell_tool": SHELL,
     "sb_vision_tool": VISION,
+    "web_search_tool": WEB,
 }
 """By the names that agents of existing frontends enable them with."""
 
