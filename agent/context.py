@@ -20,6 +20,7 @@ from services.runs.fence import Fence
 from services.runs.store import Run
 from services.sandbox.protocol import Sandbox, SandboxProvider, SandboxUnavailable
 from services.settings import AgentSettings, Settings
+from services.tracing import UNTRACED, Tracer
 
 
 class RunFailed(Exception):
@@ -98,6 +99,7 @@ class RunContext:
     opened: "asyncio.Future[Sandbox] | None" = None
     editing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever reads a file in order to change it: calls may be made at the same time."""
+    tracer: Tracer = UNTRACED
 
     def count(self, stored: Message) -> None:
         """Add the tokens of one model call to the run's; the rows are the truth, so a resumed run counts them again."""

@@ -3,11 +3,10 @@
 from contextlib import aclosing
 from typing import Any
 
-from agent import attachments, response_processor, thread_manager, tool_runner, turns
+from agent import attachments, model_calls, response_processor, thread_manager, tool_runner, turns
 from agent.calls import ToolCall, result_id
 from agent.context import ContextTooLong, Draft, RunContext, RunFailed, RunStopped
 from agent.conversation import Conversation
-from agent.llm import routing
 from agent.llm.request import ModelRequest
 from agent.response_processor import Answer, Reading
 from agent.tool_runner import Acting
@@ -112,7 +111,7 @@ async def ask(ctx: RunContext, request: ModelRequest, acting: Acting) -> tuple[l
     streamed = ctx.run.settings.get("stream") is not False
     reading = Reading(ctx.run.id, offer.of_run(ctx), streamed=streamed, max_xml_calls=ctx.config.max_xml_tool_calls)
     kept: list[Message] = []
-    async with aclosing(routing.stream(ctx.settings, ctx.http, request)) as chunks:
+    async with aclosing(model_calls.stream(ctx, request)) as chunks:
         async for chunk in chunks:
             events = reading.read(chunk)
             ctx.draft.text, ctx.draft.reasoning = reading.answer.text, reading.answer.reasoning

@@ -4,11 +4,10 @@ from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
 
-from agent import compaction, response_processor, thread_manager
+from agent import compaction, model_calls, response_processor, thread_manager
 from agent.compaction import Window
 from agent.context import RunContext, RunFailed
 from agent.history import History
-from agent.llm import routing
 from agent.llm.chunk import Usage
 from agent.llm.request import ModelRequest
 from agent.prompt import PROMPTS
@@ -63,7 +62,7 @@ async def told(ctx: RunContext, history: History, covered: list[Message], window
     shown = thread_manager.to_model(parts, PROMPT.format(words=WORDS), inner.limits)
     request = ModelRequest(ctx.run.model_name, [*shown, {"role": "user", "content": "Write the summary now."}])
     text, usage = "", None
-    async with aclosing(routing.stream(ctx.settings, ctx.http, request)) as chunks:
+    async with aclosing(model_calls.stream(ctx, request)) as chunks:
         async for chunk in chunks:
             text += chunk.text
             usage = chunk.usage or usage

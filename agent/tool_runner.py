@@ -70,7 +70,10 @@ class Acting:
 async def make(ctx: RunContext, answer: Message, call: ToolCall) -> Message:
     """Make one call; its stored result."""
     await ctx.log.append(response_processor.tool_started(call, ctx.run.id))
-    return await keep(ctx, answer, call, await run(Calling(ctx, call, answer)))
+    with ctx.tracer.tool(call.name, call.call_id, call.shown) as step:
+        result = await run(Calling(ctx, call, answer))
+        step.ends(result.output, failed=not result.success)
+    return await keep(ctx, answer, call, result)
 
 
 async def resume(ctx: RunContext, answer: Message, call: ToolCall) -> Message:

@@ -292,6 +292,19 @@ class SearchSettings(Section):
     base_url: str = "https://api.tavily.com"
 
 
+class LangfuseSettings(Section):
+    """Where runs are traced to; nowhere without both keys."""
+
+    model_config = SettingsConfigDict(env_prefix="LANGFUSE_")
+    public_key: SecretStr = SecretStr("")
+    secret_key: SecretStr = SecretStr("")
+    host: str = "https://cloud.langfuse.com"
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.public_key.get_secret_value().strip() and self.secret_key.get_secret_value().strip())
+
+
 class LogSettings(Section):
     model_config = SettingsConfigDict(env_prefix="LOG_")
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -322,6 +335,7 @@ class Settings(BaseModel):
     outgoing: OutgoingSettings = Field(default_factory=OutgoingSettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)
+    langfuse: LangfuseSettings = Field(default_factory=LangfuseSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @property

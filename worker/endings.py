@@ -44,6 +44,12 @@ class Lost:
 Ending = Ended | HandedOver | Lost
 
 
+def in_words(ending: Ending) -> tuple[str, str | None]:
+    if isinstance(ending, Ended):
+        return ending.status, ending.error
+    return ("handed_over" if isinstance(ending, HandedOver) else "lost"), None
+
+
 async def conclude(attempt: Attempt, context: RunContext, log: EventLog, ending: Ending) -> Ending:
     """Write an ending down; returns the one that it became. Raises: FenceLost."""
     if isinstance(ending, HandedOver):

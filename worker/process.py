@@ -10,6 +10,7 @@ from services.billing.local import LocalGate
 from services.runs.stores import Stores
 from services.sandbox.protocol import SandboxProvider
 from services.settings import Settings
+from services.tracing import UNTRACED, Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Process:
     http: AsyncClient
     sandboxes: SandboxProvider | None = None
     gate: Gate = field(default_factory=LocalGate)
+    tracing: Tracing = UNTRACED
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once, when the process is asked to stop: no run is begun here any more."""

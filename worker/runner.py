@@ -139,9 +139,12 @@ async def see_through(attempt: Attempt) -> Ending:
         if log is None:
             return await endings.hand_over(attempt, None, HandedOver())
         context = attempt.open(log)
-        async with losing_with(attempt.held, log):
-            ending = await outcome(attempt, context, log)
-            return await endings.conclude(attempt, context, log, ending)
+        with attempt.process.tracing.attempt(attempt.run) as context.tracer:
+            async with losing_with(attempt.held, log):
+                ending = await outcome(attempt, context, log)
+                ending = await endings.conclude(attempt, context, log, ending)
+            context.tracer.ended(*endings.in_words(ending))
+            return ending
     except FenceLost:
         return Lost()
     except (*RedisUnreachable, *PostgresUnreachable, LogRefused) as error:

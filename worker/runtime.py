@@ -24,6 +24,7 @@ from services.runs.stores import open_stores
 from services.sandbox.providers import make_provider
 from services.sandbox.reaper import keep_reaping
 from services.settings import Settings
+from services.tracing import open_tracing
 from worker.drain import Drain, return_to_queue
 from worker.process import Process
 from worker.sweeper import keep_sweeping
@@ -90,7 +91,8 @@ class Runtime(dramatiq.Middleware):
             stores = await stack.enter_async_context(self.stores_once_reachable())
             http = await stack.enter_async_context(open_client(self.settings))
             sandboxes = make_provider(self.settings.sandbox)
-            _opened.set_result(Process(self.settings, stores, http, sandboxes, gate_of(self.settings)))
+            tracing = await stack.enter_async_context(open_tracing(self.settings))
+            _opened.set_result(Process(self.settings, stores, http, sandboxes, gate_of(self.settings), tracing))
             stores.background.spawn(keep_sweeping(stores))
             stores.background.spawn(keep_reaping(sandboxes, self.settings.sandbox))
             logger.info("worker.ready", instance_id=stores.instance_id)
