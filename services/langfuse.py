@@ -186,7 +186,7 @@ class Observation:
     def speaks(self) -> None:
         if not self.spoke:
             self.spoke = True
-            now = orjson.dumps(datetime.now(UTC)).decode()
+            now = orjson.dumps(datetime.now(UTC), option=orjson.OPT_UTC_Z).decode()
             self.span.set_attribute("langfuse.observation.completion_start_time", now)
 
     def ends(self, output: Any, *, usage: Mapping[str, int] | None = None, failed: bool = False) -> None:
