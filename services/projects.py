@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from services.errors import Forbidden, NotFound
-from services.postgres import LONG_SECONDS, Connection
+from services.postgres import LONG_SECONDS, Connection, Executor
 
 SHOWN_OF_SANDBOX = ("id", "sandbox_url", "vnc_preview")
 MISSING = "Project not found."
@@ -40,6 +40,11 @@ async def create(conn: Connection, account_id: UUID, name: str) -> Project:
     )
     assert row
     return Project(**row)
+
+
+async def exists(conn: Executor, project_id: UUID) -> bool:
+    found: bool = await conn.fetchval("SELECT EXISTS (SELECT FROM projects WHERE project_id = $1)", project_id)
+    return found
 
 
 async def readable(conn: Connection, account_id: UUID, project_id: UUID) -> Project:

@@ -305,6 +305,19 @@ class LangfuseSettings(Section):
         return bool(self.public_key.get_secret_value().strip() and self.secret_key.get_secret_value().strip())
 
 
+class PreviewSettings(Section):
+    """Where the ports of sandboxes are shown; the host name must not be one of the API's."""
+
+    model_config = SettingsConfigDict(env_prefix="PREVIEW_")
+    url: str = ""
+
+    @model_validator(mode="after")
+    def name_the_label(self) -> "PreviewSettings":
+        if self.url and "://{label}." not in self.url:
+            raise ValueError("PREVIEW_URL must begin like http://{label}. and a host name")
+        return self
+
+
 class LogSettings(Section):
     model_config = SettingsConfigDict(env_prefix="LOG_")
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -336,6 +349,7 @@ class Settings(BaseModel):
     mcp: McpSettings = Field(default_factory=McpSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)
     langfuse: LangfuseSettings = Field(default_factory=LangfuseSettings)
+    previews: PreviewSettings = Field(default_factory=PreviewSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @property

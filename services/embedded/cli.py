@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
 
 def run(arguments: list[str]) -> int:
     options = run_options().parse_args(arguments)
-    shape = Shape(options.host, options.port, options.api_workers, options.workers, options.threads)
+    preview_port = options.preview_port or (options.port + 2) % 65536 or 8002
+    shape = Shape(options.host, options.port, options.api_workers, options.workers, options.threads, preview_port)
     wanted = Wanted(given(), rabbitmq=options.rabbitmq)
     console = Console(sys.stdout)
     return on_state(
@@ -69,6 +70,7 @@ def run(arguments: list[str]) -> int:
 def run_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("./dev run", description="Start stores, API and workers; Ctrl-C stops all.")
     parser.add_argument("--port", type=port, default=8000, help="the API's port (8000)")
+    parser.add_argument("--preview-port", type=port, help="where ports of sandboxes are shown (the API's port + 2)")
     parser.add_argument("--host", default="127.0.0.1", help="the API's address (127.0.0.1)")
     parser.add_argument("--state", type=folder, default=DEFAULT, help="where data, ports and logs are kept (.longrun)")
     parser.add_argument("--workers", type=positive, default=2, help="worker processes (2)")

@@ -21,6 +21,7 @@ class Given:
     jwt_secret: str = ""
     secrets_keys: str = ""
     public_url: str = ""
+    preview_url: str = ""
     environment: str = ""
     sandbox_dir: str = ""
     sandbox_bwrap: str = ""
@@ -38,6 +39,7 @@ def given(environ: Mapping[str, str] | None = None) -> Given:
         jwt_secret=env.get("JWT_SECRET", ""),
         secrets_keys=env.get("SECRETS_KEYS", ""),
         public_url=env.get("PUBLIC_URL", ""),
+        preview_url=env.get("PREVIEW_URL", ""),
         environment=env.get("ENVIRONMENT", ""),
         sandbox_dir=env.get("SANDBOX_DIR", ""),
         sandbox_bwrap=env.get("SANDBOX_BWRAP", ""),

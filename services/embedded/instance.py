@@ -25,12 +25,18 @@ async def run(supervisor: Supervisor, state: State, shape: Shape, wanted: stores
     names |= await sandboxes.prepare(console, state, wanted.given)
     names["ENVIRONMENT"] = wanted.given.environment or "development"
     names["PUBLIC_URL"] = wanted.given.public_url or shape.url
+    shows = ports.is_free(shape.preview_port, shape.host)
+    names["PREVIEW_URL"] = wanted.given.preview_url or (shape.preview_url if shows else "")
     with console.step("api", f"and {shape.workers} workers of {shape.threads} threads, BROKER={names['BROKER']}"):
         token, *_ = await together(
             account_token("dev", names),
             supervisor.start(processes.workers(state, shape, names)),
             supervisor.start(processes.api(state, shape, names)),
         )
+    if shows:
+        await supervisor.start(processes.preview(state, shape, names))
+    else:
+        console.say(f"  preview    none: port {shape.preview_port} is in use (choose another with --preview-port)")
     state.announce(os.getppid(), shape.url, names)
     welcome(console, state.folder, shape.url, str(token), time.monotonic() - began)
     await asyncio.Event().wait()

@@ -10,6 +10,7 @@ from services.embedded.environment import CHECKOUT, for_our_code
 from services.embedded.state import State
 
 NEVER_MS = "86400000"
+MOST_SHOWN = "200"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,12 @@ class Shape:
     api_workers: int = 1
     workers: int = 2
     threads: int = 8
+    preview_port: int = 8002
+
+    @property
+    def preview_url(self) -> str:
+        """Browsers find every name below `localhost` on their own machine."""
+        return f"http://{{label}}.localhost:{self.preview_port}/"
 
     @property
     def reachable_host(self) -> str:
@@ -54,6 +61,14 @@ def api(state: State, shape: Shape, names: dict[str, str]) -> Spec:
         ready=probes.http_ok(shape.reachable_host, shape.port, "/api/health/ready"),
         ready_within=60.0,
     )
+
+
+def preview(state: State, shape: Shape, names: dict[str, str]) -> Spec:
+    """A listener of its own for what runs on ports of sandboxes."""
+    arguments = ["uvicorn", "--factory", "api.preview:create_app", "--host", shape.host]
+    arguments += ["--port", str(shape.preview_port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
+    arguments += ["--limit-concurrency", MOST_SHOWN, "--timeout-graceful-shutdown", "1"]
+    return python("preview", state, arguments, names)
 
 
 def workers(state: State, shape: Shape, names: dict[str, str]) -> Spec:

@@ -55,7 +55,7 @@ def subject(token: str) -> str:
 async def test_a_killed_api_and_killed_workers_are_started_again(dev: Dev, folder: Path) -> None:
     port = ports.pick(set())
     process = await running(dev, folder, port)
-    for name in (b"uvicorn", b"dramatiq"):
+    for name in (b"api.app:create_app", b"dramatiq"):
         os.kill(next(pid for pid in descendants(process.pid) if name in command_line(pid)), signal.SIGKILL)
     await line_starting(process, "api is running again")
 
