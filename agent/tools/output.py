@@ -9,6 +9,9 @@ from typing import Self
 from agent.context import Calling
 
 SHOW_SECONDS = 0.2
+LONG_SHOW_SECONDS = 1.0
+QUICK_PIECES = 50
+"""After so many pieces they come more slowly: the log of a run holds only so many events."""
 MAX_SHOWN_CHARS = 64_000
 NO_MORE_SHOWN = "\n[more output comes, which is not shown while the command runs]\n"
 HEAD_CHARS, TAIL_CHARS = 15_000, 25_000
@@ -25,6 +28,7 @@ class Screen:
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.waiting = ""
         self.room = MAX_SHOWN_CHARS
+        self.pieces = 0
         self.ended = asyncio.Event()
         self.showing: asyncio.Task[None] | None = None
 
@@ -58,12 +62,17 @@ class Screen:
         while not self.ended.is_set():
             await self.show()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.ended.wait(), SHOW_SECONDS)
+                await asyncio.wait_for(self.ended.wait(), self.pause)
         await self.show()
+
+    @property
+    def pause(self) -> float:
+        return SHOW_SECONDS if self.pieces < QUICK_PIECES else LONG_SHOW_SECONDS
 
     async def show(self) -> None:
         text, self.waiting = self.waiting, ""
         if text:
+            self.pieces += 1
             await self.calling.tell(text)
 
 

@@ -34,6 +34,20 @@ async def test_many_small_pieces_become_a_few_events(screen: tuple[Screen, Recor
     assert len(log.events) <= 5
 
 
+async def test_a_command_that_goes_on_and_on_is_shown_more_slowly(
+    screen: tuple[Screen, RecordingLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, log = screen
+    monkeypatch.setattr(output, "SHOW_SECONDS", 0.001)
+    monkeypatch.setattr(output, "LONG_SHOW_SECONDS", 10)
+    async with shown:
+        for _ in range(1000):
+            await shown.take(b"x")
+            await asyncio.sleep(0.001)
+    assert len(log.events) == output.QUICK_PIECES + 1
+    assert "".join(told(log)) == "x" * 1000
+
+
 async def test_what_came_last_is_shown_while_the_command_is_silent(screen: tuple[Screen, RecordingLog]) -> None:
     shown, log = screen
     async with shown:
