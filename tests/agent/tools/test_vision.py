@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 
 from agent.context import RunContext
+from agent.loop import run_agent
 from agent.tools import vision
 from agent.tools.base import ToolFailed
 from services.sandbox.protocol import Sandbox
-from tests.agent.seeds import calling
+from tests.agent.seeds import acts, calling, tool_parts
 from tests.agent.tools.conftest import use
+from tests.fakes import FakeModel, says
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 IMAGES = {
@@ -77,3 +79,17 @@ async def test_a_model_that_cannot_see_is_told_so(ctx: RunContext) -> None:
     blind = replace(ctx, run=replace(ctx.run, model_name="openai/gpt-4"))
     with pytest.raises(ToolFailed, match="openai/gpt-4 cannot see images"):
         await use(blind, vision.see_image, file_path="a.png")
+
+
+async def test_the_model_sees_the_image_in_its_next_turn_and_only_then(
+    ctx: RunContext, sandbox: Sandbox, fake: FakeModel
+) -> None:
+    await sandbox.write_file("/workspace/a.png", PNG)
+    fake.script(
+        acts(*tool_parts(0, "see_image", '{"file_path": "a.png"}')),
+        acts(*tool_parts(0, "list_files", "{}")),
+        says("A picture."),
+    )
+    await run_agent(ctx)
+    url = f"data:image/png;base64,{b64encode(PNG).decode()}"
+    assert [url in str(asked.body["messages"]) for asked in fake.requests] == [False, True, False]
