@@ -251,7 +251,7 @@ class SandboxSettings(Section):
     kind: Literal["local", "docker", "off"] = Field("local", validation_alias="SANDBOX")
     folder: str = Field(".longrun/sandboxes", min_length=1, validation_alias="SANDBOX_DIR")
     bwrap: str = ""
-    uid_base: int = Field(200_000, ge=1000)
+    uid_base: int = Field(2_100_000_000, ge=1000, le=4_200_000_000)
     idle_timeout: Span = timedelta(minutes=30)
     reap_interval: Span = timedelta(seconds=30)
     cpus: float = Field(1.0, gt=0)

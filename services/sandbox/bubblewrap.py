@@ -49,7 +49,7 @@ class Bubblewrap:
         """
         place.make()
         with place.locked():
-            if place.monitor() is not None:
+            if place.answers():
                 return
             configuration = self.configuration(place, spec)
             said = launched(configuration)
@@ -58,6 +58,8 @@ class Bubblewrap:
         logger.info("sandbox.started", project_id=place.folder.name)
 
     def configuration(self, place: Place, spec: Spec) -> dict[str, object]:
+        if spec.network:
+            raise SandboxUnavailable("No sandbox: one with a network cannot be had here yet.")
         cores = sorted(os.sched_getaffinity(0))
         first = hash(place.folder.name) % len(cores)
         return {
@@ -68,7 +70,7 @@ class Bubblewrap:
             "seccomp": syscalls.program().hex(),
             "command": isolation.command(),
             "agent": {"processes": self.settings.processes, "fences": place.recall("fences")},
-            "uid": places.user_of(self.root, place, self.settings.uid_base) if os.geteuid() == 0 else 0,
+            "uid": places.user_of(UUID(place.folder.name), self.settings.uid_base) if os.geteuid() == 0 else 0,
             "memory": spec.memory_bytes,
             "disk": spec.disk_bytes,
             "cores": [cores[(first + each) % len(cores)] for each in range(max(1, round(spec.cpus)))],

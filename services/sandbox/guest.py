@@ -352,7 +352,12 @@ class Agent:
             self.calls.pop(task, None)
             if call.asked.get("op") != "status":
                 self.heard = time.monotonic()
-            writer.close()
+            self.spawn(self.let_go(call))
+
+    async def let_go(self, call: Call) -> None:
+        """Close once the caller has: closing before it has sent all would take the answer from it."""
+        await call.gone()
+        call.writer.close()
 
     async def refuse(self, call: Call, kind: str, text: str) -> None:
         with suppress(OSError):

@@ -30,7 +30,14 @@ def arguments(memory: int, *, network: bool = False) -> list[str]:
     """Everything but the workspace, the files of `files()` and the system call filter."""
     namespaces = ["user", "pid", "ipc", "uts", "net"]
     made = [f"--unshare-{name}" for name in namespaces]
-    made += ["--unshare-cgroup-try", "--disable-userns", "--die-with-parent", "--new-session", "--as-pid-1"]
+    made += [
+        "--unshare-cgroup-try",
+        "--disable-userns",
+        "--assert-userns-disabled",
+        "--die-with-parent",
+        "--new-session",
+        "--as-pid-1",
+    ]
     made += ["--hostname", "sandbox", "--uid", str(USER), "--gid", str(USER), "--clearenv"]
     for name, value in ENVIRONMENT.items():
         made += ["--setenv", name, value]

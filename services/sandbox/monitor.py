@@ -130,7 +130,7 @@ class Monitor:
             return ready
         data = self.control.recv(4096)
         if not data:
-            time.sleep(seconds)
+            time.sleep(0.01)  # it has ended; so will the program, in a moment
         *lines, self.buffer = (self.buffer + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
@@ -164,8 +164,8 @@ class Monitor:
             return
         self.over += 1
         why = f"the sandbox used {used // MIB} MiB of memory, more than its {limit // MIB} MiB"
-        biggest = max(sizes, key=lambda pid: sizes[pid])
-        if self.over > OVER_FOR or sizes[biggest] < limit // 20:
+        biggest = max(commands(self.program), key=lambda pid: sizes.get(pid, 0), default=0)
+        if self.over > OVER_FOR or sizes.get(biggest, 0) < limit // 20:
             raise Ended(why)
         self.tell(notice=f"killed: {why}")
         with suppress(ProcessLookupError):
@@ -205,17 +205,17 @@ class Monitor:
             os.waitpid(self.program, 0)
 
     def finish(self, why: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink("s")
+        if why:
+            with open("ended", "w") as file:
+                file.write(why)
         if self.program:
             self.control.close()
             for pid in below(self.program):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.kill()
-        if why:
-            with open("ended", "w") as file:
-                file.write(why)
-        with suppress(FileNotFoundError):
-            os.unlink("s")
 
 
 class Ended(Exception):

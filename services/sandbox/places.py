@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from services.sandbox.protocol import SandboxUnavailable
 LOCK_WITHIN = 30.0
 END_WITHIN = 5.0
 POLL = 0.01
+USERS, USERS_IN_A_CONTAINER = 40_000_000, 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,26 @@ class Place:
             finally:
                 os.close(alive)
         return None
+
+    def answers(self) -> bool:
+        """Whether it runs and takes calls. Waits while it is about to end."""
+        while self.monitor() is not None:
+            if self.accepts():
+                return True
+            time.sleep(POLL)
+        return False
+
+    def accepts(self) -> bool:
+        descriptor = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        with socket.socket(socket.AF_UNIX) as made:
+            try:
+                made.settimeout(END_WITHIN)
+                made.connect(f"/proc/self/fd/{descriptor}/s")
+            except OSError:
+                return False
+            finally:
+                os.close(descriptor)
+        return True
 
     def end(self) -> None:
         """End its processes and wait until they are gone."""
@@ -146,14 +168,16 @@ def is_still(path: Path, lock: int) -> bool:
     return False
 
 
-def user_of(root: Path, place: Place, base: int) -> int:
-    """The user id that is this project's alone, allocated once."""
-    known = place.recall("user")
-    if known:
-        return int(known["uid"])
-    with locked(root / "users.lock"):
-        counter = root / "users"
-        number = int(counter.read_text()) if counter.exists() else 0
-        counter.write_text(str(number + 1))
-    place.remember("user", {"uid": base + number})
-    return base + number
+def user_of(project_id: UUID, base: int) -> int:
+    """The user id that is this project's: the same for ever, and hardly ever another's as well."""
+    first, count = (base, USERS) if is_mapped(base + USERS) else (USERS_IN_A_CONTAINER, USERS_IN_A_CONTAINER)
+    return first + project_id.int % count
+
+
+def is_mapped(user: int) -> bool:
+    """Whether this user namespace knows that user; those of containers often end at 65535."""
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        start, _, count = map(int, line.split())
+        if start <= user < start + count:
+            return True
+    return False
