@@ -7,6 +7,7 @@ from agent import attachments, model_calls, response_processor, thread_manager, 
 from agent.calls import ToolCall, result_id
 from agent.context import ContextTooLong, Draft, RunContext, RunFailed, RunStopped
 from agent.conversation import Conversation
+from agent.equipment import equipped
 from agent.llm.request import ModelRequest
 from agent.response_processor import Answer, Reading
 from agent.tool_runner import Acting
@@ -23,12 +24,13 @@ async def run_agent(ctx: RunContext) -> None:
     Raises: RunFailed, RunStopped with the sentence for the user; FenceLost when another attempt owns the run.
     """
     await attachments.place_all(ctx)
-    conversation = await Conversation.load(ctx)
-    turn = await resume(ctx, conversation.history.of_run(ctx.run.id))
-    while turn is None or await goes_on(ctx, turn):
-        if turn:
-            await conversation.refresh()
-        turn = await take_turn(ctx, conversation)
+    async with equipped(ctx):
+        conversation = await Conversation.load(ctx)
+        turn = await resume(ctx, conversation.history.of_run(ctx.run.id))
+        while turn is None or await goes_on(ctx, turn):
+            if turn:
+                await conversation.refresh()
+            turn = await take_turn(ctx, conversation)
 
 
 async def resume(ctx: RunContext, ours: list[Message]) -> Turn | None:

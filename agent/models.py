@@ -75,6 +75,7 @@ MODELS = {
     "grok": Model(128 * K, 16 * K),
     "grok-4": Model(256 * K, 64 * K, images=True),
     "deepseek": Model(128 * K, 8 * K),
+    "deepseek-r1": Model(64 * K, 8 * K, tools=False),
     "kimi-k2": Model(256 * K, 16 * K),
     "qwen3": Model(128 * K, 16 * K),
     "llama-3": Model(128 * K, 8 * K, thinking="none"),

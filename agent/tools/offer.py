@@ -2,6 +2,7 @@
 
 from agent.catalog import split
 from agent.context import RunContext
+from agent.models import look_up
 from agent.tools.base import Registry
 from agent.tools.standard import STANDARD
 
@@ -15,8 +16,8 @@ def of_run(ctx: RunContext) -> Registry:
 
 
 def natively(model: str) -> bool:
-    return split(model)[0] in NATIVE
+    return split(model)[0] in NATIVE and look_up(model).tools
 
 
 def in_prompt(model: str) -> bool:
-    return split(model)[0] not in NATIVE | UNAWARE
+    return split(model)[0] not in UNAWARE and not natively(model)
