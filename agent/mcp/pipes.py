@@ -47,7 +47,7 @@ async def read(pipe: Pipe, incoming: Incoming, watch: Watch) -> None:
                 begun.append(rest)
                 for line in lines:
                     await pass_on(line, incoming)
-            watch.end("its process ended")
+            watch.end(pipe.ending or "its process ended")
         except Flooded:
             watch.end()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):

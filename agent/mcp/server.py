@@ -22,6 +22,7 @@ OpenSandbox = Callable[[], Awaitable[Sandbox]]
 
 UNKNOWN = "Whether the call took effect is not known: look before you make it again."
 MAX_INSTRUCTIONS = 4_000
+MAX_WORDS = 1_000
 
 
 class Server:
@@ -73,13 +74,18 @@ class Server:
         except TimeoutError:
             failed = Unreachable(f"{self.named} did not answer within {seconds:g} seconds.", late=True)
         except (Lost, Refused) as error:
-            failed = Unreachable(self.redact(f"{self.named} could not be connected: {error}."))
+            failed = Unreachable(self.told(f"{self.named} could not be connected: {error}."))
         await self.close()
         raise failed
 
     @property
     def named(self) -> str:
         return f"The MCP server {self.config.name}"
+
+    def told(self, words: str) -> str:
+        """Without secrets, and not too long: the beginning says what happened, the end why."""
+        safe = self.redact(words)
+        return safe if len(safe) <= MAX_WORDS else f"{safe[: MAX_WORDS // 2]} … {safe[-MAX_WORDS // 2 :]}"
 
     async def live(self) -> Connection:
         """The connection, made anew when it has ended. Raises: Unreachable."""
@@ -103,11 +109,11 @@ class Server:
             except Unreachable as unreachable:
                 return broke(str(unreachable))
             except Refused as refused:
-                return ToolResult(self.redact(f"{self.named} refused the call: {refused}"), success=False)
+                return ToolResult(self.told(f"{self.named} refused the call: {refused}"), success=False)
             except Lost as lost:
                 if again and (repeatable or not lost.taken):
                     continue
-                died = self.redact(f"{self.named} broke off during the call: {lost}.")
+                died = self.told(f"{self.named} broke off during the call: {lost}.")
                 return broke(f"{died} {UNKNOWN}" if lost.taken else died)
         raise AssertionError("the second try ends in one of the ways above")
 

@@ -25,6 +25,7 @@ from services.sandbox.protocol import (
 CHUNK = 256 * 1024
 CONNECT_WITHIN = 5.0
 ANSWER_WITHIN = 60.0
+COMPLAINTS_CHARS = 4_000
 
 Ended = Callable[[], str]
 
@@ -244,17 +245,27 @@ class Streams:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.over = False
+        self.ending = ""
 
     async def read(self) -> bytes:
         while not self.over:
             kind, payload = await self.connection.receive()
             if kind == guest.DATA and payload:
                 return payload
-            self.over = kind == guest.JSON
+            if kind == guest.JSON:
+                self.over, self.ending = True, ending_of(json.loads(payload))
         return b""
 
     async def write(self, data: bytes) -> None:
         await self.connection.data_piece(data)
+
+
+def ending_of(answer: Mapping[str, Any]) -> str:
+    """For people: how the process of a pipe ended; empty for a connection."""
+    if answer.get("exit_code") is None:
+        return ""
+    complaints = str(answer.get("stderr") or "").strip()[-COMPLAINTS_CHARS:]
+    return f"its process ended with code {answer['exit_code']}" + (f": {complaints}" if complaints else "")
 
 
 def obituary(why: str) -> str:

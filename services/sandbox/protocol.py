@@ -75,6 +75,11 @@ class Usage:
 class Pipe(Protocol):
     """The standard streams of a process in the sandbox."""
 
+    @property
+    def ending(self) -> str:
+        """Once there is no more to read: how the process ended, with the last of its complaints; empty if unknown."""
+        ...
+
     async def read(self) -> bytes:
         """Some output; empty at its end."""
         ...

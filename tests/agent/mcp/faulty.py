@@ -57,6 +57,12 @@ def flood() -> None:
     sys.stdout.flush()
 
 
+def die() -> None:
+    if "loudly" in HOW:
+        sys.stderr.write("a word " * 2_000 + f"out of luck with {MARK}\n")
+    sys.exit(3)
+
+
 def noted(word: str) -> int:
     """How often a word was noted before in the file that NOTES names; notes it."""
     with open(os.environ["NOTES"], "a+") as notes:
@@ -72,7 +78,7 @@ def call(asked: dict[str, Any]) -> dict[str, Any]:
         hang() if "deaf" in HOW else None
         return {}
     if "die-on-call" in HOW or ("die-on-first-call" in HOW and not noted("called")):
-        sys.exit(3)
+        die()
     if "flood-on-call" in HOW:
         flood()
     if "error" in HOW:
@@ -93,7 +99,7 @@ def answer(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
         if "hang-on-connect" in HOW:
             hang()
         if "die-on-connect" in HOW or ("die-on-second-connect" in HOW and noted("connected")):
-            sys.exit(3)
+            die()
         return {
             "protocolVersion": params["protocolVersion"],
             "capabilities": {"tools": {}},

@@ -13,6 +13,8 @@ FAULTY = Path(__file__).with_name("faulty.py")
 
 
 class ProcessPipe:
+    ending = ""
+
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
 

@@ -98,7 +98,8 @@ async def test_servers_in_the_sandbox_and_on_the_web_serve_one_run(provider: Bub
     ("how", "status", "words"),
     [
         ("hang-on-call deaf", "error", "did not answer within 1 seconds"),
-        ("die-on-call", "error", "broke off during the call: its process ended"),
+        ("die-on-call", "error", "broke off during the call: its process ended with code 3."),
+        ("die-on-call loudly", "error", "out of luck with [secret]."),
         ("flood-on-call", "error", "it sent more than 1 MiB at once"),
     ],
 )
@@ -110,13 +111,14 @@ async def test_a_bad_server_in_the_sandbox_ends_its_call_only(
     server: dict[str, Any] = {
         "name": "bad",
         "customType": "stdio",
-        "config": {"command": "python3", "args": ["/workspace/faulty.py", *how.split()]},
+        "config": {"command": "python3", "args": ["/workspace/faulty.py", *how.split()], "env": {"MARK": "hunter2"}},
     }
     settings = patience(call_timeout="1s", max_message_bytes=1024 * 1024)
     async with Meeting(settings, server, sandboxes=provider, project_id=project_id).held() as meeting:
         result = await meeting.call("mcp_bad_echo", text="hello")
         assert result.status == status
         assert words in result.output
+        assert len(result.output) < 1_500
         began = time.monotonic()
     assert time.monotonic() - began < 2
     left = await sandbox.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
