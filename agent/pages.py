@@ -26,6 +26,21 @@ SCRIPT = Path(agent.__file__).with_name("page_text.py")
 HTML = frozenset({"text/html", "application/xhtml+xml"})
 TEXT = frozenset({"application/json", "application/xml", "application/javascript", "application/x-ndjson"})
 TEXT_SUFFIXES = ("+json", "+xml")
+CHARSETS = (
+    "utf-8",
+    "utf-16",
+    "utf-32",
+    "ascii",
+    "iso8859",
+    "cp",
+    "koi8",
+    "gb",
+    "big5",
+    "shift_jis",
+    "euc_",
+    "iso2022_",
+)
+"""Beginnings of Python's names for them; of its other codecs punycode takes the square of the length."""
 HEADERS: Mapping[str, str] = {
     "User-Agent": "Mozilla/5.0 (compatible; longrun)",
     "Accept": "text/html,application/xhtml+xml,text/plain;q=0.9,text/markdown;q=0.9,application/json;q=0.8,*/*;q=0.1",
@@ -79,8 +94,8 @@ async def fetch(settings: Settings, url: str) -> tuple[httpx2.Response, bytes]:
 
 
 def media_type(response: httpx2.Response) -> str:
-    told: str = response.headers.get("content-type", "text/html")
-    return told.partition(";")[0].strip().lower()
+    told: str = response.headers.get("content-type", "")
+    return told.partition(";")[0].strip().lower() or "text/html"
 
 
 def refuse_unreadable(kind: str) -> None:
@@ -100,11 +115,12 @@ async def text_of(response: httpx2.Response, body: bytes) -> Page:
 
 
 def known(charset: str | None) -> str | None:
-    """A charset that a server names, if it is one of text."""
+    """A charset that a server names, if pages are written in it: Python has codecs that are no charsets."""
     try:
-        return codecs.lookup(charset).name if charset and "a".encode(charset) else None
+        name = codecs.lookup(charset or "").name
     except (LookupError, ValueError):
         return None
+    return name if name.startswith(CHARSETS) else None
 
 
 EXTRACTIONS = ThreadPoolExecutor(2, thread_name_prefix="page-text")

@@ -75,7 +75,7 @@ def check_url(url: str | httpx2.URL, settings: OutgoingSettings) -> httpx2.URL:
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, TypeError) as error:
-        raise ForbiddenUrl(f"This is no URL: {error}") from error
+        raise ForbiddenUrl(f"This is no URL: {shown(str(error))}") from error
     if parsed.scheme not in ("http", "https"):
         raise ForbiddenUrl("Only URLs that begin with http:// or https:// can be opened.")
     if parsed.userinfo:

@@ -114,6 +114,8 @@ async def fetch(settings: Settings, url: str, **options: object) -> httpx2.Respo
         "example.com",
         "",
         "http://" + "a" * 300 + "/",
+        "http://" + "①" * 3000 + "/",
+        "http://example.com:" + "x" * 3000,
     ],
 )
 def test_a_url_that_readers_could_understand_differently_is_refused(url: str) -> None:
