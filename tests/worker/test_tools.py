@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from agent import tool_runner
 from agent.context import Calling
-from agent.tools import offer
+from agent.tools import standard
 from agent.tools.base import ToolResult
 from services.runs.store import Run
 from services.settings import Settings
@@ -30,7 +30,7 @@ MOMENTS = ("between the call and its tool", "while the tool works", "after its r
 @pytest.fixture
 def counting() -> Iterator[Counting]:
     tools = Counting()
-    with patch.object(offer, "STANDARD", tools.registry):
+    with patch.object(standard, "STANDARD", tools.registry):
         yield tools
 
 
