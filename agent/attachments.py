@@ -1,20 +1,17 @@
 """Files that came with a run → the workspace, before its first turn."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator
 from uuid import UUID, uuid5
 
 from agent import response_processor, thread_manager
 from agent.context import RunContext
+from agent.history import patiently
 from services import uploads
 from services.log import logger
 from services.messages import NewMessage
-from services.postgres import Connection, Unreachable
 from services.sandbox.protocol import WORKSPACE, Sandbox, SandboxFailed, SandboxUnavailable
 from services.uploads import CHUNK_BYTES, StoredUpload
-
-T = TypeVar("T")
 
 
 async def place_all(ctx: RunContext) -> None:
@@ -22,7 +19,7 @@ async def place_all(ctx: RunContext) -> None:
 
     What cannot be put there is told to the model, and the run goes on. Raises: FenceLost.
     """
-    for upload in await insist(ctx, lambda conn: uploads.unplaced(conn, ctx.run.project_id)):
+    for upload in await patiently(ctx, lambda conn: uploads.unplaced(conn, ctx.run.project_id)):
         try:
             path = await place(ctx, await ctx.sandbox(), upload)
         except (SandboxUnavailable, SandboxFailed) as error:
@@ -42,7 +39,7 @@ async def place(ctx: RunContext, sandbox: Sandbox, upload: StoredUpload) -> str:
             break
         if await holds(sandbox, path, upload):
             break
-    await insist(ctx, lambda conn: uploads.mark_placed(conn, upload.upload_id, ctx.fence))
+    await patiently(ctx, lambda conn: uploads.mark_placed(conn, upload.upload_id, ctx.fence))
     return path
 
 
@@ -53,7 +50,7 @@ async def content_of(ctx: RunContext, upload: StoredUpload) -> AsyncIterator[byt
 
 
 async def piece(ctx: RunContext, upload: StoredUpload, number: int) -> bytes:
-    data = await insist(ctx, lambda conn: uploads.chunk(conn, upload.upload_id, number))
+    data = await patiently(ctx, lambda conn: uploads.chunk(conn, upload.upload_id, number))
     if data is None:
         raise SandboxFailed(f"The uploaded file {upload.name} is not stored any more.")
     return data
@@ -88,13 +85,3 @@ async def note(ctx: RunContext, message_id: UUID, words: str) -> None:
     """Tell the model and the readers, once."""
     told = NewMessage("system", {"role": "system", "content": words}, message_id=message_id)
     await ctx.log.append(response_processor.completed(await thread_manager.store(ctx, told)))
-
-
-async def insist(ctx: RunContext, act: Callable[[Connection], Awaitable[T]]) -> T:
-    """What `act` returns; waits while Postgres is away. Raises: FenceLost."""
-    while True:
-        try:
-            async with ctx.pool.acquire() as conn:
-                return await act(conn)
-        except Unreachable as error:
-            await thread_manager.pause(ctx, error)
