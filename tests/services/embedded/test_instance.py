@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from services.embedded import ports
 from services.embedded.child import until
 from services.embedded.orphans import descendants, process_table
 from tests.services.embedded.conftest import Dev, line_starting
+from tests.waiting import eventually
 
 
 async def running(dev: Dev, folder: Path, port: int, *options: str) -> subprocess.Popen[str]:
@@ -26,10 +28,22 @@ def ready(port: int) -> bool:
         return int(answer.status) == 200
 
 
+def shows_nothing(port: int) -> bool:
+    """Whether the listener of the previews answers, and tells nothing to who asks for none."""
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10)
+    except urllib.error.HTTPError as answer:
+        return answer.code == 404
+    except OSError:
+        return False
+    return False
+
+
 async def test_it_serves_signs_tokens_refuses_a_second_start_and_stops_clean(dev: Dev, folder: Path) -> None:
     port = ports.pick(set())
     process = await running(dev, folder, port)
     assert await asyncio.to_thread(ready, port)
+    await eventually(lambda: shows_nothing(port + 2), within=20)
 
     tokens = [dev("token", "--state", folder / "state", "--account", name) for name in ("dev", "dev", "other")]
     signed = [(await asyncio.to_thread(token.communicate))[0].strip() for token in tokens]
