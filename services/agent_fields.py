@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, StringConstraints, model_validator
 
-from services.agent_secrets import ADDRESSES
-from services.fields import small_object, storable_text, web_address
+from services.fields import small_object, storable_text
 
 MAX_PROMPT_CHARS = 100_000
 MAX_MCPS = 20
@@ -39,11 +38,6 @@ class ConfiguredMcp(BaseModel):
     def key(self) -> str:
         return self.qualifiedName or self.name
 
-    @model_validator(mode="after")
-    def have_an_address(self) -> "ConfiguredMcp":
-        check_addresses(self.config)
-        return self
-
 
 class CustomMcp(BaseModel):
     """An MCP server of one's own: `config.url` for `http` and `sse`, `config.command` for `stdio` (also `json`)."""
@@ -69,27 +63,8 @@ class CustomMcp(BaseModel):
         kind = given.get("type") or given.get("customType") or usual
         return {**given, "type": kind.lower() if isinstance(kind, str) else kind}
 
-    @model_validator(mode="after")
-    def be_reachable(self) -> "CustomMcp":
-        check_addresses(self.config)
-        local = self.type in ("stdio", "json")
-        if local and not (isinstance(self.config.get("command"), str) and self.config["command"].strip()):
-            raise ValueError("config.command must say what to start")
-        if not local and not any(isinstance(self.config.get(name), str) for name in ADDRESSES):
-            raise ValueError("config.url must be the address of the server")
-        return self
-
 
 Mcps = TypeVar("Mcps", list[ConfiguredMcp], list[CustomMcp])
-
-
-def check_addresses(config: dict[str, Any]) -> None:
-    for name in ADDRESSES:
-        if isinstance(config.get(name), str):
-            try:
-                web_address(config[name])
-            except ValueError as error:
-                raise ValueError(f"config.{name} must be an http or https address") from error
 
 
 class ToolSwitch(BaseModel):

@@ -8,7 +8,7 @@ of a `custom_mcps[].config`, the command and its arguments (of which the value b
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import orjson
 
@@ -16,7 +16,7 @@ from services.errors import Unprocessable
 from services.secrets import Secrets, SecretUnreadable
 
 MASK = "***"
-ADDRESSES = ("url", "serverUrl", "server_url")
+ADDRESS = "url"
 PLAIN = ("command", "type", "transport", "cwd", "timeout")
 SECRET_FLAG = re.compile(r"^-.*(token|key|secret|pass|auth|cred|header|cookie|bearer)", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ class Sealing:
         return {name: self.part(name, value, before.get(name), custom=custom) for name, value in given.items()}
 
     def part(self, name: str, value: Json, before: Json, *, custom: bool) -> Json:
-        if name in ADDRESSES and isinstance(value, str):
+        if name == ADDRESS and isinstance(value, str):
             shown = masked_url(value)
             return self.leaf(name, value, before, shown=shown) if shown != value or MASK in shown else value
         if custom and name == "args" and is_texts(value):
@@ -109,7 +109,7 @@ class Sealing:
 
 def masked(mcps: Sequence[Mcp]) -> list[Mcp]:
     """Stored configurations as anybody may see them; needs no key."""
-    return [{**mcp, "config": walk(mcp["config"], show)} for mcp in mcps]
+    return each_config(mcps, show)
 
 
 def opened(secrets: Secrets, mcps: Sequence[Mcp]) -> list[Mcp]:
@@ -118,7 +118,7 @@ def opened(secrets: Secrets, mcps: Sequence[Mcp]) -> list[Mcp]:
     def reveal(sealed: Mcp) -> Json:
         return orjson.loads(secrets.open(sealed["sealed"]))
 
-    return [{**mcp, "config": walk(mcp["config"], reveal)} for mcp in mcps]
+    return each_config(mcps, reveal)
 
 
 def renewed(secrets: Secrets, mcps: Sequence[Mcp]) -> list[Mcp]:
@@ -127,7 +127,11 @@ def renewed(secrets: Secrets, mcps: Sequence[Mcp]) -> list[Mcp]:
     def renew(sealed: Mcp) -> Json:
         return {**sealed, "sealed": secrets.renew(sealed["sealed"])}
 
-    return [{**mcp, "config": walk(mcp["config"], renew)} for mcp in mcps]
+    return each_config(mcps, renew)
+
+
+def each_config(mcps: Sequence[Mcp], of_sealed: Callable[[Mcp], Json]) -> list[Mcp]:
+    return [{**mcp, "config": walk(as_dict(mcp.get("config")), of_sealed)} for mcp in mcps]
 
 
 def show(sealed: Mcp) -> str:
@@ -147,16 +151,27 @@ def is_sealed(value: Json) -> bool:
 
 
 def destination(config: Mapping[str, Json]) -> tuple[Json, ...]:
-    """Where the secrets of a configuration go: the hosts of its addresses, its command and what that is to do."""
-    addresses = [urlsplit(str(config[name])) for name in ADDRESSES if name in config]
-    hosts = [(parts.scheme, parts.netloc.rpartition("@")[2]) for parts in addresses]
+    """Where the secrets of a configuration go: the host of its address, its command and what that is to do."""
+    parts = parsed(str(config.get(ADDRESS) or ""))
+    host = parts and (parts.scheme, parts.netloc.rpartition("@")[2])
     args = list(masked_arguments(config["args"])) if is_texts(config.get("args")) else config.get("args")
-    return hosts, config.get("command"), args
+    return host, config.get("command"), args
+
+
+def parsed(url: str) -> SplitResult | None:
+    """None for what is no address at all."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return parts if parts.netloc else None
 
 
 def masked_url(url: str) -> str:
-    """An address without its user, password, query values and fragment."""
-    parts = urlsplit(url)
+    """An address without its user, password, query values and fragment; nothing of what is no address."""
+    parts = parsed(url)
+    if parts is None:
+        return MASK
     host = parts.netloc.rpartition("@")
     netloc = f"{MASK}@{host[2]}" if host[1] else parts.netloc
     query = "&".join(f"{urlencode({name: ''})}{MASK}" for name, _ in parse_qsl(parts.query, keep_blank_values=True))

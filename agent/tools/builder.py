@@ -8,6 +8,8 @@ from pydantic import Field
 from agent import thread_manager
 from agent.calls import result_id
 from agent.context import Calling
+from agent.mcp import config
+from agent.mcp.config import InvalidServer
 from agent.tools.base import BadArguments, ToolFailed, tool
 from services import agent_versions, agents
 from services.agent_fields import ConfiguredMcps, CustomMcps, Description, Name, SystemPrompt
@@ -54,6 +56,10 @@ async def update_agent(
         "configured_mcps": as_json(configured_mcps),
         "custom_mcps": as_json(custom_mcps),
     }
+    try:
+        config.parse(given["configured_mcps"], given["custom_mcps"])
+    except InvalidServer as error:
+        raise BadArguments(str(error)) from error
     details = {"name": name, "description": description}
     if all(value is None for value in (*given.values(), *details.values())):
         raise BadArguments("Say what to change: name, description, system_prompt, agentpress_tools or MCP servers.")

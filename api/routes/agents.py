@@ -1,12 +1,16 @@
 """Agents and their versions."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
+from agent.mcp import config
+from agent.mcp.config import InvalidServer
 from api.deps import CallerDep, PoolDep, ResourcesDep
 from api.fields import Text
 from api.paging import PageQuery, Pagination, pagination
@@ -22,6 +26,8 @@ router = APIRouter(tags=["agents"])
 
 MAX_AGENTS = 100
 MAX_ASKED_TOOLS = 100
+STEPS = re.compile(r"\w+")
+"""Of a place like `custom_mcps[1].config.url`."""
 NO_AGENT = "No agent has worked on this thread, and there is no default one; any may be chosen."
 
 AgentsQuery = Annotated[int, Query(ge=1, le=MAX_AGENTS)]
@@ -88,8 +94,9 @@ class AgentPatch(VersionChange):
 
     @property
     def change(self) -> Change:
+        """Raises: RequestValidationError for an MCP server that cannot be one."""
         details = self.model_dump(include=set(agents.DETAILS))
-        return Change(parts=self.parts, details=details, is_default=self.is_default)
+        return Change(parts=with_checked_servers(self.parts), details=details, is_default=self.is_default)
 
 
 class AgentIn(AgentPatch):
@@ -101,7 +108,19 @@ class VersionIn(VersionChange):
 
     @property
     def change(self) -> Change:
-        return Change(parts=self.parts, details={}, version_name=self.version_name, always=True)
+        """Raises: RequestValidationError for an MCP server that cannot be one."""
+        parts = with_checked_servers(self.parts)
+        return Change(parts=parts, details={}, version_name=self.version_name, always=True)
+
+
+def with_checked_servers(parts: dict[str, Any]) -> dict[str, Any]:
+    try:
+        config.parse(parts.get("configured_mcps"), parts.get("custom_mcps"))
+    except InvalidServer as error:
+        place = [int(step) if step.isdecimal() else step for step in STEPS.findall(error.field)]
+        said = {"type": "value_error", "loc": ("body", *place), "msg": error.problem}
+        raise RequestValidationError([said]) from error
+    return parts
 
 
 def shown_version(version: AgentVersion, active_id: UUID | None) -> VersionOut:

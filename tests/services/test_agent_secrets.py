@@ -45,6 +45,8 @@ def seal(kind: str, mcp: dict[str, Any], *stored: dict[str, Any], takes_new: boo
             {"url": f"https://{MASK}@mcp.example:8443/x?api_key={MASK}&v={MASK}#{MASK}"},
         ),
         ("custom_mcps", stdio("-y", "it", env={"TOKEN": WORD}), {"env": {"TOKEN": MASK}, "args": ["-y", "it"]}),
+        ("custom_mcps", stdio("-y", url=f"http://[{WORD}"), {"url": MASK}),
+        ("custom_mcps", stdio("-y", url=WORD), {"url": MASK}),
         ("custom_mcps", stdio("--api-key", WORD, "-v"), {"args": ["--api-key", MASK, "-v"]}),
         ("custom_mcps", stdio(f"--token={WORD}", "x"), {"args": [f"--token={MASK}", "x"]}),
         (

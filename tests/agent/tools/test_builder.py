@@ -107,6 +107,7 @@ async def test_a_call_that_is_made_again_after_a_crash_makes_no_second_version(
         ({"name": ""}, "name"),
         ({"system_prompt": "x" * 100_001}, "system_prompt"),
         ({"custom_mcps": [{"name": "X", "type": "pigeon", "config": {"url": "https://a.example"}}]}, "custom_mcps"),
+        ({"custom_mcps": [{"name": "X", "type": "http", "config": {}}]}, "custom_mcps[0].config.url"),
         ({"custom_mcps": [MCP | {"name": "New"}]}, "custom_mcps.0.config.headers.Authorization is a secret"),
         (
             {"custom_mcps": [{**MASKED, "config": {**MASKED["config"], "url": "https://thief.example"}}]},  # type: ignore[dict-item]
