@@ -59,7 +59,7 @@ class Bubblewrap:
 
     def configuration(self, place: Place, spec: Spec) -> dict[str, object]:
         if spec.network:
-            raise SandboxUnavailable("No sandbox: one with a network cannot be had here yet.")
+            raise SandboxUnavailable("No sandbox: one with a network is not built yet; set SANDBOX_NETWORK=false.")
         cores = sorted(os.sched_getaffinity(0))
         first = hash(place.folder.name) % len(cores)
         return {
@@ -71,6 +71,7 @@ class Bubblewrap:
             "command": isolation.command(),
             "agent": {"processes": self.settings.processes, "fences": place.recall("fences")},
             "uid": places.user_of(UUID(place.folder.name), self.settings.uid_base) if os.geteuid() == 0 else 0,
+            "cpus": spec.cpus,
             "memory": spec.memory_bytes,
             "disk": spec.disk_bytes,
             "cores": [cores[(first + each) % len(cores)] for each in range(max(1, round(spec.cpus)))],

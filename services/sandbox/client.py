@@ -24,6 +24,7 @@ from services.sandbox.protocol import (
 
 CHUNK = 256 * 1024
 CONNECT_WITHIN = 5.0
+LARGEST_RESULT = 256 * 1024 * 1024
 ANSWER_WITHIN = 60.0
 COMPLAINTS_CHARS = 4_000
 
@@ -88,6 +89,8 @@ class Connection:
                 return judged(json.loads(payload))
             if kind == guest.RESULT:
                 self.result += payload
+                if len(self.result) > LARGEST_RESULT:
+                    raise SandboxFailed("The sandbox answers with more than can be taken.")
             elif kind == guest.DATA and on_output:
                 await on_output(payload)
 

@@ -30,6 +30,8 @@ MOST_JOBS = 32
 MOST_FINISHED = 64
 MOST_SUPERSEDED = 10_000
 END_WITHIN = 5.0
+NOTICE_WITHIN = 0.3
+KILLED = 128 + signal.SIGKILL
 STDERR_KEPT = 4000
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 WORKSPACE = "/workspace"
@@ -415,6 +417,7 @@ class Agent:
             output.close_other()
             pumping = self.spawn(self.pump(call if stream else None, output.reader, kept))
             in_time = await self.attend(call, runner, timeout, pumping)
+            await self.let_notice_come(runner, began)
         for start in range(0, len(result := kept.output + self.notes(began)), CHUNK):
             await call.say(RESULT, result[start : start + CHUNK])
         return {"exit_code": runner.ended.result() if in_time else None, "left_out": kept.left_out}
@@ -439,6 +442,11 @@ class Agent:
                 kept.add(data)
                 if call:
                     await call.say(DATA, data)
+
+    async def let_notice_come(self, runner: Runner, began: float) -> None:
+        """When the kernel killed for memory the monitor knows it a moment later."""
+        if runner.ended.done() and runner.ended.result() == KILLED and self.noticed < began:
+            await asyncio.sleep(NOTICE_WITHIN)
 
     def notes(self, began: float) -> bytes:
         """What a command is told that was killed, or could not write, for what the sandbox used since then."""

@@ -24,6 +24,7 @@ DISK_AT_LEAST_EVERY = 30.0
 START_WITHIN = 10.0
 OPEN_FILES = 4096
 OVER_FOR = 4
+SPARE_PROCESSES = 16
 MS_BIND, MS_REC, MS_PRIVATE, CLONE_NEWNS = 4096, 16384, 1 << 18, 0x00020000
 MIB = 1024 * 1024
 PAGE = resource.getpagesize()
@@ -65,7 +66,8 @@ def refuse(why: str) -> NoReturn:
     os._exit(1)
 
 
-def stop(_number: int, _frame: object) -> NoReturn:
+def stop(number: int, _frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: the next one would break off the end
     raise Stopped
 
 
@@ -80,6 +82,7 @@ class Monitor:
         self.disk_seen, self.disk_at, self.disk_free = 0, 0.0, 0
         self.disk_pause = DISK_POLL
         self.buffer = b""
+        self.cgroups = Cgroups(config)
 
     def live(self) -> None:
         why = ""
@@ -98,9 +101,11 @@ class Monitor:
             os.unlink("ended")
         listener = listen()
         log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self.cgroups.make()
         self.program = os.fork()
         if self.program == 0:
             try:
+                self.cgroups.enter()
                 Inside(self.config, listener, self.inner, log).become()
             except OSError as error:
                 os.write(log, f"{error}\n".encode())
@@ -114,6 +119,7 @@ class Monitor:
         while not self.heard(0.05):
             if self.gone() or time.monotonic() > deadline:
                 self.kill()
+                self.cgroups.remove()
                 with open("log", "rb") as file:
                     said = file.read(2000).decode(errors="replace").strip()
                 refuse(said or "it did not become ready")
@@ -153,6 +159,8 @@ class Monitor:
 
     def watch_memory(self) -> None:
         limit = self.config["memory"]
+        if self.cgroups.killed():
+            self.tell(notice=f"killed: the sandbox used more than its {limit // MIB} MiB of memory")
         sizes = {pid: resident(pid) for pid in below(self.program)}
         if sum(sizes.values()) + self.hidden <= limit:
             self.over = 0
@@ -163,7 +171,7 @@ class Monitor:
             self.over = 0
             return
         self.over += 1
-        why = f"the sandbox used {used // MIB} MiB of memory, more than its {limit // MIB} MiB"
+        why = f"the sandbox used more than its {limit // MIB} MiB of memory"
         biggest = max(commands(self.program), key=lambda pid: sizes.get(pid, 0), default=0)
         if self.over > OVER_FOR or sizes.get(biggest, 0) < limit // 20:
             raise Ended(why)
@@ -216,6 +224,103 @@ class Monitor:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.kill()
+        self.cgroups.remove()
+
+
+class Cgroups:
+    """A control group of the sandbox's own, where this process may make one: version 2, else each hierarchy of 1.
+
+    Where it may not, sums are polled and cores assigned, which is done in any case.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.name = f"longrun-{os.path.basename(config['folder'])}"
+        quota = str(int(config["cpus"] * 100_000))
+        most = str(config["agent"]["processes"] + SPARE_PROCESSES)
+        memory = str(config["memory"])
+        self.second = {"memory.max": memory, "memory.swap.max": "0", "pids.max": most, "cpu.max": f"{quota} 100000"}
+        self.first = {
+            "memory": {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory},
+            "pids": {"pids.max": most},
+            "cpu": {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": quota},
+        }
+        self.folders: list[str] = []
+        self.kills = 0
+
+    def make(self) -> None:
+        places, own = mounts(), memberships()
+        if "" in own and "cgroup2" in places:
+            here = places["cgroup2"] + own[""]
+            for above in (os.path.dirname(here.rstrip("/")), here):
+                if above.startswith(places["cgroup2"]) and self.made(above, self.second, "memory.max"):
+                    return
+        for controller, limits in self.first.items():
+            if controller in own and controller in places:
+                self.made(places[controller] + own[controller], limits, next(iter(limits)))
+
+    def made(self, above: str, limits: dict[str, str], needed: str) -> bool:
+        folder = f"{above}/{self.name}"
+        try:
+            os.makedirs(folder, exist_ok=True)
+            write(f"{folder}/{needed}", limits[needed])
+        except OSError:
+            with suppress(OSError):
+                os.rmdir(folder)
+            return False
+        for name, value in limits.items():
+            with suppress(OSError):  # swap and processor time are not accounted everywhere
+                write(f"{folder}/{name}", value)
+        self.folders.append(folder)
+        return True
+
+    def enter(self) -> None:
+        for folder in self.folders:
+            write(f"{folder}/cgroup.procs", "0")
+
+    def killed(self) -> bool:
+        """Whether the kernel has killed for memory since this was last asked."""
+        before, self.kills = self.kills, 0
+        for path in (f"{folder}/{name}" for folder in self.folders for name in ("memory.events", "memory.oom_control")):
+            with suppress(OSError), open(path) as file:
+                self.kills += sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        return self.kills > before
+
+    def remove(self) -> None:
+        deadline = time.monotonic() + 1.0
+        for folder in self.folders:
+            while True:
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    if os.path.isdir(folder) and time.monotonic() < deadline:
+                        time.sleep(0.01)
+                        continue
+                break
+
+
+def mounts() -> dict[str, str]:
+    """Where control groups are mounted, by `cgroup2` or by controller."""
+    found = {}
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            fields, _, kind = line.partition(" - ")
+            if kind.startswith("cgroup2 "):
+                found["cgroup2"] = fields.split()[4]
+            elif kind.startswith("cgroup "):
+                found |= dict.fromkeys(kind.split()[2].split(","), fields.split()[4])
+    return found
+
+
+def memberships() -> dict[str, str]:
+    """The control groups of this process, by controller; that of version 2 by the empty name."""
+    with open("/proc/self/cgroup") as file:
+        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    return {controller: path for _, controllers, path in lines for controller in controllers.split(",")}
+
+
+def write(path: str, value: str) -> None:
+    with open(path, "w") as file:
+        file.write(value)
 
 
 class Ended(Exception):

@@ -21,7 +21,7 @@ REFUSED = (
     "swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "syslog", "settimeofday", "clock_settime",
     "clock_adjtime", "adjtimex", "iopl", "ioperm", "modify_ldt", "lookup_dcookie", "fanotify_init",
     "nfsservctl", "vhangup", "uselib", "personality", "mbind", "migrate_pages", "move_pages", "set_mempolicy",
-    "vmsplice",
+    "sched_setaffinity", "vmsplice",
 )  # fmt: skip
 UNCOUNTED = ("memfd_create", "memfd_secret")
 """They hold memory that no process has mapped: the sum over processes would not see it."""
@@ -30,7 +30,7 @@ CLONE_NAMESPACES = (0x00020000, 0x00000080, 0x02000000, 0x04000000, 0x08000000, 
 
 
 @cache
-def program(*, counted_by_cgroup: bool = False) -> bytes:
+def program() -> bytes:
     """The filter, as the kernel takes it.
 
     Raises: SandboxUnavailable without libseccomp.
@@ -41,7 +41,7 @@ def program(*, counted_by_cgroup: bool = False) -> bytes:
     refuse = pyseccomp.ERRNO(errno.EPERM)
     for name in REFUSED:
         add(made, refuse, name)
-    for name in () if counted_by_cgroup else UNCOUNTED:
+    for name in UNCOUNTED:
         add(made, pyseccomp.ERRNO(errno.ENOSYS), name)
     # Its flags are behind a pointer, which a filter cannot read; C libraries fall back to clone.
     add(made, pyseccomp.ERRNO(errno.ENOSYS), "clone3")
@@ -49,6 +49,8 @@ def program(*, counted_by_cgroup: bool = False) -> bytes:
         made.add_rule(refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
     for name in ("socket", "socketpair"):
         refuse_families(made, name)
+    # A limit of another process, the agent's above all.
+    made.add_rule(refuse, "prlimit64", pyseccomp.Arg(0, pyseccomp.NE, 0))
     # TIOCSTI and TIOCLINUX type into a terminal.
     for request in (0x5412, 0x541C):
         made.add_rule(refuse, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))

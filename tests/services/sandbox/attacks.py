@@ -142,6 +142,12 @@ for path in ("/proc/1/mem", "/proc/1/environ", "/proc/1/fd"):
         print(path, "opened")
     except OSError as error:
         print(path, error.strerror)
+import resource
+try:
+    resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0))
+    print("limits", "changed")
+except PermissionError as error:
+    print("limits", "Permission denied")
 """
 
 SEGMENTS = """

@@ -135,7 +135,7 @@ async def test_the_monitor_kills_what_takes_too_much_memory_within_two_seconds(a
     began = time.monotonic()
     done = await attacked.exec("python3 memory.py", timeout=20)
     assert done.exit_code == 137
-    assert b"of memory, more than its 192 MiB" in done.output
+    assert b"used more than its 192 MiB of memory" in done.output
     assert time.monotonic() - began < 5
     assert (await attacked.exec("echo fine")).output == b"fine\n"
 

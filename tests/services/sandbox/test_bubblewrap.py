@@ -226,3 +226,5 @@ async def test_sandboxes_can_be_switched_off(settings: SandboxSettings) -> None:
 async def test_a_sandbox_keeps_to_as_many_cores_as_it_may_use(provider: Bubblewrap, project_id: UUID) -> None:
     sandbox = await provider.open(project_id)
     assert (await sandbox.exec("nproc")).output == b"1\n"
+    assert (await sandbox.exec("taskset -p 3 $$")).exit_code == 1
+    assert (await sandbox.exec("nproc")).output == b"1\n"
