@@ -57,6 +57,12 @@ class Connection:
         named = [str(fence.run_id), fence.attempt] if fence else None
         await self.send(guest.JSON, json.dumps({"op": op, "fence": named, "with": arguments}).encode())
 
+    async def taken_up(self) -> None:
+        """Wait for the agent to begin. Raises: Gone when it did not; SandboxFailed and FenceLost as it says."""
+        kind, payload = await self.receive()
+        if kind == guest.JSON:
+            judged(json.loads(payload))
+
     async def data(self, content: AsyncIterator[bytes] | bytes) -> None:
         """Send a body. What the agent says against it meanwhile is read as the answer."""
         with suppress(Gone):
@@ -146,20 +152,29 @@ class Client:
         """A call under way, in a sandbox that is started when it is gone."""
         async with AsyncExitStack() as stack:
             try:
-                connection = await self.reached(stack)
-                await connection.ask(op, self.fence, arguments)
-                yield connection
+                yield await self.begun(stack, op, arguments)
             except Gone as error:
                 raise SandboxFailed(obituary(await asyncio.to_thread(self.ended))) from error
 
-    async def reached(self, stack: AsyncExitStack) -> Connection:
+    async def begun(self, stack: AsyncExitStack, op: str, arguments: Mapping[str, Any]) -> Connection:
+        """The call, once the agent has taken it up. One that it never took up is made again."""
         try:
-            return await stack.enter_async_context(connected(self.folder))
-        except Absent:
+            return await self.asked(stack, op, arguments)
+        except Gone:
             if self.fence and (why := await asyncio.to_thread(self.ended)):
                 raise SandboxFailed(obituary(why)) from None
-            await self.start()
-        return await stack.enter_async_context(connected(self.folder))
+        await self.start()
+        return await self.asked(stack, op, arguments)
+
+    async def asked(self, stack: AsyncExitStack, op: str, arguments: Mapping[str, Any]) -> Connection:
+        connection = await stack.enter_async_context(connected(self.folder))
+        await connection.ask(op, self.fence, arguments)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                await connection.taken_up()
+        except TimeoutError:
+            raise SandboxFailed("The sandbox does not answer.") from None
+        return connection
 
     async def ask(self, op: str, **arguments: Any) -> tuple[dict[str, Any], bytes]:
         async with self.call(op, **arguments) as connection:

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-JSON, DATA, END, RESULT = b"J", b"D", b"E", b"R"
+JSON, DATA, END, RESULT, BEGUN = b"J", b"D", b"E", b"R", b"B"
 HEADER = struct.Struct(">cI")
 CHUNK = 64 * 1024
 LARGEST_FRAME = 1024 * 1024
@@ -147,6 +147,9 @@ def become(argv: list[str], cwd: str, env: dict[str, str], streams: tuple[int, i
     signal.set_wakeup_fd(-1)
     os.setsid()
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # before the agent, or anything outside
+        file.write("1000")
     for number in DEFAULT_AGAIN:
         signal.signal(number, signal.SIG_DFL)
     for target, source in enumerate([os.dup(each) for each in streams]):
@@ -164,7 +167,7 @@ def become(argv: list[str], cwd: str, env: dict[str, str], streams: tuple[int, i
 class Runner:
     """The first process of one command."""
 
-    def __init__(self, pid: int, ended: "asyncio.Future[int]") -> None:
+    def __init__(self, pid: int, ended: "asyncio.Future[Any]") -> None:
         self.pid, self.ended = pid, ended
 
 
@@ -270,7 +273,7 @@ class Call:
         self.reader, self.writer = reader, writer
         self.asked: Answer = {}
         self.fenced = False
-        self.lost = False
+        self.leaving: asyncio.Future[Any] | None = None
 
     async def say(self, kind: bytes, payload: bytes) -> None:
         self.writer.write(frame(kind, payload))
@@ -287,8 +290,13 @@ class Call:
                 return
             yield payload
 
-    async def gone(self) -> None:
-        """Returns when the caller has closed the connection."""
+    def gone(self) -> "asyncio.Future[Any]":
+        """Done when the caller has closed the connection; nothing else reads from it any more."""
+        if self.leaving is None:
+            self.leaving = asyncio.ensure_future(self.until_gone())
+        return self.leaving
+
+    async def until_gone(self) -> None:
         with suppress(OSError):
             while await self.reader.read(CHUNK):
                 pass
@@ -339,13 +347,12 @@ class Agent:
                 raise Failed(f"there is no operation {call.asked.get('op')!r}")
             await self.heed(call)
             self.calls[task] = call
+            await call.say(BEGUN, b"")
             await self.perform(call)
         except Lost as error:
             await self.refuse(call, "fence", str(error))
         except (Failed, OSError) as error:
             await self.refuse(call, "failed", str(error))
-            if call.asked.get("op") in SENDING:
-                await asyncio.wait({self.spawn(call.gone())}, timeout=END_WITHIN)
         except (asyncio.IncompleteReadError, ValueError):
             pass
         except asyncio.CancelledError:
@@ -417,14 +424,17 @@ class Agent:
             output.close_other()
             pumping = self.spawn(self.pump(call if stream else None, output.reader, kept))
             in_time = await self.attend(call, runner, timeout, pumping)
-            await self.let_notice_come(runner, began)
+            if in_time and runner.ended.result() == KILLED and self.noticed < began:
+                await asyncio.sleep(
+                    NOTICE_WITHIN
+                )  # when the kernel killed for memory, the monitor knows a moment later
         for start in range(0, len(result := kept.output + self.notes(began)), CHUNK):
             await call.say(RESULT, result[start : start + CHUNK])
         return {"exit_code": runner.ended.result() if in_time else None, "left_out": kept.left_out}
 
     async def attend(self, call: Call, runner: Runner, timeout: float, pumping: asyncio.Task[Any]) -> bool:
         """Wait for a command's end and its output's. Whatever happens, nothing of it runs when this is over."""
-        gone = self.spawn(call.gone())
+        gone = call.gone()
         try:
             await asyncio.wait({runner.ended, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             in_time = runner.ended.done()
@@ -433,7 +443,6 @@ class Agent:
         finally:
             await self.processes.end(runner)
             pumping.cancel()
-            gone.cancel()
         return in_time
 
     async def pump(self, call: Call | None, reader: asyncio.StreamReader, kept: Kept) -> None:
@@ -442,11 +451,6 @@ class Agent:
                 kept.add(data)
                 if call:
                     await call.say(DATA, data)
-
-    async def let_notice_come(self, runner: Runner, began: float) -> None:
-        """When the kernel killed for memory the monitor knows it a moment later."""
-        if runner.ended.done() and runner.ended.result() == KILLED and self.noticed < began:
-            await asyncio.sleep(NOTICE_WITHIN)
 
     def notes(self, began: float) -> bytes:
         """What a command is told that was killed, or could not write, for what the sandbox used since then."""
@@ -484,7 +488,7 @@ class Agent:
                 pumping = self.spawn(self.pump(call, output.reader, Kept(0)))
                 await asyncio.wait({runner.ended, feeding}, return_when=asyncio.FIRST_COMPLETED)
                 if feeding.done() and feeding.result():
-                    await asyncio.wait({runner.ended, self.spawn(call.gone())}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({runner.ended, call.gone()}, return_when=asyncio.FIRST_COMPLETED)
                 in_time = runner.ended.done()
                 await self.processes.end(runner)
                 await asyncio.wait({pumping}, timeout=END_WITHIN)
@@ -673,7 +677,7 @@ class Agent:
         tree, memory = process_tree(), hidden_memory()
         for pid in tree:
             with suppress(OSError), open(f"/proc/{pid}/statm") as file:
-                memory += int(file.read().split()[1]) * resource.getpagesize()
+                memory += int((file.read().split() or "00")[1]) * resource.getpagesize()
         disk = 0
         for _, _, files, descriptor in os.fwalk(WORKSPACE):
             for name in files:
@@ -693,15 +697,13 @@ class Agent:
             pumping = self.spawn(self.pump(call, reader, Kept(0)))
             await asyncio.wait({pumping, feeding}, return_when=asyncio.FIRST_COMPLETED)
             if feeding.done() and feeding.result():
-                await asyncio.wait({pumping, self.spawn(call.gone())}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({pumping, call.gone()}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             feeding.cancel()
             writer.close()
         return {}
 
 
-SENDING = ("write_file", "write_job")
-"""A caller that still sends when we close would not see why it was refused."""
 OPERATIONS = {name.removeprefix("do_") for name in vars(Agent) if name.startswith("do_")}
 
 
@@ -881,8 +883,6 @@ async def live(config: Answer) -> None:
 
 def main() -> None:
     config: Answer = json.loads(sys.argv[1])
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # before anything of the machine's
-        file.write("500")
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # commands of the same user can neither read nor write this process
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -42,7 +42,18 @@ def arguments(memory: int, *, network: bool = False) -> list[str]:
     for name, value in ENVIRONMENT.items():
         made += ["--setenv", name, value]
     made += ["--ro-bind", "/usr", "/usr", *top_folders(), *etc_files()]
-    made += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--size", str(SHARED_MEMORY), "--tmpfs", "/dev/shm"]
+    made += [
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--perms",
+        "1777",
+        "--size",
+        str(min(SHARED_MEMORY, memory // 4)),
+        "--tmpfs",
+        "/dev/shm",
+    ]
     made += ["--remount-ro", "/dev", "--perms", "1777", "--size", str(memory // 4), "--tmpfs", "/tmp"]
     return [*made, "--dir", "/run/sandbox", "--dir", "/var", "--symlink", "/tmp", "/var/tmp"]
 

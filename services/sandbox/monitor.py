@@ -93,6 +93,8 @@ class Monitor:
             pass
         except Ended as ended:
             why = str(ended)
+        except Exception as error:  # noqa: BLE001 - the boundary of this process: the next call is told
+            why = f"its monitor failed ({error!r})"
         finally:
             self.finish(why)
 
@@ -156,11 +158,15 @@ class Monitor:
             self.heard(POLL)
             self.watch_memory()
             self.watch_disk()
+        if self.cgroups.killed():
+            raise Ended(f"the sandbox used more than its {self.config['memory'] // MIB} MiB of memory")
 
     def watch_memory(self) -> None:
         limit = self.config["memory"]
         if self.cgroups.killed():
             self.tell(notice=f"killed: the sandbox used more than its {limit // MIB} MiB of memory")
+        if self.hidden > limit * 0.8:  # only segments that outlive their makers come to that much
+            raise Ended(f"the sandbox used more than its {limit // MIB} MiB of memory")
         sizes = {pid: resident(pid) for pid in below(self.program)}
         if sum(sizes.values()) + self.hidden <= limit:
             self.over = 0
@@ -432,7 +438,8 @@ def commands(root: int) -> list[int]:
 
 def resident(pid: int) -> int:
     with suppress(OSError), open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * PAGE
+        fields = file.read().split()
+        return int(fields[1]) * PAGE if fields else 0
     return 0
 
 

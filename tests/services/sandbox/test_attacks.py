@@ -133,11 +133,21 @@ async def test_the_limit_on_processes_stops_a_fork_bomb_and_the_deadline_clears_
 async def test_the_monitor_kills_what_takes_too_much_memory_within_two_seconds(attacked: Sandbox, script: str) -> None:
     await attacked.write_file("memory.py", script.encode())
     began = time.monotonic()
-    done = await attacked.exec("python3 memory.py", timeout=20)
-    assert done.exit_code == 137
-    assert b"used more than its 192 MiB of memory" in done.output
+    try:
+        done = await attacked.exec("python3 memory.py", timeout=20)
+        assert done.exit_code == 137
+        told = done.output.decode()
+    except SandboxFailed as ended:  # the kernel may take the agent too, while shared pages are still being freed
+        told = str(ended)
+    assert "used more than its 192 MiB of memory" in told
     assert time.monotonic() - began < 5
-    assert (await attacked.exec("echo fine")).output == b"fine\n"
+    await soon(lambda: is_fine(attacked))
+
+
+async def is_fine(sandbox: Sandbox) -> bool:
+    with suppress(SandboxFailed):
+        return (await sandbox.exec("echo fine")).output == b"fine\n"
+    return False
 
 
 async def test_the_size_of_tmpfs_bounds_memory_that_no_process_holds(attacked: Sandbox) -> None:
