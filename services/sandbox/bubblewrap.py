@@ -17,6 +17,7 @@ from services.settings import SandboxSettings
 
 MONITOR = Path(__file__).with_name("monitor.py")
 START_WITHIN = 15.0
+REAP_WITHIN = 5.0
 
 
 class Bubblewrap:
@@ -94,7 +95,8 @@ class Bubblewrap:
         reaped = []
         for project_id, place in (await asyncio.to_thread(places.all_in, self.root)).items():
             try:
-                answer = await client.ask(place.folder, "end_when_idle", seconds=idle_seconds)
+                async with asyncio.timeout(REAP_WITHIN):
+                    answer = await client.ask(place.folder, "end_when_idle", seconds=idle_seconds)
             except (client.Gone, SandboxFailed, TimeoutError):
                 continue
             if answer["ended"]:
