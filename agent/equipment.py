@@ -23,7 +23,7 @@ async def equipped(ctx: RunContext) -> AsyncIterator[None]:
     """
     known = await profile.load(ctx)
     async with servers.connected(ctx, known.configured_mcps, known.custom_mcps) as connected:
-        ctx.tools = ctx.tools or Registry.of((*known.tools, *connected.tools))
+        ctx.tools = Registry.of((*known.tools, *connected.tools)) if ctx.tools is None else ctx.tools
         ctx.own_prompt = known.system_prompt
         ctx.prompt_sections = tuple(section for section in (workspace(ctx.tools), connected.prompt) if section)
         yield

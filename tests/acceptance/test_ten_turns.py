@@ -19,9 +19,9 @@ from tests.acceptance.conftest import Deploy
 from tests.acceptance.operators import Deployment
 from tests.agent.mcp import hosts
 from tests.agent.mcp.hosts import Host
-from tests.agent.mcp.test_in_sandbox import packed
 from tests.agent.seeds import acts, tool_parts
 from tests.fakes import FakeModel, Reply
+from tests.packing import packed
 from tests.waiting import eventually
 
 pytestmark = [

@@ -1,19 +1,14 @@
 """A real server over stdio inside a real sandbox, beside one over HTTP."""
 
-import io
 import shutil
-import sysconfig
-import tarfile
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from packaging.requirements import Requirement
 
 from services.sandbox import places
 from services.sandbox.bubblewrap import Bubblewrap
@@ -21,6 +16,7 @@ from services.settings import SandboxSettings
 from tests.agent.mcp import hosts, programs
 from tests.agent.mcp.hosts import Host, at
 from tests.agent.mcp.runs import Meeting, patience
+from tests.packing import packed
 
 
 @pytest.fixture
@@ -35,36 +31,6 @@ async def provider() -> AsyncIterator[Bubblewrap]:
 @pytest.fixture
 def project_id() -> UUID:
     return uuid4()
-
-
-def needed(name: str, found: set[str]) -> set[str]:
-    """A distribution and all that it needs to run."""
-    try:
-        known = distribution(name)
-    except PackageNotFoundError:
-        return found
-    if known.name not in found:
-        found.add(known.name)
-        for line in known.requires or []:
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                needed(requirement.name, found)
-    return found
-
-
-def packed(name: str) -> bytes:
-    """Its files as a tar, for a machine with the same Python."""
-    site, made = Path(sysconfig.get_path("purelib")), io.BytesIO()
-    tops = {
-        file.parts[0]
-        for known in needed(name, set())
-        for file in distribution(known).files or []
-        if file.parts[0] not in ("..", "__pycache__")
-    }
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        for top in sorted(tops):
-            archive.add(site / top, top)
-    return made.getvalue()
 
 
 async def test_servers_in_the_sandbox_and_on_the_web_serve_one_run(provider: Bubblewrap, project_id: UUID) -> None:
