@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import orjson
@@ -41,6 +42,13 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+@cache
+def schema_of(model: type[Arguments]) -> dict[str, Any]:
+    """Made once: pydantic takes a millisecond for it, and every turn of every run shows all tools."""
+    cleaned: dict[str, Any] = without_titles(model.model_json_schema())
+    return cleaned
+
+
 @dataclass(frozen=True, slots=True)
 class Typed:
     """Parameters of a function in Python, exact to the last constraint."""
@@ -49,8 +57,7 @@ class Typed:
 
     @property
     def schema(self) -> dict[str, Any]:
-        cleaned: dict[str, Any] = without_titles(self.model.model_json_schema())
-        return cleaned
+        return schema_of(self.model)
 
     @property
     def described(self) -> Mapping[str, str]:

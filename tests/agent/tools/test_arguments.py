@@ -4,6 +4,7 @@ import pytest
 
 from agent.tools.arguments import Described
 from agent.tools.base import BadArguments, Tool, ToolResult
+from agent.tools.standard import STANDARD
 from agent.xml_arguments import arguments_of
 from agent.xml_calls import XmlCalls
 
@@ -72,3 +73,8 @@ def test_arguments_that_do_not_fit_a_strangers_schema_say_what_to_mend(given: di
 def test_a_call_by_tag_is_read_with_its_elements() -> None:
     (found,) = XmlCalls(frozenset({"mcp-say"})).feed("<mcp-say><text>hello</text><times>2</times></mcp-say>")
     assert foreign.read(arguments_of(found, foreign)) == {"text": "hello", "times": 2}
+
+
+def test_schemas_are_made_once() -> None:
+    first, again = STANDARD.schemas, STANDARD.schemas
+    assert all(a["function"]["parameters"] is b["function"]["parameters"] for a, b in zip(first, again, strict=True))
