@@ -39,7 +39,7 @@ async def check_unavailable(answer: Response) -> None:
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
-@pytest.mark.parametrize("how", ["refuses", "hangs"])
+@pytest.mark.parametrize("how", [pytest.param("refuses", marks=pytest.mark.slow), "hangs"])
 async def test_a_run_started_while_rabbitmq_is_away_begins_when_it_is_back(deploy: Deploy, how: str) -> None:
     with Proxy(named("RABBITMQ_URL")) as rabbitmq:
         deployment = await deploy(workers=1, RABBITMQ_URL=rabbitmq.url, RABBITMQ_HEARTBEAT="2s")
@@ -63,7 +63,7 @@ async def test_a_run_started_while_rabbitmq_is_away_begins_when_it_is_back(deplo
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
-@pytest.mark.parametrize("how", ["refuses", "hangs"])
+@pytest.mark.parametrize("how", [pytest.param("refuses", marks=pytest.mark.slow), "hangs"])
 async def test_a_live_run_waits_for_redis_and_keeps_its_claim(deploy: Deploy, how: str) -> None:
     with Proxy(with_path(named("REDIS_URL"), str(DEPLOYED_REDIS))) as redis:
         deployment = await deploy(workers=2, REDIS_URL=redis.url, REDIS_SOCKET_TIMEOUT="1s")
@@ -95,7 +95,7 @@ async def test_a_live_run_waits_for_redis_and_keeps_its_claim(deploy: Deploy, ho
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
-@pytest.mark.parametrize("how", ["refuses", "hangs"])
+@pytest.mark.parametrize("how", [pytest.param("refuses", marks=pytest.mark.slow), "hangs"])
 async def test_ordinary_routes_say_503_while_postgres_is_away_and_live_runs_go_on(
     deploy: Deploy, database_url: str, how: str
 ) -> None:
@@ -130,7 +130,7 @@ async def test_ordinary_routes_say_503_while_postgres_is_away_and_live_runs_go_o
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
-@pytest.mark.parametrize("replica", ["in step", "behind"])
+@pytest.mark.parametrize("replica", ["in step", pytest.param("behind", marks=pytest.mark.slow)])
 async def test_runs_and_readers_go_on_at_the_redis_that_takes_over(deploy: Deploy, replica: str) -> None:
     """The address leads to what was a replica; one that is behind lacks what the old server had taken last."""
     async with private_valkey() as old, private_valkey() as new, Switch(old.url) as redis:

@@ -9,6 +9,7 @@ from tests.acceptance.client import Client, check_whole_log
 from tests.acceptance.operators import Deployment
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
 async def test_readers_that_join_drop_and_resume_see_the_same_log(system: Deployment, client: Client) -> None:
     await watch(client, readers.Plan(runs=30, at_once=10))
 

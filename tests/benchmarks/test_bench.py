@@ -43,6 +43,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             process.wait(60)
 
 
+@pytest.mark.slow
 async def test_stops_are_measured_beside_their_limit_and_written_down(bench: Bench, tmp_path: Path) -> None:
     process = bench("stops", "--stops", "3", "--broker", "redis", "--json", "figures.json", "--svg", "plot.svg")
     output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)

@@ -9,7 +9,9 @@ SWIFT = ("worker SIGKILL", "worker SIGTERM", "API SIGKILL", "Redis FLUSHALL", "R
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("pairs", [False, True], ids=["one by one", "two at a time"])
+@pytest.mark.parametrize(
+    "pairs", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one by one", "two at a time"]
+)
 async def test_nothing_is_lost_under_faults_at_random(lab: Lab, pairs: bool) -> None:
     said: list[str] = []
     plan = Plan(runs=8, readers=2, faults=3 - pairs, run_seconds=6, seed=7, pairs=pairs, gap_seconds=0, among=SWIFT)

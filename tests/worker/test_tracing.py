@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from agent.tools import offer
+from agent.tools import standard
 from services.settings import LangfuseSettings, Settings
 from services.tracing import open_tracing
 from tests.agent.seeds import Counting, acts, model_settings, tool_parts
@@ -45,7 +45,7 @@ async def test_a_run_with_a_tool_is_traced_whole(
     settings: Settings, redis: Redis, fake: FakeModel, collector: Collector
 ) -> None:
     fake.script(acts(*tool_parts(0, "act", '{"text": "now"}'), words="Wait"), says("All ", "done."))
-    with patch.object(offer, "STANDARD", Counting().registry):
+    with patch.object(standard, "STANDARD", Counting().registry):
         async with traced_process(settings, fake, collector) as process:
             run = await make_run(process.stores.pool, model="openai/m")
             assert (await drive(process, run)).status == "completed"

@@ -66,6 +66,7 @@ def subject(token: str) -> str:
     return str(jwt.decode(token, options={"verify_signature": False})["sub"])
 
 
+@pytest.mark.slow
 async def test_a_killed_api_and_killed_workers_are_started_again(dev: Dev, folder: Path) -> None:
     port = ports.pick(set())
     process = await running(dev, folder, port)

@@ -33,6 +33,7 @@ def exchange(address: str, *, publish: bool) -> bytes | None:
         connection.close()
 
 
+@pytest.mark.slow
 async def test_it_keeps_messages_over_a_restart(supervisor: Supervisor, state: State) -> None:
     await start(supervisor, state)
     address = rabbitmq.url(state.port("rabbitmq"), state.password)
