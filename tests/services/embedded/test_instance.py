@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import jwt
+import pytest
 
 from services.embedded import ports
 from services.embedded.child import until

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pika
+import pytest
 
 from services.embedded import rabbitmq
 from services.embedded.state import State
