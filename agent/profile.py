@@ -20,6 +20,7 @@ from services.secrets import Secrets, SecretUnreadable
 
 BUILDER_PROMPT = (Path(__file__).parent / "prompts" / "agent_builder.md").read_text()
 GONE = "The agent that this conversation is about was deleted."
+DELETED = "The agent of this run was deleted."
 UNREADABLE = "A secret of this agent can no longer be decrypted: enter the secrets of its MCP servers again."
 
 
@@ -35,9 +36,10 @@ class Profile:
 
 
 async def load(ctx: RunContext) -> Profile:
-    """The profile of a run by the version that it pinned; without one, or when that was deleted, it has all tools.
+    """The profile of a run by the version that it pinned; one that was started without an agent has all tools.
 
-    Waits while Postgres is away. Raises: RunFailed when secrets cannot be read, or the agent to build was deleted.
+    Waits while Postgres is away. Raises: RunFailed when secrets cannot be read, or when the agent was deleted that it
+    works as or is to build.
     """
     while True:
         try:
@@ -60,6 +62,9 @@ async def read(conn: Connection, ctx: RunContext) -> Profile:
     version = None
     if run.agent_version_id:
         version = await agents.load_version(conn, run.agent_version_id, Secrets.of(ctx.settings.secrets))
+    had_agent = run.agent_version_id or (run.settings.get("agent_id") and not run.agent_id)
+    if had_agent and version is None:
+        raise RunFailed(DELETED)
     tools = toolset.choose(run.settings, version)
     if version is None:
         return Profile("full", tools)

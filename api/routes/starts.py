@@ -268,8 +268,8 @@ async def retry_run(run_id: UUID, caller: CallerDep, resources: ResourcesDep) ->
         run = await ended_run(conn, caller, run_id)
         model_name = model_of(resources.settings, run.model_name)
         await check_billing(conn, resources.gate, caller, model_name)
-        account_id, agent_id = caller.account_id, run.agent_id
-        version_id = await agents.current_version(conn, account_id, agent_id) if agent_id else None
+        agent_id = run.settings.get("agent_id") or run.agent_id
+        version_id = await agents.current_version(conn, caller.account_id, UUID(str(agent_id))) if agent_id else None
         return await starting.start(conn, run_again(run, new_id, caller, model_name, version_id))
 
     return shown_start(await starting.begin(resources.stores, make))

@@ -169,7 +169,10 @@ async def in_the_way(conn: Connection, project_id: UUID, run_id: UUID, due: date
 
 
 async def insert(conn: Connection, new: NewRun) -> Run:
-    """The row. Its times are those of its place in line, not of the transaction, which may have waited for it."""
+    """The row. Its times are those of its place in line, not of the transaction, which may have waited for it.
+
+    Its settings remember that it had an agent: the column lets go of one that is deleted.
+    """
     row = await conn.fetchrow(
         f"""
         INSERT INTO agent_runs AS run (
@@ -190,7 +193,7 @@ async def insert(conn: Connection, new: NewRun) -> Run:
         new.created_by,
         new.agent_id,
         new.agent_version_id,
-        new.settings,
+        {**new.settings, **({"agent_id": str(new.agent_id)} if new.agent_id else {})},
         new.metadata,
         new.webhook_url,
         new.priority,

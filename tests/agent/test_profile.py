@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from unittest.mock import patch
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from httpx2 import AsyncClient
@@ -51,10 +51,14 @@ async def test_a_run_of_an_agent_loads_the_version_that_it_pinned(
         await profile.load(ctx)
 
 
-async def test_a_run_whose_agent_was_deleted_has_all_tools(run: tuple[RunContext, RecordingLog, Agent]) -> None:
+@pytest.mark.parametrize("version_id", [None, uuid4()])
+async def test_a_run_whose_agent_was_deleted_fails_rather_than_have_all_tools(
+    run: tuple[RunContext, RecordingLog, Agent], version_id: UUID | None
+) -> None:
     ctx, _, _ = run
-    ctx.run = replace(ctx.run, settings={}, agent_version_id=uuid4())
-    assert (await profile.load(ctx)).mode == "full"
+    ctx.run = replace(ctx.run, settings={"agent_id": str(uuid4())}, agent_version_id=version_id)
+    with pytest.raises(RunFailed, match="The agent of this run was deleted"):
+        await profile.load(ctx)
 
 
 async def test_a_run_goes_on_when_its_agent_is_deleted(

@@ -323,3 +323,18 @@ async def test_the_agent_of_a_thread_is_its_newest_run_s_or_the_default(ann: Per
     assert (await bob.get(f"/thread/{thread_id}/agent")).status_code == 404
     await ann.patch(f"/threads/{thread_id}", json={"is_public": True})
     assert (await bob.get(f"/thread/{thread_id}/agent")).json() == none, "a reader learns nothing of the agent"
+
+
+async def test_a_run_remembers_that_it_had_an_agent_when_that_is_deleted_before_it_begins(
+    ann: Person, pool: Pool
+) -> None:
+    agent = await make(ann, agentpress_tools={})
+    thread_id, _ = await ann.make_thread()
+    run_id = UUID(await ann.make_run(thread_id, agent_id=agent["agent_id"]))
+    await ann.delete(f"/agents/{agent['agent_id']}")
+    run = await store.get(pool, run_id)
+    assert run
+    assert (run.agent_id, run.settings["agent_id"]) == (None, agent["agent_id"])
+    await pool.execute("UPDATE agent_runs SET status = 'failed', completed_at = now() WHERE id = $1", run_id)
+    again = await ann.post(f"/agent-run/{run_id}/retry")
+    assert (again.status_code, again.json()["detail"]) == (404, "Agent not found.")
