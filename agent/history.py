@@ -1,7 +1,7 @@
 """The thread as one run knows it: read once, then kept up to date with what is new."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID
@@ -18,6 +18,8 @@ PAGE_ROWS = 200
 PAGE_BYTES = 2 * 1024 * 1024
 LONGEST_BYTES = 16 * 1024 * 1024
 """More than the largest window of a model: what is older is left out, but for the beginning."""
+ROW_BYTES = 300
+"""Of a message that says next to nothing."""
 OPENING_ROWS = 5
 EVERYTHING = 2**63 - 1
 COMMITTED_WITHIN = timedelta(seconds=60)
@@ -27,12 +29,15 @@ COMMITTED_WITHIN = timedelta(seconds=60)
 @dataclass(slots=True)
 class History:
     """`conversation`: oldest first, without what `summary` stands for. `counted`: older messages of the run, without
-    their content. `beside`: what the model is shown for one turn, newest last.
+    their content. `beside`: what the model is shown for one turn, newest last. `covered`: what the run itself had
+    summed up; `floor`: the position up to which nothing is looked for any more.
     """
 
     summary: Message | None = None
     conversation: list[Message] = field(default_factory=list)
     counted: list[Message] = field(default_factory=list)
+    covered: list[Message] = field(default_factory=list)
+    floor: int = 0
     beside: list[Message] = field(default_factory=list)
 
     def of_run(self, run_id: UUID) -> list[Message]:
@@ -43,6 +48,7 @@ class History:
         covered = [stored for stored in self.conversation if stored.position <= summary.metadata["covers"]]
         self.summary, self.conversation = summary, self.conversation[len(covered) :]
         self.counted += [stored for stored in covered if stored.agent_run_id == run_id]
+        self.covered += [replace(stored, content={}) for stored in covered]
 
     @property
     def last_answer(self) -> int:
@@ -51,9 +57,10 @@ class History:
 
     def known_lately(self) -> tuple[int, list[UUID]]:
         """The position up to which everything is known, and which messages behind it are."""
-        newest = max((stored.created_at for stored in self.conversation), default=None)
-        lately = [stored for stored in self.conversation if newest and stored.created_at > newest - COMMITTED_WITHIN]
-        floor = max((each.position for each in self.conversation[: len(self.conversation) - len(lately)]), default=0)
+        known = [*self.covered, *self.conversation]
+        newest = max((stored.created_at for stored in known), default=None)
+        lately = [stored for stored in known if newest and stored.created_at > newest - COMMITTED_WITHIN]
+        floor = max((each.position for each in known[: len(known) - len(lately)]), default=self.floor)
         return floor, [stored.message_id for stored in lately]
 
 
@@ -68,7 +75,9 @@ async def load(ctx: RunContext) -> History:
         opening = [] if summary else await beginning(conn, ctx.run.thread_id, oldest)
         earlier = await messages.of_run(conn, ctx.run.id, oldest)
         summaries = [stored for stored in newest if stored.type == "summary" and stored.agent_run_id == ctx.run.id]
-        return History(summary, spoken([*opening, *newest]), [*earlier, *summaries])
+        counted = [stored for stored in earlier if stored.position not in {each.position for each in opening}]
+        floor = covered or (oldest - 1 if opening else 0)
+        return History(summary, spoken([*opening, *newest]), [*counted, *summaries], floor=floor)
 
     history = await patiently(ctx, read)
     return await beside(ctx, history)
@@ -105,7 +114,7 @@ async def beginning(conn: Connection, thread_id: UUID, before: int) -> list[Mess
 
 def size_of(stored: Message) -> int:
     """About how many bytes of text a message is, without writing it out."""
-    return text_size(stored.content) + text_size(stored.metadata)
+    return ROW_BYTES + text_size(stored.content) + text_size(stored.metadata)
 
 
 def text_size(value: object) -> int:

@@ -2,12 +2,12 @@
 
 from contextlib import aclosing
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from agent import compaction, model_calls, response_processor, thread_manager
 from agent.compaction import Window
 from agent.context import RunContext, RunFailed
-from agent.history import History
+from agent.history import History, refresh
 from agent.llm.chunk import Usage
 from agent.llm.request import ModelRequest
 from agent.prompt import PROMPTS
@@ -28,7 +28,7 @@ async def summarise(ctx: RunContext, history: History, window: Window) -> None:
 
     A model that cannot is no reason to fail: the thread is then shortened without it. Raises: FenceLost.
     """
-    covered = covered_part(history.conversation, window)
+    covered = covered_part(history.conversation, window, ctx.run.id)
     if len(covered) < FEWEST:
         return
     try:
@@ -37,13 +37,24 @@ async def summarise(ctx: RunContext, history: History, window: Window) -> None:
         logger.warning("summary.failed", run_id=str(ctx.run.id), error=str(error))
         return
     if text.strip():
-        stored = await keep(ctx, text, usage, covers=covered[-1].position)
+        await refresh(ctx, history)
+        stored = await keep(ctx, text, usage, covers=last_covered(covered, history.conversation))
         ctx.count(stored)
         history.summarise(stored, ctx.run.id)
 
 
-def covered_part(conversation: list[Message], window: Window) -> list[Message]:
-    """All but the newest messages that fill a part of the window; it ends where a turn ends."""
+def last_covered(covered: list[Message], conversation: list[Message]) -> int:
+    """The last position before the first message that the model was not told of: positions are given out early."""
+    told = {stored.message_id for stored in covered}
+    unknown = next((stored.position for stored in conversation if stored.message_id not in told), None)
+    return max((each.position for each in covered if unknown is None or each.position < unknown), default=0)
+
+
+def covered_part(conversation: list[Message], window: Window, run_id: UUID) -> list[Message]:
+    """All but the newest messages that fill a part of the window; it ends where a turn ends.
+
+    A run's newest answer is not in it: what becomes of its calls is still open.
+    """
     room, end = window.size * KEPT_SHARE / window.factor, len(conversation)
     while end and room > 0:
         end -= 1
@@ -51,7 +62,18 @@ def covered_part(conversation: list[Message], window: Window) -> list[Message]:
     end = min(end, len(conversation) - compaction.RECENT)
     while end > 0 and conversation[end].type == "tool":
         end -= 1
-    return conversation[: max(end, 0)]
+    ours = (n for n, stored in enumerate(conversation) if stored.type == "assistant" and stored.agent_run_id == run_id)
+    return conversation[: whole_turns(conversation, max(min(end, max(ours, default=end)), 0))]
+
+
+def whole_turns(conversation: list[Message], end: int) -> int:
+    """An end at or before this one with no call before it whose result stands behind it."""
+    places = {str(stored.message_id): place for place, stored in enumerate(conversation)}
+    place = len(conversation) - 1
+    while place >= end:
+        end = min(end, places.get(str(conversation[place].metadata.get("assistant_message_id")), end))
+        place -= 1
+    return end
 
 
 async def told(ctx: RunContext, history: History, covered: list[Message], window: Window) -> tuple[str, Usage | None]:

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from agent.calls import ToolCall, calls_of
+from agent.calls import ToolCall, calls_of, dicts
 from agent.context import RunContext
 from services import messages
 from services.log import logger
@@ -116,7 +116,8 @@ def model_message(stored: Message, limits: Limits = NO_LIMITS) -> dict[str, Any]
 
 def thinking_of(said: dict[str, Any]) -> dict[str, Any]:
     """What was thought and signed: it goes back to the model unchanged, before the calls that it led to."""
-    return {"thinking_blocks": said["thinking_blocks"]} if "thinking_blocks" in said else {}
+    blocks = dicts(said.get("thinking_blocks"))
+    return {"thinking_blocks": blocks} if blocks else {}
 
 
 def as_dict(content: Any) -> dict[str, Any]:

@@ -172,9 +172,16 @@ async def page(
 
 
 async def newest_summary(conn: Connection, thread_id: UUID) -> Message | None:
-    """What stands for the older part of a thread; `metadata.covers` is the last position that it covers."""
+    """What stands for the older part of a thread; `metadata.covers` is the last position that it covers.
+
+    A client may post a message of this type, too; that stands for nothing.
+    """
     row = await conn.fetchrow(
-        f"SELECT {COLUMNS} FROM messages WHERE thread_id = $1 AND type = 'summary' ORDER BY position DESC LIMIT 1",
+        f"""
+        SELECT {COLUMNS} FROM messages
+        WHERE thread_id = $1 AND type = 'summary' AND jsonb_typeof(metadata -> 'covers') = 'number'
+        ORDER BY position DESC LIMIT 1
+        """,
         thread_id,
     )
     return Message(**row) if row else None

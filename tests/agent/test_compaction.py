@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -6,7 +7,7 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
-from agent import compaction, thread_manager, tokens
+from agent import compaction, summary, thread_manager, tokens
 from agent.compaction import Window
 from agent.models import Model
 from services.messages import Message
@@ -150,3 +151,26 @@ def test_room_is_kept_for_the_answer() -> None:
 )
 def test_a_quarter_of_the_characters_is_corrected_for_each_kind_of_text(text: str, least: float, most: float) -> None:
     assert least <= tokens.of_text(text) / (len(text) / 4) <= most
+
+
+def test_a_summary_covers_no_call_whose_result_comes_later() -> None:
+    answer, result = turn(20, "found")
+    between = [said(21 + n, "user", PROSE * 50) for n in range(7)]
+    conversation = [*(said(n, "user", PROSE) for n in range(20)), answer, *between, replace(result, position=30)]
+    covered = summary.covered_part(conversation, Window(1_000), uuid4())
+    assert covered == conversation[:20]
+
+
+def test_a_summary_covers_neither_half_of_an_answer_in_two_parts() -> None:
+    (first, found), (second, seen) = turn(20, "found"), turn(21, "seen")
+    rest = [said(30 + n, "user", PROSE) for n in range(5)]
+    conversation = [*(said(n, "user", PROSE) for n in range(20)), first, second, found, seen, *rest]
+    assert summary.covered_part(conversation, Window(100), uuid4()) == conversation[:20]
+
+
+def test_a_summary_leaves_a_runs_newest_answer_to_be_resumed() -> None:
+    run_id = uuid4()
+    answer, result = turn(20, "found")
+    rest = [said(30 + n, "user", PROSE) for n in range(10)]
+    conversation = [*(said(n, "user", PROSE) for n in range(20)), replace(answer, agent_run_id=run_id), result, *rest]
+    assert summary.covered_part(conversation, Window(100), run_id) == conversation[:20]

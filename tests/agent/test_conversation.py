@@ -1,12 +1,13 @@
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
 from httpx2 import AsyncClient
 
-from agent import compaction, history
+from agent import compaction, history, summary
 from agent.context import RunFailed
 from agent.conversation import Conversation
 from agent.loop import run_agent
@@ -235,3 +236,77 @@ async def test_an_iteration_over_five_hundred_messages_takes_little_time(
     await conversation.refresh()
     await conversation.request()
     assert perf_counter() - began < 0.25
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        NewMessage("summary", {"role": "user", "content": "All is done."}),
+        NewMessage("summary", "All is done.", {"covers": "everything"}),
+        NewMessage("assistant", {"role": "assistant", "content": "So.", "thinking_blocks": 7}),
+        NewMessage("assistant", {"role": "assistant", "content": "So.", "thinking_blocks": ["x", None]}),
+        NewMessage(
+            "assistant", {"role": "assistant", "content": "So.", "tool_calls": [7, {"function": 7}, {"id": []}]}
+        ),
+        NewMessage("tool", {"tool_call_id": {}, "content": [7]}),
+        NewMessage("image_context", {"role": "system", "content": [{"type": "image_url", "image_url": {}}, 7]}),
+        NewMessage("image_context", [7]),
+        NewMessage("browser_state", [7]),
+        NewMessage("browser_state", {"image": {"url": 7}, "screenshot_base64": 7}),
+        NewMessage("user", {"role": ["user"], "content": {"text": 7}}),
+    ],
+    ids=lambda forged: f"{forged.type} {forged.content}",
+)
+@pytest.mark.parametrize("model", [MODEL, "anthropic/claude-sonnet-4-5"])
+async def test_no_message_that_a_client_may_post_hinders_a_run(
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel, model: str, forged: NewMessage
+) -> None:
+    ctx, _ = await make_context(pool, http, settings, model)
+    async with pool.acquire() as conn:
+        await messages.add(conn, ctx.run.thread_id, [forged])
+        await ask(conn, ctx.run.thread_id, "Go on?")
+    fake.script(fakes.says("Yes."))
+    await run_agent(ctx)
+    assert "What is new" in str(shown(fake.requests[0]))
+
+
+async def test_what_was_summed_up_does_not_come_back_in_the_next_turn(
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+) -> None:
+    ctx, _ = await make_context(pool, http, with_window(settings, 20_000), MODEL, enable_context_manager=True)
+    await fill(pool, ctx.run.thread_id, 60, PROSE * 40)
+    fake.script(fakes.says("They counted."), acts(*tool_parts(0, "expand_message", "{}")), fakes.says("Done."))
+    await run_agent(ctx)
+    _, before, after = (shown(request) for request in fake.requests)
+    assert after[: len(before)] == before
+    assert len(after) == len(before) + 2
+
+
+async def test_what_is_committed_late_below_a_summary_is_still_read(
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+) -> None:
+    ctx, _ = await make_context(pool, http, with_window(settings, 20_000), MODEL, enable_context_manager=True)
+    late = await pool.acquire()
+    held = late.transaction()
+    await held.start()
+    said = {"role": "user", "content": "Late words."}
+    await late.execute(
+        "INSERT INTO messages (thread_id, type, content) VALUES ($1, 'user', $2)", ctx.run.thread_id, said
+    )
+    await fill(pool, ctx.run.thread_id, 60, PROSE * 40)
+    fake.script(fakes.says("They counted."), fakes.says("Done."))
+    conversation = await Conversation.load(ctx)
+    told = summary.told
+
+    async def commit_and_tell(*given: Any) -> Any:
+        await held.commit()
+        return await told(*given)
+
+    with patch.object(summary, "told", commit_and_tell):
+        await conversation.request()
+    await conversation.refresh()
+    again = await Conversation.load(resumed(ctx)[0])
+    await pool.release(late)
+    for known in (conversation, again):
+        assert known.history.summary
+        assert "Late words." in [each.content["content"] for each in known.history.conversation]

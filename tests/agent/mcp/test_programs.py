@@ -252,3 +252,21 @@ async def test_an_entry_that_is_no_server_is_told_and_the_others_go_on() -> None
 async def test_an_agent_without_servers_adds_nothing() -> None:
     async with Meeting(patience()).held() as meeting:
         assert (meeting.servers.tools, meeting.servers.prompt, meeting.log.events) == ((), "", [])
+
+
+@pytest.mark.parametrize("how", ["hang-on-connect", "hang-on-list", "hang-on-call"])
+async def test_a_stop_is_not_held_up_by_servers(how: str) -> None:
+    meeting = Meeting(patience(), faulty(how), faulty(name="good"))
+
+    async def meet() -> None:
+        async with meeting.held():
+            await asyncio.Event().wait()
+
+    run = asyncio.create_task(meet())
+    await eventually(lambda: len(meeting.here.processes) == 2)
+    await asyncio.sleep(0.3)
+    began = time.monotonic()
+    run.cancel()
+    await asyncio.wait({run})
+    assert time.monotonic() - began < 0.3
+    await eventually(lambda: meeting.here.running == 0)
