@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import orjson
-
 from agent.mcp.config import ServerConfig
 
 SHORTEST = 6
 """Shorter values would be found in words that have nothing to do with them."""
 MASK = "[secret]"
+TELLING_PARTS = ("title", "description", "format", "default", "examples", "enum", "const")
+"""Parts of a schema in which a server is free to write what it likes."""
 HARMLESS = re.compile(r"(?:^|_)(?:tz|timezone|lang|language|locale|lc_\w+|path|home|region|mode|level|term)$", re.I)
 TELLING = re.compile(r"key|token|secret|pass|auth|credential|pat$|bearer", re.I)
 SCHEME = re.compile(r"(?:Bearer|Basic|Token|ApiKey)\s+", re.I)
@@ -30,8 +30,24 @@ class Redactor:
         return self.pattern.sub(MASK, text) if self.pattern else text
 
     def in_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """A server that was handed a secret may offer it as a default."""
-        return orjson.loads(self(orjson.dumps(schema).decode())) if self.pattern else schema
+        """A server that was handed a secret may offer it as a default; the words of schemas themselves stay."""
+        return {name: self.part(name, said) for name, said in schema.items()} if self.pattern else schema
+
+    def part(self, name: str, said: Any) -> Any:
+        if name in TELLING_PARTS:
+            return self.everywhere(said)
+        if name == "properties" and isinstance(said, dict):
+            return {key: self.in_schema(inner) if isinstance(inner, dict) else inner for key, inner in said.items()}
+        if isinstance(said, dict):
+            return self.in_schema(said)
+        return [self.part("", item) for item in said] if isinstance(said, list) else said
+
+    def everywhere(self, said: Any) -> Any:
+        if isinstance(said, str):
+            return self(said)
+        if isinstance(said, dict):
+            return {key: self.everywhere(inner) for key, inner in said.items()}
+        return [self.everywhere(item) for item in said] if isinstance(said, list) else said
 
 
 def secrets(config: ServerConfig) -> Iterator[str]:

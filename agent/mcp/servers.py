@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 MAX_DESCRIPTION_CHARS = 1_000
 MAX_MISSING = 10
 SPARE_SECONDS = 10.0
+MOMENT_SECONDS = 0.1
+"""A stop counts within 200 ms."""
+LEAVING_SECONDS = 2.0
+
+leaving: set[asyncio.Future[Any]] = set()
+"""Of servers that nobody waits for any more, until they are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,8 @@ class Reached:
 
 @asynccontextmanager
 async def connected(ctx: "RunContext", configured_mcps: Any, custom_mcps: Any) -> AsyncIterator[Servers]:
-    """Connect all servers of an agent for as long as the context lasts; leaving takes at most two seconds.
+    """Connect all servers of an agent for as long as the context lasts; leaving takes at most two seconds, and a run
+    that is cancelled waits for a moment only.
 
     A server that cannot be used ends nothing: it is told in a status event and in the prompt.
     Raises: FenceLost.
@@ -67,8 +74,19 @@ async def connected(ctx: "RunContext", configured_mcps: Any, custom_mcps: Any) -
         found = await asyncio.gather(*(reach(*each) for each in zip(servers, short, strict=True)))
         wrong = [Trouble(each.server, f"{each}.") for each in invalid]
         yield await tell(ctx, found, wrong)
+    except asyncio.CancelledError:
+        await leave(servers, MOMENT_SECONDS)
+        raise
     finally:
-        await asyncio.shield(asyncio.gather(*(each.close() for each in servers)))
+        await leave(servers, LEAVING_SECONDS)
+
+
+async def leave(servers: "Sequence[Server]", seconds: float) -> None:
+    """Leave all that are not left yet; what takes longer goes on by itself."""
+    left = asyncio.gather(*(each.close() for each in servers))
+    leaving.add(left)
+    left.add_done_callback(leaving.discard)
+    await asyncio.wait({left}, timeout=seconds)
 
 
 async def load() -> Any:

@@ -137,6 +137,21 @@ def hangs() -> Response:
     return StreamingResponse(pieces(), media_type="application/json")
 
 
+def hanging(method: str) -> Starlette:
+    """Streamable HTTP with sessions that never answers to one method."""
+    rude = Rude()
+
+    async def answer(request: Request) -> Response:
+        asked = (await request.json())["method"] if request.method == "POST" else request.method
+        if asked == method:
+            await asyncio.sleep(10)
+        answered = await rude.answer(request)
+        answered.headers["mcp-session-id"] = "s"
+        return answered
+
+    return Starlette(routes=[Route("/mcp", answer, methods=["GET", "POST", "DELETE"])])
+
+
 def at(url: str, kind: str = "http", **more: Any) -> dict[str, Any]:
     """The custom server at a URL."""
     config = {"url": url, "headers": more.pop("headers", {})}

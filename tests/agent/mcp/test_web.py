@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 from starlette.responses import Response
 
+from agent.mcp import servers
 from services.settings import McpSettings, OutgoingSettings, Settings
 from tests.agent.mcp import hosts
 from tests.agent.mcp.hosts import Host, Rude, at
 from tests.agent.mcp.runs import Meeting, patience
+from tests.agent.seeds import eventually
 
 SECRET = "sk-1234567890abcdef"
 
@@ -152,3 +154,31 @@ async def test_a_stop_during_a_call_does_not_wait_for_the_server() -> None:
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
         assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("method", ["initialize", "tools/list", "DELETE"])
+async def test_a_stop_of_the_run_is_not_held_up_by_a_server_that_hangs(method: str) -> None:
+    with Host(hosts.hanging(method)) as host:
+        meeting = Meeting(patience(), at(host.url))
+
+        async def meet() -> None:
+            async with meeting.held():
+                await asyncio.Event().wait()
+
+        run = asyncio.create_task(meet())
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        run.cancel()
+        await asyncio.wait({run})
+        assert time.monotonic() - began < 0.3
+        await eventually(lambda: not servers.leaving)
+
+
+async def test_a_secret_that_is_also_a_word_of_schemas_spoils_none() -> None:
+    with Host(Rude().app) as host:
+        headers = {"A": "object", "B": "string", "C": "properties"}
+        found = at(host.url)
+        found["config"]["headers"] = headers
+        async with Meeting(patience(), found).held() as meeting:
+            (tool,) = meeting.servers.tools
+            assert tool.schema["function"]["parameters"] == hosts.PLAIN
