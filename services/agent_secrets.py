@@ -1,14 +1,17 @@
 """Which parts of an agent's MCP configurations are secret: sealed in the row, masked in answers, open for a run.
 
-Secret are all texts and numbers of a `config` but its address (of which user, password, query and fragment are) and,
+Secret are all texts and numbers of a `config` but its address (of which user, password, what looks random in the path,
+query and fragment are) and,
 of a `custom_mcps[].config`, the command and its arguments (of which the value behind a flag like `--token` is). One is
 `{"sealed": token}` in the row, an address or argument with one in it `{"sealed": token, "shown": masked}`.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import orjson
 
@@ -19,6 +22,8 @@ MASK = "***"
 ADDRESS = "url"
 PLAIN = ("command", "type", "transport", "cwd", "timeout")
 SECRET_FLAG = re.compile(r"^-.*(token|key|secret|pass|auth|cred|header|cookie|bearer)", re.IGNORECASE)
+LOOKS_RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9_~.+=-]{16,}")
+"""Some services hand out addresses with a key in the path."""
 
 Json = Any
 Mcp = dict[str, Json]
@@ -60,10 +65,17 @@ class Sealing:
 
     def config(self, kind: str, mcp: Mcp, before: Mcp) -> Mcp:
         given = as_dict(mcp.get("config"))
-        if destination(given) != destination(walk(before, show)):
+        if destination(given) not in self.destinations(before):
             before = {}
         custom = kind == "custom_mcps"
         return {name: self.part(name, value, before.get(name), custom=custom) for name, value in given.items()}
+
+    def destinations(self, before: Mcp) -> list[tuple[Json, ...]]:
+        """Where the secrets went before, masked and as it is."""
+        known = [destination(walk(before, show))]
+        with suppress(SecretUnreadable):
+            known += [destination(walk(before, partial(reveal, self.secrets)))]
+        return known
 
     def part(self, name: str, value: Json, before: Json, *, custom: bool) -> Json:
         if name == ADDRESS and isinstance(value, str):
@@ -114,11 +126,12 @@ def masked(mcps: Sequence[Mcp]) -> list[Mcp]:
 
 def opened(secrets: Secrets, mcps: Sequence[Mcp]) -> list[Mcp]:
     """Stored configurations as they were given. Raises: SecretUnreadable."""
+    return each_config(mcps, partial(reveal, secrets))
 
-    def reveal(sealed: Mcp) -> Json:
-        return orjson.loads(secrets.open(sealed["sealed"]))
 
-    return each_config(mcps, reveal)
+def reveal(secrets: Secrets, sealed: Mcp) -> Json:
+    """Raises: SecretUnreadable."""
+    return orjson.loads(secrets.open(sealed["sealed"]))
 
 
 def renewed(secrets: Secrets, mcps: Sequence[Mcp]) -> list[Mcp]:
@@ -151,9 +164,12 @@ def is_sealed(value: Json) -> bool:
 
 
 def destination(config: Mapping[str, Json]) -> tuple[Json, ...]:
-    """Where the secrets of a configuration go: the host of its address, its command and what that is to do."""
+    """Where the secrets of a configuration go: its address but for the query, its command and what that is to do.
+
+    One host may serve many: the path says whose server it is.
+    """
     parts = parsed(str(config.get(ADDRESS) or ""))
-    host = parts and (parts.scheme, parts.netloc.rpartition("@")[2])
+    host = parts and (parts.scheme, parts.netloc.rpartition("@")[2], parts.path)
     args = list(masked_arguments(config["args"])) if is_texts(config.get("args")) else config.get("args")
     return host, config.get("command"), args
 
@@ -168,14 +184,15 @@ def parsed(url: str) -> SplitResult | None:
 
 
 def masked_url(url: str) -> str:
-    """An address without its user, password, query values and fragment; nothing of what is no address."""
+    """An address without its user, password, keys in its path, query values and fragment; nothing of what is none."""
     parts = parsed(url)
     if parts is None:
         return MASK
     host = parts.netloc.rpartition("@")
     netloc = f"{MASK}@{host[2]}" if host[1] else parts.netloc
     query = "&".join(f"{urlencode({name: ''})}{MASK}" for name, _ in parse_qsl(parts.query, keep_blank_values=True))
-    return urlunsplit(parts._replace(netloc=netloc, query=query, fragment=MASK if parts.fragment else ""))
+    path = "/".join(MASK if LOOKS_RANDOM.fullmatch(unquote(piece)) else piece for piece in parts.path.split("/"))
+    return urlunsplit(parts._replace(netloc=netloc, path=path, query=query, fragment=MASK if parts.fragment else ""))
 
 
 def masked_arguments(given: Sequence[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from agent.mcp.config import ServerConfig
+from services.agent_secrets import LOOKS_RANDOM
 
 SHORTEST = 6
 """Shorter values would be found in words that have nothing to do with them."""
@@ -15,7 +16,6 @@ TELLING_PARTS = ("title", "description", "format", "default", "examples", "enum"
 HARMLESS = re.compile(r"(?:^|_)(?:tz|timezone|lang|language|locale|lc_\w+|path|home|region|mode|level|term)$", re.I)
 TELLING = re.compile(r"key|token|secret|pass|auth|credential|pat$|bearer", re.I)
 SCHEME = re.compile(r"(?:Bearer|Basic|Token|ApiKey)\s+", re.I)
-LOOKS_RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9_~.+=-]{16,}")
 
 
 class Redactor:

@@ -10,6 +10,7 @@ from services.secrets import Secrets
 
 SECRETS = Secrets(["a-key-of-this-test-of-32-characters"])
 WORD = "hunter2-hunter2"
+LONG = f"{WORD}-hunter2"
 
 
 def http(**config: Any) -> dict[str, Any]:
@@ -43,6 +44,11 @@ def seal(kind: str, mcp: dict[str, Any], *stored: dict[str, Any], takes_new: boo
             "custom_mcps",
             http(url=f"https://me:{WORD}@mcp.example:8443/x?api_key={WORD}&v=1#{WORD}"),
             {"url": f"https://{MASK}@mcp.example:8443/x?api_key={MASK}&v={MASK}#{MASK}"},
+        ),
+        (
+            "custom_mcps",
+            http(url=f"https://mcp.example/s/{LONG}/mcp/{LONG}%3D?v="),
+            {"url": f"https://mcp.example/s/{MASK}/mcp/{MASK}?v={MASK}"},
         ),
         ("custom_mcps", stdio("-y", "it", env={"TOKEN": WORD}), {"env": {"TOKEN": MASK}, "args": ["-y", "it"]}),
         ("custom_mcps", stdio("-y", url=f"http://[{WORD}"), {"url": MASK}),
@@ -81,6 +87,12 @@ def test_a_new_secret_replaces_only_its_own() -> None:
     [
         ("custom_mcps", http(headers={"A": WORD}), http(headers={"A": MASK}, url="https://thief.example/x")),
         ("custom_mcps", http(headers={"A": WORD}), http(headers={"A": MASK}, url="http://mcp.example/x")),
+        ("custom_mcps", http(headers={"A": WORD}), http(headers={"A": MASK}, url="https://mcp.example/@thief/x")),
+        (
+            "custom_mcps",
+            http(headers={"A": WORD}, url=f"https://mcp.example/{LONG}/x"),
+            http(headers={"A": MASK}, url=f"https://mcp.example/{LONG}-of-a-thief/x"),
+        ),
         ("custom_mcps", stdio("server", env={"A": WORD}), stdio("thief", env={"A": MASK})),
         ("configured_mcps", known(url="https://a.example", key=WORD), known(url="https://b.example", key=MASK)),
         ("custom_mcps", http(headers={"A": WORD}), {**http(headers={"A": MASK}), "name": "Other"}),
