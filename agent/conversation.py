@@ -1,5 +1,6 @@
 """What one run's model is asked, turn by turn: prompt, tools and the thread, fitted into its window."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -11,6 +12,8 @@ from agent.history import History
 from agent.llm.request import ModelRequest
 from agent.tools import offer
 from services.messages import Message
+
+MEASURED_AT_ONCE = 250
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class Conversation:
         beside = temporary.shown(self.history.beside, models.look_up(model))
         window.fixed = tokens.of_text(system) + tokens.of_tools(schemas) + sum(map(tokens.of_message, beside))
         self.calibrate()
+        await self.measure()
         await self.fit()
         shown = thread_manager.to_model(self.spoken, system, window.limits)
         if all(said["role"] == "system" for said in shown):
@@ -69,6 +73,13 @@ class Conversation:
                 counted = (stored.metadata.get("usage") or {}).get("prompt_tokens")
                 self.window.calibrate(estimated, counted or 0)
                 return
+
+    async def measure(self) -> None:
+        """What each message costs, a few at a time: other runs share the loop."""
+        for place, stored in enumerate(self.spoken):
+            self.window.measure(stored)
+            if place % MEASURED_AT_ONCE == MEASURED_AT_ONCE - 1:
+                await asyncio.sleep(0)
 
     async def fit(self) -> None:
         window = self.window

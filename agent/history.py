@@ -8,6 +8,7 @@ from uuid import UUID
 
 from agent.context import RunContext
 from agent.thread_manager import pause
+from agent.turns import answer_id
 from services import messages
 from services.messages import Message
 from services.postgres import Connection, Unreachable
@@ -52,8 +53,11 @@ class History:
 
     @property
     def last_answer(self) -> int:
-        """The position of the newest answer; 0 when there is none."""
-        return next((stored.position for stored in reversed(self.conversation) if stored.type == "assistant"), 0)
+        """The position at which the newest answer began; of what was summed up everything was seen."""
+        answers = [stored for stored in self.conversation if stored.type == "assistant"]
+        if not answers:
+            return int(self.summary.metadata["covers"]) if self.summary else 0
+        return next(stored.position for stored in answers if answer_id(stored) == answer_id(answers[-1]))
 
     def known_lately(self) -> tuple[int, list[UUID]]:
         """The position up to which everything is known, and which messages behind it are."""

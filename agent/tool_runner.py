@@ -77,9 +77,12 @@ async def make(ctx: RunContext, answer: Message, call: ToolCall) -> Message:
 
 
 async def resume(ctx: RunContext, answer: Message, call: ToolCall) -> Message:
-    """Settle a call that an earlier attempt may have begun: made again if that does no harm, else told as it is."""
+    """Settle a call that an earlier attempt may have begun: made again if that does no harm, else told as it is.
+
+    So is one whose tool is gone: a server that cannot be reached now may have taken it.
+    """
     known = offer.of_run(ctx).get(call.name)
-    if known is None or known.repeatable or call.cut:
+    if call.cut or (known and known.repeatable):
         return await make(ctx, answer, call)
     return await keep(ctx, answer, call, ToolResult(INTERRUPTED, success=False))
 

@@ -1,6 +1,7 @@
+import asyncio
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 from uuid import UUID
 
@@ -8,16 +9,18 @@ import pytest
 from httpx2 import AsyncClient
 
 from agent import compaction, history, summary
-from agent.context import RunFailed
+from agent.compaction import Window
+from agent.context import RunContext, RunFailed
 from agent.conversation import Conversation
 from agent.loop import run_agent
 from agent.thread_manager import store
 from services import messages
-from services.messages import NewMessage
+from services.messages import Message, NewMessage
 from services.postgres import Pool
 from services.settings import Settings
 from tests import fakes
 from tests.agent.seeds import acts, ask, make_context, resumed, rows_of, tool_parts
+from tests.agent.test_compaction import said, stored
 from tests.fakes import Asked, FakeModel
 
 PROSE = "The quick brown fox jumps over the lazy dog. "
@@ -310,3 +313,38 @@ async def test_what_is_committed_late_below_a_summary_is_still_read(
     for known in (conversation, again):
         assert known.history.summary
         assert "Late words." in [each.content["content"] for each in known.history.conversation]
+
+
+async def test_twenty_thousand_messages_are_measured_without_holding_up_other_runs() -> None:
+    found = [said(n, "user", f"hi {n}") for n in range(20_000)]
+    conversation = Conversation(cast(RunContext, None), history.History(conversation=found), Window(1_000))
+    measuring, longest = asyncio.create_task(conversation.measure()), 0.0
+    while not measuring.done():
+        began = perf_counter()
+        await asyncio.sleep(0)
+        longest = max(longest, perf_counter() - began)
+    assert len(conversation.window.costs) == 20_000
+    assert longest < 0.2
+
+
+def image(position: int) -> Message:
+    return stored(position, "image_context", {"role": "user", "content": [{"type": "text", "text": "Look."}]})
+
+
+async def test_an_image_that_was_seen_before_a_summary_does_not_come_back(
+    pool: Pool, http: AsyncClient, settings: Settings
+) -> None:
+    ctx, _ = await make_context(pool, http, settings, MODEL)
+    seen = NewMessage("image_context", image(1).content, is_llm_message=False)
+    answered = NewMessage("assistant", {"role": "assistant", "content": "I see."})
+    async with pool.acquire() as conn:
+        *_, last = await messages.add(conn, ctx.run.thread_id, [seen, answered])
+        summed_up = NewMessage("summary", {"role": "user", "content": "It was seen."}, {"covers": last.position})
+        await messages.add(conn, ctx.run.thread_id, [summed_up])
+        await ask(conn, ctx.run.thread_id, "And now?")
+    assert (await history.load(ctx)).beside == []
+
+
+def test_an_image_that_a_call_in_the_middle_of_an_answer_brought_is_still_to_be_seen() -> None:
+    first, second = [stored(n, "assistant", {"role": "assistant", "content": "I"}, answer_id="a") for n in (2, 5)]
+    assert history.History(conversation=[said(1, "user", "Look"), first, second]).last_answer == 2

@@ -9,6 +9,7 @@ from httpx2 import AsyncClient
 from agent import tool_runner
 from agent.context import AgentConfig, RunContext
 from agent.loop import keep_draft, run_agent
+from agent.tools.standard import STANDARD
 from services import messages
 from services.messages import NewMessage
 from services.postgres import Pool
@@ -309,6 +310,22 @@ async def test_a_call_that_was_interrupted_is_made_again_only_if_that_does_no_ha
     assert len(fake.requests) == 2
     assert log.kinds[0] == "complete"
     assert again.usage == {name: 2 * tokens for name, tokens in USAGE.items()}
+
+
+async def test_a_call_that_was_interrupted_is_told_as_such_when_its_tool_is_gone(
+    ctx: RunContext, fake: FakeModel, counting: Counting
+) -> None:
+    counting.hold = asyncio.Event()
+    fake.script(acts(*tool_parts(0, "act", "{}", "a")), fakes.says("Done."))
+    dying = asyncio.create_task(run_agent(ctx))
+    await eventually(lambda: bool(counting.calls))
+    dying.cancel()
+    await asyncio.wait({dying})
+    again, _ = resumed(ctx)
+    again.tools = STANDARD
+    await run_agent(again)
+    [(status, told)] = await results(ctx)
+    assert (status, told) == ("failed", tool_runner.INTERRUPTED)
 
 
 async def test_a_stored_result_is_not_made_again_but_told_again(
