@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from agent.models import Model
-from agent.thread_manager import as_dict, model_content
+from agent.thread_manager import as_dict, model_content, text_of
 from services.messages import Message
 
 BROWSER = "This is the current state of the browser:\n"
@@ -39,10 +39,12 @@ def picture(state: dict[str, Any]) -> str:
 
 def image(stored: Message, model: Model) -> Any:
     content = model_content(as_dict(stored.content).get("content"), "user")
-    if model.images or not isinstance(content, list):
-        return content
-    texts = [part for part in content if part["type"] == "text"]
-    return [*texts, {"type": "text", "text": NOT_SEEN}]
+    if not isinstance(content, list):
+        return content[:SHOWN_CHARS] if content else None
+    words = text_of(content)[:SHOWN_CHARS]
+    text = [{"type": "text", "text": words}] if words else []
+    pictures = [part for part in content if part["type"] != "text"]
+    return [*text, *(pictures if model.images else [{"type": "text", "text": NOT_SEEN}])]
 
 
 SHOWN = {"browser_state": browser_state, "image_context": image}

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from httpx2 import AsyncClient
 
-from agent import compaction, history, summary
+from agent import compaction, history, models, summary, temporary
 from agent.compaction import Window
 from agent.context import RunContext, RunFailed
 from agent.conversation import Conversation
@@ -348,3 +348,11 @@ async def test_an_image_that_was_seen_before_a_summary_does_not_come_back(
 def test_an_image_that_a_call_in_the_middle_of_an_answer_brought_is_still_to_be_seen() -> None:
     first, second = [stored(n, "assistant", {"role": "assistant", "content": "I"}, answer_id="a") for n in (2, 5)]
     assert history.History(conversation=[said(1, "user", "Look"), first, second]).last_answer == 2
+
+
+@pytest.mark.parametrize("content", ["x" * 5_000_000, [{"type": "text", "text": "x" * 5_000_000}] * 3])
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "openai/script-text"])
+def test_what_is_shown_beside_an_image_does_not_fill_the_window(content: Any, model: str) -> None:
+    put = stored(1, "image_context", {"role": "user", "content": content})
+    shown = temporary.shown([put], models.look_up(model))
+    assert len(str(shown)) <= temporary.SHOWN_CHARS + 500
