@@ -1,10 +1,19 @@
+# What agents work in, for SANDBOX=docker: put in what they shall find. It needs python3, a shell, and a /workspace that
+# any user may write to.
+FROM python:3.11-slim-bookworm AS sandbox
+RUN apt-get update && \
+    apt-get install -y --no-install-recommends bash curl file git jq less procps ripgrep unzip zip && \
+    rm -rf /var/lib/apt/lists/* && \
+    mkdir -m 1777 /workspace
+WORKDIR /workspace
+
 # One image for API, workers and migrations; the command chooses.
 FROM python:3.11-slim-bookworm AS packages
 COPY requirements.lock .
 RUN python -m venv /opt/longrun && \
     /opt/longrun/bin/pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r requirements.lock
 
-FROM python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm AS longrun
 RUN useradd --system --uid 10001 --no-create-home longrun
 COPY --from=packages /opt/longrun /opt/longrun
 WORKDIR /app

@@ -251,6 +251,8 @@ class SandboxSettings(Section):
     kind: Literal["local", "docker", "off"] = Field("local", validation_alias="SANDBOX")
     folder: str = Field(".longrun/sandboxes", min_length=1, validation_alias="SANDBOX_DIR")
     bwrap: str = ""
+    docker_url: str = Field("unix:///var/run/docker.sock", pattern=r"^(unix:///.+|(tcp|http)://.+)$")
+    image: str = Field("longrun-sandbox", min_length=1)
     uid_base: int = Field(2_100_000_000, ge=1000, le=4_200_000_000)
     idle_timeout: Span = timedelta(minutes=30)
     reap_interval: Span = timedelta(seconds=30)

@@ -9,15 +9,14 @@ from pathlib import Path
 from uuid import UUID
 
 from services.log import logger
-from services.runs.fence import Fence, FenceLost
-from services.sandbox import client, guest, isolation, places, syscalls
+from services.runs.fence import Fence
+from services.sandbox import admission, client, idle, isolation, places, syscalls
 from services.sandbox.places import Place
-from services.sandbox.protocol import Sandbox, SandboxFailed, SandboxUnavailable, Spec
+from services.sandbox.protocol import Sandbox, SandboxUnavailable, Spec
 from services.settings import SandboxSettings
 
 MONITOR = Path(__file__).with_name("monitor.py")
 START_WITHIN = 15.0
-REAP_WITHIN = 5.0
 
 
 class Bubblewrap:
@@ -34,7 +33,7 @@ class Bubblewrap:
             await asyncio.to_thread(self.start, place, fence, spec or self.spec)
 
         opened = client.Client(place.folder, fence, start, place.ended_because)
-        await asyncio.to_thread(admit, place, fence)
+        await asyncio.to_thread(admission.admit, place, fence)
         await opened.ask("hello")
         return opened
 
@@ -92,16 +91,7 @@ class Bubblewrap:
         await asyncio.to_thread(delete, places.of(self.root, project_id))
 
     async def reap(self, idle_seconds: float) -> list[UUID]:
-        reaped = []
-        for project_id, place in (await asyncio.to_thread(places.all_in, self.root)).items():
-            try:
-                async with asyncio.timeout(REAP_WITHIN):
-                    answer = await client.ask(place.folder, "end_when_idle", seconds=idle_seconds)
-            except (client.Gone, SandboxFailed, TimeoutError):
-                continue
-            if answer["ended"]:
-                reaped.append(project_id)
-        return reaped
+        return await idle.end(self.root, idle_seconds)
 
 
 def launched(configuration: dict[str, object]) -> str:
@@ -117,24 +107,6 @@ def launched(configuration: dict[str, object]) -> str:
         check=False,
     )
     return process.stdout.decode(errors="replace")
-
-
-def admit(place: Place, fence: Fence | None) -> None:
-    """Check a fence against what this project's sandbox has heard in any of its lives, and keep it for the next.
-
-    Raises: FenceLost.
-    """
-    if fence is None:
-        return
-    place.make()
-    with place.locked():
-        fences = guest.Fences(place.recall("fences"))
-        try:
-            fences.admit(str(fence.run_id), fence.attempt)
-        except guest.Lost as error:
-            raise FenceLost(str(error)) from error
-        known = {"run": fences.run, "attempt": fences.attempt, "superseded": list(fences.superseded)}
-        place.remember("fences", known)
 
 
 def stop(place: Place) -> None:

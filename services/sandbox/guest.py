@@ -33,7 +33,10 @@ END_WITHIN = 5.0
 NOTICE_WITHIN = 0.3
 KILLED = 128 + signal.SIGKILL
 STDERR_KEPT = 4000
+MEMORY_POLL, DISK_POLL = 0.1, 0.5
+MIB = 1024 * 1024
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_NO_NEW_PRIVS = 22, 2, 38
 WORKSPACE = "/workspace"
 DEFAULT_AGAIN = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHELL = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
@@ -678,13 +681,7 @@ class Agent:
         for pid in tree:
             with suppress(OSError), open(f"/proc/{pid}/statm") as file:
                 memory += int((file.read().split() or "00")[1]) * resource.getpagesize()
-        disk = 0
-        for _, _, files, descriptor in os.fwalk(WORKSPACE):
-            for name in files:
-                with suppress(OSError):
-                    disk += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
-            await asyncio.sleep(0)
-        return {"memory_bytes": memory, "disk_bytes": disk, "processes": len(tree)}
+        return {"memory_bytes": memory, "disk_bytes": await disk_used(), "processes": len(tree)}
 
     async def do_connect(self, call: Call, port: int) -> Answer:
         try:
@@ -843,6 +840,59 @@ def hidden_memory() -> int:
     return total
 
 
+async def disk_used() -> int:
+    """Bytes on disk below the workspace, whose links are not followed."""
+    total = 0
+    for _, _, files, descriptor in os.fwalk(WORKSPACE):
+        for name in files:
+            with suppress(OSError):
+                total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+        await asyncio.sleep(0)
+    return total
+
+
+class Watch:
+    """In a container, which has no monitor: the engine holds memory, and the agent itself the sum of the files."""
+
+    def __init__(self, agent: Agent, config: Answer) -> None:
+        self.agent, self.disk, self.memory = agent, config["disk"], config["memory"]
+        self.kills = memory_kills()
+
+    async def keep(self) -> None:
+        measure_at = 0.0
+        while True:
+            before, self.kills = self.kills, memory_kills()
+            if self.kills > before:
+                self.note(f"killed: the sandbox used more than its {self.memory // MIB} MiB of memory")
+            if (now := time.monotonic()) >= measure_at:
+                self.judge_disk(await disk_used())
+                measure_at = time.monotonic() + max(DISK_POLL, 5 * (time.monotonic() - now))
+            await asyncio.sleep(MEMORY_POLL)
+
+    def judge_disk(self, used: int) -> None:
+        full, agent = used > self.disk, self.agent
+        if full and not agent.disk_full:
+            why = f"the workspace holds {used // MIB} MiB, more than its {self.disk // MIB} MiB: delete files first"
+            self.note(f"killed: {why}")
+            agent.disk_full = why
+            send(below({os.getpid()}), signal.SIGKILL)
+        elif not full:
+            agent.disk_full = ""
+        agent.processes.full = full
+
+    def note(self, what: str) -> None:
+        self.agent.notice, self.agent.noticed = what, time.monotonic()
+
+
+def memory_kills() -> int:
+    """How many processes the kernel has killed here for memory, as control groups of either version say."""
+    total = 0
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with suppress(OSError), open(path) as file:
+            total += sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+    return total
+
+
 class Monitor:
     """The process outside that watches the sandbox's memory and disk; when it goes the sandbox ends."""
 
@@ -876,19 +926,55 @@ class Monitor:
 
 async def live(config: Answer) -> None:
     agent = Agent(config)
-    listener = socket.socket(fileno=config["listen"])
-    await asyncio.start_unix_server(agent.serve, sock=listener, limit=2 * CHUNK)
-    await Monitor(agent, config["control"]).listen()
+    await asyncio.start_unix_server(agent.serve, sock=listener(config), limit=2 * CHUNK)
+    if "control" in config:
+        await Monitor(agent, config["control"]).listen()
+    else:
+        await Watch(agent, config).keep()
+
+
+def listener(config: Answer) -> socket.socket:
+    """What a monitor has handed down; in a container a socket of our own, for whoever owns its folder outside."""
+    if "listen" in config:
+        return socket.socket(fileno=config["listen"])
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(config["bind"])
+    os.chmod(config["bind"], 0o666)  # noqa: S103 - its folder is closed to everybody else
+    return made
+
+
+def configuration(given: str) -> Answer:
+    """JSON, or the path of a file with it."""
+    if given.startswith("/"):
+        with open(given) as file:
+            given = file.read()
+    config: Answer = json.loads(given)
+    return config
+
+
+def refuse_calls(program: bytes) -> None:
+    """Have a filter of system calls judge what this process and all that it starts call, beside the engine's own."""
+    held = ctypes.create_string_buffer(program, len(program))
+    pointed = struct.pack("HP", len(program) // 8, ctypes.addressof(held))
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, pointed, 0, 0):
+        give_up(f"its filter of system calls is not taken ({os.strerror(ctypes.get_errno())})")
 
 
 def main() -> None:
-    config: Answer = json.loads(sys.argv[1])
+    config = configuration(sys.argv[1])
+    os.environ.update(config.get("env", {}))
+    if not os.access(WORKSPACE, os.W_OK):
+        give_up(f"user {os.getuid()} cannot write to {WORKSPACE}")
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # commands of the same user can neither read nor write this process
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    for descriptor in (config["listen"], config["control"]):
-        os.set_inheritable(descriptor, False)
+    for name in ("listen", "control"):
+        if name in config:
+            os.set_inheritable(config[name], False)
     resource.setrlimit(resource.RLIMIT_NPROC, (config["processes"], config["processes"]))
+    if "seccomp" in config:
+        refuse_calls(bytes.fromhex(config["seccomp"]))
     asyncio.run(live(config))
 
 

@@ -79,6 +79,7 @@ async def test_stopping_keeps_the_files_and_deleting_removes_them(provider: Bubb
 async def test_nothing_of_a_sandbox_is_left_when_its_monitor_is_killed(provider: Bubblewrap, project_id: UUID) -> None:
     sandbox = await provider.open(project_id)
     await sandbox.start_job("long", "exec sleep 7654321")
+    await eventually(lambda: sleeping("7654321"))
     place = places.of(provider.root, project_id)
     os.kill(place.monitor() or 0, signal.SIGKILL)
     await eventually(lambda: not sleeping("7654321"))
