@@ -19,5 +19,4 @@ def admit(place: Place, fence: Fence | None) -> None:
             fences.admit(str(fence.run_id), fence.attempt)
         except guest.Lost as error:
             raise FenceLost(str(error)) from error
-        known = {"run": fences.run, "attempt": fences.attempt, "superseded": list(fences.superseded)}
-        place.remember("fences", known)
+        place.remember("fences", fences.known)

@@ -69,7 +69,7 @@ class Bubblewrap:
             "files": isolation.files(),
             "seccomp": syscalls.program().hex(),
             "command": isolation.command(),
-            "agent": {"processes": self.settings.processes, "fences": place.recall("fences")},
+            "agent": {"processes": self.settings.processes, "fences": guest.Fences(place.recall("fences")).known},
             "uid": places.user_of(UUID(place.folder.name), self.settings.uid_base) if os.geteuid() == 0 else 0,
             "cpus": spec.cpus,
             "memory": spec.memory_bytes,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -27,6 +28,9 @@ CONNECT_WITHIN = 5.0
 LARGEST_RESULT = 256 * 1024 * 1024
 ANSWER_WITHIN = 60.0
 COMPLAINTS_CHARS = 4_000
+LATEST = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
+NO_TEXT = re.compile("[\ud800-\udfff]")
+"""What stands for the bytes of a file's name that are no UTF-8."""
 
 Ended = Callable[[], str]
 
@@ -227,7 +231,7 @@ class Client:
         _, content = await self.ask("read_file", path=path, offset=offset, limit=limit)
         return content
 
-    async def write_file(self, path: str, content: AsyncIterator[bytes] | bytes, *, mode: int = 0o644) -> None:
+    async def write_file(self, path: str, content: AsyncIterator[bytes] | bytes, *, mode: int | None = 0o644) -> None:
         async with self.call("write_file", path=path, mode=mode) as connection:
             await connection.data(content)
             await connection.answer()
@@ -296,5 +300,5 @@ def job_of(answer: dict[str, Any], output: bytes) -> Job:
 
 
 def file_of(answer: dict[str, Any]) -> FileInfo:
-    modified = datetime.fromtimestamp(answer["modified"], UTC)
-    return FileInfo(answer["path"], answer["is_dir"], answer["size"], modified)
+    modified = datetime.fromtimestamp(min(max(answer["modified"], 0), LATEST), UTC)
+    return FileInfo(NO_TEXT.sub("\ufffd", answer["path"]), answer["is_dir"], answer["size"], modified)

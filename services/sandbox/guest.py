@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -28,7 +28,10 @@ LARGEST_FRAME = 1024 * 1024
 RING = 1024 * 1024
 MOST_JOBS = 32
 MOST_FINISHED = 64
-MOST_SUPERSEDED = 10_000
+MOST_CONNECTIONS = 256
+SHOWN_COMMAND = 1000
+DEEPEST, DEEPEST_COUNTED = 100, 250
+MOST_SUPERSEDED = 1000
 END_WITHIN = 5.0
 NOTICE_WITHIN = 0.3
 KILLED = 128 + signal.SIGKILL
@@ -185,6 +188,8 @@ class Processes:
         """Raises: Failed when there is no such folder or too many processes run."""
         if not os.path.isdir(cwd):
             raise Failed(f"{cwd} is not a folder")
+        if not all(map(passable, (*argv, *env, *env.values()))):
+            raise Failed("a command cannot hold a NUL or half a character")
         try:
             pid = os.fork()
         except OSError as error:
@@ -253,7 +258,12 @@ class Fences:
     def __init__(self, known: Answer) -> None:
         self.run: str | None = known.get("run")
         self.attempt: int = known.get("attempt", 0)
-        self.superseded = OrderedDict[str, None]((run, None) for run in known.get("superseded", ()))
+        latest = known.get("superseded", [])[-MOST_SUPERSEDED:]  # it is part of an argument of the agent's process
+        self.superseded = OrderedDict[str, None]((run, None) for run in latest)
+
+    @property
+    def known(self) -> Answer:
+        return {"run": self.run, "attempt": self.attempt, "superseded": list(self.superseded)}
 
     def admit(self, run: str, attempt: int) -> bool:
         """Whether this fence is new. Raises: Lost when a later one was heard."""
@@ -307,7 +317,8 @@ class Call:
 
 class Job:
     def __init__(self, name: str, command: str, runner: Runner, stdin: asyncio.StreamWriter) -> None:
-        self.name, self.command, self.runner, self.stdin = name, command, runner, stdin
+        self.name, self.runner, self.stdin = name, runner, stdin
+        self.command = command if len(command) <= SHOWN_COMMAND else f"{command[:SHOWN_COMMAND]} [...]"
         self.ring, self.began = Ring(), time.monotonic()
         self.over = asyncio.Event()
         self.exit_code: int | None = None
@@ -356,13 +367,15 @@ class Agent:
             await self.refuse(call, "fence", str(error))
         except (Failed, OSError) as error:
             await self.refuse(call, "failed", str(error))
-        except (asyncio.IncompleteReadError, ValueError):
+        except asyncio.IncompleteReadError:
             pass
         except asyncio.CancelledError:
             await self.refuse(call, "fence", "a later attempt drives this project")
+        except Exception as error:  # noqa: BLE001 - the boundary of one call: its caller waits for an answer
+            await self.refuse(call, "failed", f"the sandbox cannot do this: {error}")
         finally:
             self.calls.pop(task, None)
-            if call.asked.get("op") != "status":
+            if call.asked.get("op") not in ("status", "end_when_idle"):
                 self.heard = time.monotonic()
             self.spawn(self.let_go(call))
 
@@ -391,6 +404,8 @@ class Agent:
 
     async def perform(self, call: Call) -> None:
         operation = getattr(self, f"do_{call.asked['op']}")
+        if not os.access(WORKSPACE, os.R_OK | os.W_OK | os.X_OK):
+            os.chmod(WORKSPACE, 0o700)  # a command closed it
         answer = await operation(call, **call.asked.get("with", {}))
         await call.answer(answer)
         if answer.get("ended"):
@@ -597,7 +612,7 @@ class Agent:
             os.close(descriptor)
         return {}
 
-    async def do_write_file(self, call: Call, path: str, mode: int) -> Answer:
+    async def do_write_file(self, call: Call, path: str, mode: int | None) -> Answer:
         target = inside(path)
         if target == WORKSPACE or os.path.isdir(target):
             raise Failed(f"{path} is a folder")
@@ -613,7 +628,7 @@ class Agent:
             async for data in call.data():
                 write_all(descriptor, data)
                 await asyncio.sleep(0)
-            os.fchmod(descriptor, mode & 0o777)
+            os.fchmod(descriptor, (mode_of(target) if mode is None else mode) & 0o777)
             os.rename(part, target)
         except BaseException:
             os.unlink(part)
@@ -633,13 +648,8 @@ class Agent:
         if not stat.S_ISDIR(information.st_mode):
             os.unlink(target)
             return {}
-        for _, folders, files, descriptor in os.fwalk(target, topdown=False):
-            for name in files:
-                os.unlink(name, dir_fd=descriptor)
-            for name in folders:
-                remove_folder(name, descriptor)
+        for _ in removing(target):
             await asyncio.sleep(0)
-        os.rmdir(target)
         return {}
 
     async def do_list_files(self, call: Call, path: str, depth: int, limit: int) -> Answer:
@@ -790,9 +800,16 @@ def resolve(path: str) -> str:
 def inside(path: str) -> str:
     """The absolute path. Raises: Failed when it leaves the workspace; a link may, within the sandbox's own view."""
     resolved = resolve(path)
-    if "\0" in path or (resolved != WORKSPACE and not resolved.startswith(WORKSPACE + "/")):
+    if not passable(path) or (resolved != WORKSPACE and not resolved.startswith(WORKSPACE + "/")):
         raise Failed(f"{path!r} is not inside {WORKSPACE}")
     return resolved
+
+
+def passable(text: str) -> bool:
+    """Whether the kernel takes it: it holds neither a NUL nor half a character."""
+    with suppress(UnicodeEncodeError):
+        return b"\0" not in os.fsencode(text)
+    return False
 
 
 def opened(path: str, flags: int) -> int:
@@ -810,17 +827,59 @@ def regular(descriptor: int, path: str) -> None:
         raise Failed(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'not a file'}")
 
 
+def mode_of(path: str) -> int:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return 0o644
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-def remove_folder(name: str, descriptor: int) -> None:
+def removing(path: str) -> Iterator[None]:
+    """Delete a folder with all that is in it, one folder a step; links are not followed."""
+    top = opened_folder(path, None)
     try:
-        os.rmdir(name, dir_fd=descriptor)
-    except NotADirectoryError:
-        os.unlink(name, dir_fd=descriptor)
+        while os.listdir(top):  # what is far down comes up, to be emptied in another round
+            yield from emptying(top, 1, top)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def emptying(folder: int, level: int, top: int) -> Iterator[None]:
+    with os.scandir(folder) as listed:
+        entries = list(listed)
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.name, dir_fd=folder)
+        elif level == DEEPEST:
+            os.rename(entry.name, f".{os.urandom(8).hex()}", src_dir_fd=folder, dst_dir_fd=top)
+        else:
+            inner = opened_folder(entry.name, folder)
+            try:
+                yield from emptying(inner, level + 1, top)
+            finally:
+                os.close(inner)
+            os.rmdir(entry.name, dir_fd=folder)
+    yield
+
+
+def opened_folder(name: str, parent: int | None) -> int:
+    """To be emptied: one that was closed to its owner is opened."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent)
+        descriptor = os.open(name, flags, dir_fd=parent)
+    with suppress(PermissionError):
+        os.fchmod(descriptor, 0o700)
+    return descriptor
 
 
 def described(path: str, information: os.stat_result) -> Answer:
@@ -841,9 +900,11 @@ def hidden_memory() -> int:
 
 
 async def disk_used() -> int:
-    """Bytes on disk below the workspace, whose links are not followed."""
+    """Bytes on disk below the workspace, whose links are not followed; no bounds for folders too deep to count."""
     total = 0
-    for _, _, files, descriptor in os.fwalk(WORKSPACE):
+    for path, _, files, descriptor in os.fwalk(WORKSPACE):
+        if path.count("/") > DEEPEST_COUNTED:
+            return sys.maxsize
         for name in files:
             with suppress(OSError):
                 total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512

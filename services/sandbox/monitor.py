@@ -28,6 +28,10 @@ SPARE_PROCESSES = 16
 MS_BIND, MS_REC, MS_PRIVATE, CLONE_NEWNS = 4096, 16384, 1 << 18, 0x00020000
 MIB = 1024 * 1024
 PAGE = resource.getpagesize()
+LEAST_FILE = 4096
+"""What a file counts at least: empty ones use up the file system too."""
+DEEPEST = 250
+UNCOUNTABLE = sys.maxsize
 
 Config = dict[str, Any]
 
@@ -191,12 +195,12 @@ class Monitor:
         if now - self.disk_at < self.disk_pause:
             return
         room = os.statvfs("workspace")
-        free = room.f_bfree * room.f_frsize
+        free = room.f_bfree * room.f_frsize + room.f_ffree * LEAST_FILE
         grown = self.disk_free - free
         fresh = self.disk_at and now - self.disk_at < DISK_AT_LEAST_EVERY
         if fresh and not self.full and self.disk_seen + grown < limit * 0.9:
             return
-        self.disk_seen, self.disk_free = disk_used("workspace"), free
+        self.disk_seen, self.disk_free = disk_used("workspace") + nameless(commands(self.program)), free
         self.disk_at = time.monotonic()
         self.disk_pause = max(DISK_POLL, 5 * (self.disk_at - now))
         self.judge_disk(limit)
@@ -207,6 +211,8 @@ class Monitor:
             return
         self.full = full
         why = f"the workspace holds {self.disk_seen // MIB} MiB, more than its {limit // MIB} MiB: delete files first"
+        if self.disk_seen >= UNCOUNTABLE:
+            why = f"the workspace has folders in folders, more than {DEEPEST} deep: delete them first"
         self.tell(disk_full=why if full else "", notice=f"killed: {why}")
         if full:
             for pid in commands(self.program):
@@ -361,6 +367,7 @@ class Inside:
         files = [part for path, text in config["files"].items() for part in ("--ro-bind-data", memory(text), path)]
         if config["uid"]:
             os.chown("workspace", config["uid"], config["uid"])
+        os.chmod("workspace", 0o700)  # whoever was in there may have closed it
         workspace = self.reachable_workspace()
         self.limit()
         if config["uid"]:
@@ -455,13 +462,28 @@ def proportional(pid: int, otherwise: int) -> int:
 def disk_used(folder: str) -> int:
     """Bytes on disk below a folder, whose links are not followed, however they change meanwhile."""
     total = 0
-    for _, folders, files, descriptor in os.fwalk(folder):
+    for path, folders, files, descriptor in os.fwalk(folder):
+        if path.count("/") - folder.count("/") > DEEPEST:
+            return UNCOUNTABLE
         for name in (*files, *folders):
             with suppress(OSError):
                 information = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                 once = 1 if stat.S_ISDIR(information.st_mode) else information.st_nlink
-                total += information.st_blocks * 512 // once
+                total += max(information.st_blocks * 512, LEAST_FILE) // once
     return total
+
+
+def nameless(pids: list[int]) -> int:
+    """Bytes on disk of files that were deleted and that a process still has open."""
+    device, sizes = os.stat("workspace").st_dev, dict[int, int]()
+    for pid in pids:
+        with suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    information = os.stat(f"/proc/{pid}/fd/{name}")
+                    if information.st_nlink == 0 and information.st_dev == device:
+                        sizes[information.st_ino] = information.st_blocks * 512
+    return sum(sizes.values())
 
 
 libc = ctypes.CDLL(None, use_errno=True)

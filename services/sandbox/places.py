@@ -4,7 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from services.sandbox import guest
 from services.sandbox.protocol import SandboxUnavailable
 
 LOCK_WITHIN = 30.0
@@ -98,7 +98,8 @@ class Place:
 
     def remove(self) -> None:
         with suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+            for _ in guest.removing(str(self.folder)):
+                pass
         (self.folder.parent / f"{self.folder.name}.lock").unlink(missing_ok=True)
 
     def ended_because(self) -> str:

@@ -127,8 +127,8 @@ class Sandbox(Protocol):
 
     async def read_file(self, path: str, *, offset: int = 0, limit: int = 10_000_000) -> bytes: ...
 
-    async def write_file(self, path: str, content: AsyncIterator[bytes] | bytes, *, mode: int = 0o644) -> None:
-        """Write a file whole or not at all, making its folders."""
+    async def write_file(self, path: str, content: AsyncIterator[bytes] | bytes, *, mode: int | None = 0o644) -> None:
+        """Write a file whole or not at all, making its folders. `mode` None keeps that of the file in its place."""
         ...
 
     async def delete_file(self, path: str) -> None:
