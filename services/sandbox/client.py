@@ -4,8 +4,8 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from services.sandbox.protocol import (
 
 CHUNK = 256 * 1024
 CONNECT_WITHIN = 5.0
-LARGEST_RESULT = 256 * 1024 * 1024
+LARGEST_RESULT = 64 * 1024 * 1024
 ANSWER_WITHIN = 60.0
 COMPLAINTS_CHARS = 4_000
+NOTES_BYTES = 10_000
 LATEST = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
 NO_TEXT = re.compile("[\ud800-\udfff]")
 """What stands for the bytes of a file's name that are no UTF-8."""
@@ -49,6 +50,7 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.result = bytearray()
+        self.most = LARGEST_RESULT
 
     async def send(self, kind: bytes, payload: bytes = b"") -> None:
         try:
@@ -65,17 +67,18 @@ class Connection:
         """Wait for the agent to begin. Raises: Gone when it did not; SandboxFailed and FenceLost as it says."""
         kind, payload = await self.receive()
         if kind == guest.JSON:
-            judged(json.loads(payload))
+            judged(payload)
 
     async def data(self, content: AsyncIterator[bytes] | bytes) -> None:
         """Send a body. What the agent says against it meanwhile is read as the answer."""
         with suppress(Gone):
             if isinstance(content, bytes):
-                for start in range(0, len(content), CHUNK):
-                    await self.send(guest.DATA, content[start : start + CHUNK])
+                async with in_time():
+                    await self.data_piece(content)
             else:
                 async for piece in content:
-                    await self.data_piece(piece)
+                    async with in_time():
+                        await self.data_piece(piece)
             await self.send(guest.END)
 
     async def data_piece(self, piece: bytes) -> None:
@@ -96,21 +99,42 @@ class Connection:
         while True:
             kind, payload = await self.receive()
             if kind == guest.JSON:
-                return judged(json.loads(payload))
+                return judged(payload)
             if kind == guest.RESULT:
                 self.result += payload
-                if len(self.result) > LARGEST_RESULT:
+                if len(self.result) > self.most:
                     raise SandboxFailed("The sandbox answers with more than can be taken.")
             elif kind == guest.DATA and on_output:
                 await on_output(payload)
 
 
-def judged(answer: dict[str, Any]) -> dict[str, Any]:
+@contextmanager
+def understanding() -> Iterator[None]:
+    """An agent that was taken over may answer anything. Raises: SandboxFailed for what is no answer."""
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise SandboxFailed(f"The sandbox's answer cannot be understood ({type(error).__name__}).") from error
+
+
+@understanding()
+def judged(payload: bytes) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(payload)
     if answer.get("error") == "fence":
         raise FenceLost(answer["text"])
     if answer.get("error"):
-        raise SandboxFailed(answer["text"])
+        raise SandboxFailed(str(answer["text"]))
     return answer
+
+
+@asynccontextmanager
+async def in_time() -> AsyncIterator[None]:
+    """Raises: SandboxFailed when what is in it takes too long."""
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN):
+            yield
+    except TimeoutError:
+        raise SandboxFailed("The sandbox does not answer.") from None
 
 
 @asynccontextmanager
@@ -173,20 +197,14 @@ class Client:
     async def asked(self, stack: AsyncExitStack, op: str, arguments: Mapping[str, Any]) -> Connection:
         connection = await stack.enter_async_context(connected(self.folder))
         await connection.ask(op, self.fence, arguments)
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN):
-                await connection.taken_up()
-        except TimeoutError:
-            raise SandboxFailed("The sandbox does not answer.") from None
+        async with in_time():
+            await connection.taken_up()
         return connection
 
-    async def ask(self, op: str, **arguments: Any) -> tuple[dict[str, Any], bytes]:
-        async with self.call(op, **arguments) as connection:
-            try:
-                async with asyncio.timeout(ANSWER_WITHIN):
-                    return await connection.answer(), bytes(connection.result)
-            except TimeoutError:
-                raise SandboxFailed("The sandbox does not answer.") from None
+    async def ask(self, op: str, *, most: int = LARGEST_RESULT, **arguments: Any) -> tuple[dict[str, Any], bytes]:
+        async with self.call(op, **arguments) as connection, in_time():
+            connection.most = most
+            return await connection.answer(), bytes(connection.result)
 
     async def exec(
         self,
@@ -200,8 +218,9 @@ class Client:
     ) -> Finished:
         asked = {"command": command, "cwd": cwd, "env": dict(env or {}), "timeout": timeout, "max_output": max_output}
         async with self.call("exec", **asked, stream=on_output is not None) as connection:
+            connection.most = max_output + NOTES_BYTES
             answer = await connection.answer(on_output)
-        return Finished(answer["exit_code"], bytes(connection.result), answer["left_out"])
+        return finished_of(answer, bytes(connection.result))
 
     async def start_job(self, name: str, command: str, *, cwd: str = WORKSPACE) -> Job:
         return job_of(*await self.ask("start_job", name=name, command=command, cwd=cwd))
@@ -211,12 +230,14 @@ class Client:
 
     async def jobs(self) -> list[Job]:
         answer, _ = await self.ask("jobs")
-        return [job_of(each, b"") for each in answer["jobs"]]
+        with understanding():
+            return [job_of(each, b"") for each in answer["jobs"]]
 
     async def write_job(self, name: str, data: bytes) -> None:
         async with self.call("write_job", name=name) as connection:
             await connection.data(data)
-            await connection.answer()
+            async with in_time():
+                await connection.answer()
 
     async def kill_job(self, name: str) -> Job:
         return job_of(*await self.ask("kill_job", name=name))
@@ -228,28 +249,32 @@ class Client:
             yield Streams(connection)
 
     async def read_file(self, path: str, *, offset: int = 0, limit: int = 10_000_000) -> bytes:
-        _, content = await self.ask("read_file", path=path, offset=offset, limit=limit)
+        _, content = await self.ask("read_file", path=path, offset=offset, limit=limit, most=limit)
         return content
 
     async def write_file(self, path: str, content: AsyncIterator[bytes] | bytes, *, mode: int | None = 0o644) -> None:
         async with self.call("write_file", path=path, mode=mode) as connection:
             await connection.data(content)
-            await connection.answer()
+            async with in_time():
+                await connection.answer()
 
     async def delete_file(self, path: str) -> None:
         await self.ask("delete_file", path=path)
 
     async def list_files(self, path: str = WORKSPACE, *, depth: int = 1, limit: int = 1000) -> list[FileInfo]:
         _, listed = await self.ask("list_files", path=path, depth=depth, limit=limit)
-        return [file_of(each) for each in json.loads(listed)]
+        with understanding():
+            return [file_of(each) for each in json.loads(listed)]
 
     async def stat_file(self, path: str) -> FileInfo | None:
         answer, _ = await self.ask("stat_file", path=path)
-        return file_of(answer["file"]) if answer["file"] else None
+        with understanding():
+            return file_of(answer["file"]) if answer["file"] else None
 
     async def usage(self) -> Usage:
         answer, _ = await self.ask("usage")
-        return Usage(answer["memory_bytes"], answer["disk_bytes"], answer["processes"])
+        with understanding():
+            return Usage(int(answer["memory_bytes"]), int(answer["disk_bytes"]), int(answer["processes"]))
 
     async def connect(self, port: int) -> AbstractAsyncContextManager[Pipe]:
         return self.connection(port)
@@ -275,7 +300,8 @@ class Streams:
             if kind == guest.DATA and payload:
                 return payload
             if kind == guest.JSON:
-                self.over, self.ending = True, ending_of(json.loads(payload))
+                with understanding():
+                    self.over, self.ending = True, ending_of(json.loads(payload))
         return b""
 
     async def write(self, data: bytes) -> None:
@@ -295,6 +321,13 @@ def obituary(why: str) -> str:
     return f"The sandbox has ended{because}. Its jobs are gone, its files stay; the next call starts it again."
 
 
+@understanding()
+def finished_of(answer: dict[str, Any], output: bytes) -> Finished:
+    code = answer["exit_code"]
+    return Finished(None if code is None else int(code), output, int(answer["left_out"]))
+
+
+@understanding()
 def job_of(answer: dict[str, Any], output: bytes) -> Job:
     return Job(answer["name"], answer["command"], answer["running"], answer["exit_code"], output, answer["next_offset"])
 
