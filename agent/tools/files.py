@@ -1,7 +1,6 @@
 """Tools for the files of the workspace."""
 
 from collections.abc import AsyncIterator
-from shlex import quote
 from typing import Annotated
 
 from pydantic import Field
@@ -16,7 +15,6 @@ from services.sandbox.workspace import BadPath
 PIECE_BYTES = 256 * 1024
 MAX_EDITED_BYTES = 5_000_000
 MAX_LISTED = 1000
-DEFAULT_MODE = 0o644
 
 FilePath = Annotated[str, Field(min_length=1, description="Path in the workspace, such as src/main.py.")]
 Contents = Annotated[str, Field(description="The whole text of the file.")]
@@ -95,22 +93,17 @@ async def str_replace(
         text = await whole_text(sandbox, found)
         line = only_line_of(text, old_str, path)
         changed = text.replace(old_str, new_str).encode(errors="replace")
-        await sandbox.write_file(path, changed, mode=await mode_of(sandbox, path))
+        await sandbox.write_file(path, changed, mode=None)
     return f"Replaced the text at line {line} of {path}."
-
-
-async def mode_of(sandbox: Sandbox, path: str) -> int:
-    """The permissions of a file, so that a changed script can still be run."""
-    told = await sandbox.exec(f"stat -c %a -- {quote(path)}")
-    return int(told.output, 8) if told.exit_code == 0 else DEFAULT_MODE
 
 
 async def whole_text(sandbox: Sandbox, found: FileInfo) -> str:
     """Raises: ToolFailed when it is too large or no text."""
-    if found.size > MAX_EDITED_BYTES:
+    data = b"" if found.size > MAX_EDITED_BYTES else await sandbox.read_file(found.path, limit=MAX_EDITED_BYTES + 1)
+    if max(found.size, len(data)) > MAX_EDITED_BYTES:
         raise ToolFailed(f"{found.path} is too large to edit ({found.size} bytes): change it with a command.")
     try:
-        return (await sandbox.read_file(found.path, limit=MAX_EDITED_BYTES)).decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise ToolFailed(f"{found.path} is no UTF-8 text: change it with a command.") from error
 

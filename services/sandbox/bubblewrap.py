@@ -52,7 +52,10 @@ class Bubblewrap:
             if place.answers():
                 return
             configuration = self.configuration(place, spec)
-            said = launched(configuration)
+            try:
+                said = launched(configuration)
+            except subprocess.TimeoutExpired:
+                said = f"it said nothing for {START_WITHIN:g} seconds"
             if said != "ready":
                 raise SandboxUnavailable(f"No sandbox: it did not start ({said}).")
         logger.info("sandbox.started", project_id=place.folder.name)

@@ -694,6 +694,8 @@ class Agent:
         return {"memory_bytes": memory, "disk_bytes": await disk_used(), "processes": len(tree)}
 
     async def do_connect(self, call: Call, port: int) -> Answer:
+        if sum(each.asked["op"] == "connect" for each in self.calls.values()) > MOST_CONNECTIONS:
+            raise Failed(f"port {port} is not reached: too many connections are open")
         try:
             reader, writer = await connection(port)
         except OSError as error:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 
@@ -16,7 +16,7 @@ from agent.loop import run_agent
 from services import uploads
 from services.postgres import Pool
 from services.runs.fence import FenceLost
-from services.sandbox.protocol import Sandbox, SandboxProvider
+from services.sandbox.protocol import FileInfo, Sandbox, SandboxProvider
 from services.settings import Settings
 from services.uploads import CHUNK_BYTES, Upload
 from tests.agent.seeds import RecordingLog, make_context, rows_of
@@ -157,3 +157,25 @@ async def test_another_run_of_the_project_places_what_the_first_could_not(ctx: R
     later = replace(ctx, run=replace(ctx.run, id=row["id"]), fence=replace(ctx.fence, run_id=row["id"]))
     await attachments.place_all(later)
     assert await content(await later.sandbox(), "/workspace/a.txt") == b"one"
+
+
+async def test_a_file_that_has_become_endless_is_not_read_to_its_end(ctx: RunContext) -> None:
+    await upload(ctx, a=b"one")
+    sandbox = await ctx.sandbox()
+    await sandbox.exec("printf one > /workspace/a.txt; truncate -s 8M a.txt")
+    (stored,) = await uploads.unplaced(ctx.pool, ctx.run.project_id)
+    read = 0
+
+    class Growing:
+        """It was as large as the upload when it was looked at."""
+
+        async def stat_file(self, path: str) -> FileInfo:
+            return FileInfo(path, False, stored.size, datetime.now(UTC))
+
+        async def read_file(self, path: str, *, offset: int = 0, limit: int = 0) -> bytes:
+            nonlocal read
+            read += 1
+            return await sandbox.read_file(path, offset=offset, limit=limit)
+
+    assert not await attachments.holds(Growing(), "/workspace/a.txt", stored)  # type: ignore[arg-type]
+    assert read <= 2

@@ -1,13 +1,14 @@
 """The file tools in a real sandbox."""
 
-from asyncio import gather
+from asyncio import gather, timeout
+from datetime import UTC, datetime
 
 import pytest
 
 from agent.context import RunContext
 from agent.tools import files, lines
 from agent.tools.base import BadArguments, ToolFailed
-from services.sandbox.protocol import Sandbox, SandboxFailed
+from services.sandbox.protocol import FileInfo, Sandbox, SandboxFailed
 from tests.agent.tools.conftest import use
 
 
@@ -122,3 +123,21 @@ async def test_a_folder_is_deleted_with_what_is_in_it_but_not_the_workspace(ctx:
         await use(ctx, files.delete_file, file_path="/workspace")
     with pytest.raises(SandboxFailed, match="sub"):
         await use(ctx, files.delete_file, file_path="sub")
+
+
+async def test_a_profile_that_talks_or_hangs_spoils_no_change(ctx: RunContext, sandbox: Sandbox) -> None:
+    await sandbox.exec("echo one > run; chmod 755 run; echo 'echo hello; sleep 30' > .bash_profile")
+    async with timeout(10):
+        await use(ctx, files.str_replace, file_path="run", old_str="one", new_str="two")
+    await sandbox.delete_file(".bash_profile")
+    assert (await sandbox.exec("stat -c %a run; cat run")).output == b"755\ntwo\n"
+
+
+async def test_a_file_that_grows_while_it_is_changed_loses_nothing(
+    ctx: RunContext, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sandbox.write_file("log", b"one " + b"x" * 200)
+    monkeypatch.setattr(files, "MAX_EDITED_BYTES", 100)
+    before = FileInfo("/workspace/log", False, 50, datetime.now(UTC))
+    with pytest.raises(ToolFailed, match="too large to edit"):
+        await files.whole_text(sandbox, before)

@@ -3,15 +3,16 @@
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 
-from services.sandbox import places
+from services.sandbox import bubblewrap, places
 from services.sandbox.bubblewrap import Bubblewrap
 from services.sandbox.client import file_of
-from services.sandbox.protocol import Sandbox, SandboxFailed
+from services.sandbox.protocol import Sandbox, SandboxFailed, SandboxUnavailable
 from tests.services.sandbox.conftest import MIB, ORDINARY, soon, start_as
 
 DEEP = "import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\n"
@@ -135,3 +136,35 @@ def succeeds_as(user: int, work: Callable[[], None]) -> bool:
             os._exit(0)
         os._exit(1)
     return os.waitpid(pid, 0)[1] == 0
+
+
+async def test_connections_to_a_port_leave_the_sandbox_room_to_work(sandbox: Sandbox) -> None:
+    serve = "import socket,time; s=socket.create_server(('127.0.0.1',8123),backlog=4000); time.sleep(60)"
+    await sandbox.start_job("server", f'python3 -c "{serve}"')
+
+    async def answers() -> bool:
+        with suppress(SandboxFailed):
+            async with await sandbox.connect(8123):
+                return True
+        return False
+
+    await soon(answers)
+    async with AsyncExitStack() as stack:
+
+        async def connect_often() -> None:
+            for _ in range(400):
+                await stack.enter_async_context(await sandbox.connect(8123))
+
+        with pytest.raises(SandboxFailed, match="too many connections"):
+            await connect_often()
+        assert (await sandbox.exec("echo works")).output == b"works\n"
+
+
+async def test_a_monitor_that_never_speaks_is_no_sandbox(
+    provider: Bubblewrap, project_id: UUID, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "silent.py").write_text("import time; time.sleep(20)")
+    monkeypatch.setattr(bubblewrap, "MONITOR", tmp_path / "silent.py")
+    monkeypatch.setattr(bubblewrap, "START_WITHIN", 0.2)
+    with pytest.raises(SandboxUnavailable, match="did not start"):
+        await provider.open(project_id)
