@@ -75,8 +75,9 @@ async def download(project_id: UUID, caller: CallerDep, resources: ResourcesDep,
     sandbox = await sandbox_to_read(resources, caller, project_id)
     with naming_path("query"):
         found = await existing(sandbox, workspace.inside(path))
-    if found.is_dir:
-        raise invalid("path", f"{path} is a folder", where="query")
+        if found.is_dir:
+            raise BadPath(f"{path} is a folder")
+        await sandbox.read_file(found.path, limit=1)  # what cannot be read is refused before the answer begins
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(shown(found).name, safe='')}",
         "Content-Length": str(found.size),

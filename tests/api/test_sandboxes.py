@@ -169,3 +169,17 @@ class TestWithoutIsolation:
             assert "Retry-After" in answer.headers
             assert "bubblewrap is missing" in answer.json()["detail"]
         assert not list((tmp_path / "sandboxes").glob("*/workspace/*"))
+
+
+async def test_what_an_agent_left_in_its_workspace_breaks_neither_listing_nor_download(
+    ann: Person, files: str, sandboxes: SandboxProvider
+) -> None:
+    sandbox = await sandboxes.open(UUID(files.split("/")[2]))
+    await sandbox.exec(r"mkfifo fifo; touch $'caf\xe9'; ln -s loop loop; ln -s nowhere dangling; ln -s /dev/zero zero")
+    listed = (await ann.get(files)).json()["files"]
+    assert sorted(each["name"] for each in listed) == ["caf\ufffd", "dangling", "fifo", "loop", "zero"]
+    for name in ("fifo", "zero"):
+        assert wrong_field(await get(ann, files, name)) == ["path"]
+    assert wrong_field(await get(ann, files, "loop")) == ["path"]
+    for name in ("fifo", "zero"):
+        assert (await ann.delete(files, params={"path": name})).status_code == 200, name
