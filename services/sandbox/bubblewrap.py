@@ -10,7 +10,7 @@ from uuid import UUID
 
 from services.log import logger
 from services.runs.fence import Fence
-from services.sandbox import admission, client, idle, isolation, places, syscalls
+from services.sandbox import admission, client, guest, idle, isolation, places, syscalls
 from services.sandbox.places import Place
 from services.sandbox.protocol import Sandbox, SandboxUnavailable, Spec
 from services.settings import SandboxSettings
