@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -17,6 +18,7 @@ from api.transport import keep_transport
 from services import log
 from services.billing import gate_of
 from services.log import logger
+from services.projects import wants_network
 from services.runs.stores import Stores, open_stores
 from services.sandbox.providers import make_provider
 from services.secrets import Secrets
@@ -65,7 +67,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         open_streams = Streams(settings.streams, stores.tails)
         open_streams.open()
         stack.push_async_callback(open_streams.close)
-        sandboxes, secrets = make_provider(settings.sandbox), Secrets.of(settings.secrets)
+        sandboxes = make_provider(settings.sandbox, partial(wants_network, stores.pool))
+        secrets = Secrets.of(settings.secrets)
         app.state.resources = Resources(settings, stores, open_streams, sandboxes, secrets, gate_of(settings))
         logger.info("api.started", instance_id=stores.instance_id)
         yield

@@ -6,6 +6,7 @@ It forwards HTTP. Its listener is never the API's, so what an agent serves can r
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import httpcore2
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from services import log, previews, projects
 from services.log import logger
 from services.postgres import Pool, Unreachable, open_pool
 from services.previews import Preview
+from services.projects import wants_network
 from services.sandbox.protocol import Pipe, SandboxFailed, SandboxProvider, SandboxUnavailable
 from services.sandbox.providers import make_provider
 from services.settings import Settings, load
@@ -55,7 +57,7 @@ class Forwarding:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         self.pool = await open_pool(self.settings.postgres, min_size=0)
-        self.sandboxes = make_provider(self.settings.sandbox)
+        self.sandboxes = make_provider(self.settings.sandbox, partial(wants_network, self.pool))
         yield
         await self.pool.close()
 

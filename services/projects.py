@@ -9,7 +9,7 @@ from uuid import UUID
 from services.errors import Forbidden, NotFound
 from services.postgres import LONG_SECONDS, Connection, Executor
 
-SHOWN_OF_SANDBOX = ("id", "sandbox_url", "vnc_preview")
+SHOWN_OF_SANDBOX = ("id", "sandbox_url", "vnc_preview", "network")
 MISSING = "Project not found."
 READ_ONLY = "This project is public: you may read it, not change it."
 
@@ -73,6 +73,14 @@ async def writable(conn: Connection, account_id: UUID, project_id: UUID) -> Proj
     return project
 
 
+async def wants_network(conn: Executor, project_id: UUID) -> bool | None:
+    """Whether its owner wants a network in its sandbox; None where the owner has not said."""
+    wanted: bool | None = await conn.fetchval(
+        "SELECT (sandbox -> 'network')::boolean FROM projects WHERE project_id = $1", project_id
+    )
+    return wanted
+
+
 async def by_ids(conn: Connection, project_ids: Iterable[UUID]) -> dict[UUID, Project]:
     """Projects by id, unchecked: for those whose threads the caller may read."""
     rows = await conn.fetch(
@@ -108,6 +116,7 @@ async def update(
     name: str | None = None,
     description: str | None = None,
     is_public: bool | None = None,
+    network: bool | None = None,
 ) -> Project:
     """Change what is given, in a project of the account.
 
@@ -117,7 +126,10 @@ async def update(
     row = await conn.fetchrow(
         f"""
         UPDATE projects SET name = coalesce($3, name), description = coalesce($4, description),
-            is_public = coalesce($5, is_public), updated_at = now()
+            is_public = coalesce($5, is_public),
+            sandbox = CASE WHEN $6::boolean IS NULL THEN sandbox
+                ELSE sandbox || jsonb_build_object('network', $6::boolean) END,
+            updated_at = now()
         WHERE project_id = $1 AND account_id = $2
         RETURNING {COLUMNS}
         """,
@@ -126,6 +138,7 @@ async def update(
         name,
         description,
         is_public,
+        network,
     )
     if not row:
         raise NotFound(MISSING)

@@ -261,6 +261,8 @@ class SandboxSettings(Section):
     disk_bytes: int = Field(10 * 1024**3, ge=1024**2)
     processes: int = Field(512, ge=16)
     network: bool = False
+    network_allowed: bool = False
+    slirp: str = ""
 
 
 class OutgoingSettings(Section):

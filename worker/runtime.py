@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, wait
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,7 @@ from dramatiq.middleware import MiddlewareError, SkipMessage
 from services.billing import gate_of
 from services.http import open_client
 from services.log import logger
+from services.projects import wants_network
 from services.runs.stores import open_stores
 from services.sandbox.providers import make_provider
 from services.sandbox.reaper import keep_reaping
@@ -90,7 +92,7 @@ class Runtime(dramatiq.Middleware):
         async with contextlib.AsyncExitStack() as stack:
             stores = await stack.enter_async_context(self.stores_once_reachable())
             http = await stack.enter_async_context(open_client(self.settings))
-            sandboxes = make_provider(self.settings.sandbox)
+            sandboxes = make_provider(self.settings.sandbox, partial(wants_network, stores.pool))
             tracing = await stack.enter_async_context(open_tracing(self.settings))
             _opened.set_result(Process(self.settings, stores, http, sandboxes, gate_of(self.settings), tracing))
             stores.background.spawn(keep_sweeping(stores))

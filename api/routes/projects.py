@@ -12,9 +12,12 @@ from api.fields import Line, Text
 from api.paging import LimitQuery, PageQuery, Pagination, pagination
 from api.routes.runs import stop_live_runs
 from services import projects
+from services.errors import Forbidden
 from services.postgres import transaction
 from services.projects import Project
 from services.runs import starting, store
+
+NETWORK_REFUSED = "sandbox.network: sandboxes have no network here unless the operator sets SANDBOX_NETWORK_ALLOWED."
 
 router = APIRouter(prefix="/projects", tags=["projects"])
 
@@ -34,10 +37,17 @@ class ProjectPage(BaseModel):
     pagination: Pagination
 
 
+class SandboxPatch(BaseModel):
+    """`network`: whether the sandbox reaches the internet, from its next start on."""
+
+    network: bool | None = None
+
+
 class ProjectPatch(BaseModel):
     name: Line | None = None
     description: Text | None = None
     is_public: bool | None = None
+    sandbox: SandboxPatch = SandboxPatch()
 
 
 class Deleted(BaseModel):
@@ -71,8 +81,12 @@ async def get_project(project_id: UUID, caller: CallerDep, pool: PoolDep) -> Pro
 
 
 @router.patch("/{project_id}")
-async def change_project(project_id: UUID, patch: ProjectPatch, caller: CallerDep, pool: PoolDep) -> ProjectOut:
-    async with transaction(pool) as conn:
+async def change_project(
+    project_id: UUID, patch: ProjectPatch, caller: CallerDep, resources: ResourcesDep
+) -> ProjectOut:
+    if patch.sandbox.network and not resources.settings.sandbox.network_allowed:
+        raise Forbidden(NETWORK_REFUSED)
+    async with transaction(resources.pool) as conn:
         return shown(
             await projects.update(
                 conn,
@@ -81,6 +95,7 @@ async def change_project(project_id: UUID, patch: ProjectPatch, caller: CallerDe
                 name=patch.name,
                 description=patch.description,
                 is_public=patch.is_public,
+                network=patch.sandbox.network,
             )
         )
 

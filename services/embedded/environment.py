@@ -25,6 +25,8 @@ class Given:
     environment: str = ""
     sandbox_dir: str = ""
     sandbox_bwrap: str = ""
+    sandbox_slirp: str = ""
+    sandbox_network: bool = False
 
 
 def given(environ: Mapping[str, str] | None = None) -> Given:
@@ -43,7 +45,13 @@ def given(environ: Mapping[str, str] | None = None) -> Given:
         environment=env.get("ENVIRONMENT", ""),
         sandbox_dir=env.get("SANDBOX_DIR", ""),
         sandbox_bwrap=env.get("SANDBOX_BWRAP", ""),
+        sandbox_slirp=env.get("SANDBOX_SLIRP", ""),
+        sandbox_network=any(is_set(env.get(name, "")) for name in ("SANDBOX_NETWORK", "SANDBOX_NETWORK_ALLOWED")),
     )
+
+
+def is_set(value: str) -> bool:
+    return value.lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 def redis_address(env: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What the sandboxes of one instance need from the machine: bubblewrap, a folder, and an end when it stops."""
+"""What the sandboxes of one instance need: bubblewrap, slirp4netns for a network, a folder, an end when it stops."""
 
 import shutil
 import signal
@@ -14,20 +14,33 @@ CACHE = CHECKOUT / ".longrun" / "cache"
 
 
 async def prepare(console: Console, state: State, given: Given) -> dict[str, str]:
-    """Find or unpack bubblewrap; the names by which our processes find it and the folder of the sandboxes.
+    """Find or unpack what runs them; the names by which our processes find it and the folder of the sandboxes.
 
-    Without it everything else still works: what needs a sandbox is then refused.
+    Without it everything else still works: what needs a sandbox, or a network in one, is then refused.
     """
     names = {"SANDBOX_DIR": given.sandbox_dir or str(folder_of(state))}
     try:
-        return {**names, "SANDBOX_BWRAP": given.sandbox_bwrap or installed() or str(await unpacked(state))}
+        names["SANDBOX_BWRAP"] = given.sandbox_bwrap or installed() or str(await unpacked(state))
     except EmbeddedError as error:
         console.say(f"  sandbox    none, tools that run something are refused: {error}")
-        return names
+    try:
+        if given.sandbox_network:
+            names["SANDBOX_SLIRP"] = given.sandbox_slirp or await slirp(state.log("apt"))
+    except EmbeddedError as error:
+        console.say(f"  sandbox    none with a network: {error}")
+    return names
 
 
 def installed() -> str:
     return shutil.which("bwrap") or ""
+
+
+async def slirp(log: Path) -> str:
+    """The machine's slirp4netns, or Debian's. Raises: EmbeddedError when the packages cannot be fetched."""
+    if found := shutil.which("slirp4netns"):
+        return found
+    root = await debian.unpack(["slirp4netns", "libslirp0"], CACHE / "slirp4netns", log)
+    return str(root / "usr/bin/slirp4netns")
 
 
 async def unpacked(state: State) -> Path:

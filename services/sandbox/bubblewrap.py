@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -16,21 +17,31 @@ from services.sandbox.protocol import Sandbox, SandboxUnavailable, Spec
 from services.settings import SandboxSettings
 
 MONITOR = Path(__file__).with_name("monitor.py")
+UPLINK = Path(__file__).with_name("uplink.py")
 START_WITHIN = 15.0
+
+
+Wish = Callable[[UUID], Awaitable[bool | None]]
+"""Whether a project's sandbox shall have a network; None where nobody said."""
+
+
+async def no_wish(_: UUID) -> bool | None:
+    return None
 
 
 class Bubblewrap:
     """`protocol.SandboxProvider` for one machine."""
 
-    def __init__(self, settings: SandboxSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: SandboxSettings, wish: Wish = no_wish) -> None:
+        self.settings, self.wish = settings, wish
         self.root = Path(settings.folder).absolute()
 
     async def open(self, project_id: UUID, fence: Fence | None = None, spec: Spec | None = None) -> Sandbox:
         place = places.of(self.root, project_id)
 
         async def start() -> None:
-            await asyncio.to_thread(self.start, place, fence, spec or self.spec)
+            wanted = spec or self.spec_for(await self.wish(project_id))
+            await asyncio.to_thread(self.start, place, fence, wanted)
 
         opened = client.Client(place.folder, fence, start, place.ended_because)
         await asyncio.to_thread(admission.admit, place, fence)
@@ -39,8 +50,14 @@ class Bubblewrap:
 
     @property
     def spec(self) -> Spec:
+        return self.spec_for(None)
+
+    def spec_for(self, network: bool | None) -> Spec:
+        """What a sandbox may use. A project may always close its network, and open it where the operator allows."""
         given = self.settings
-        return Spec(given.cpus, given.memory_bytes, given.disk_bytes, given.network)
+        if network is None or (network and not given.network_allowed):
+            network = given.network
+        return Spec(given.cpus, given.memory_bytes, given.disk_bytes, network)
 
     def start(self, place: Place, fence: Fence | None, spec: Spec) -> None:
         """Start it unless it runs. Blocks for as long as that takes.
@@ -61,15 +78,14 @@ class Bubblewrap:
         logger.info("sandbox.started", project_id=place.folder.name)
 
     def configuration(self, place: Place, spec: Spec) -> dict[str, object]:
-        if spec.network:
-            raise SandboxUnavailable("No sandbox: one with a network is not built yet; set SANDBOX_NETWORK=false.")
         cores = sorted(os.sched_getaffinity(0))
         first = hash(place.folder.name) % len(cores)
         return {
             "folder": str(place.folder),
             "bwrap": self.program(),
             "arguments": isolation.arguments(spec.memory_bytes),
-            "files": isolation.files(),
+            "files": isolation.files(network=spec.network),
+            "uplink": self.uplink() if spec.network else None,
             "seccomp": syscalls.program().hex(),
             "command": isolation.command(),
             "agent": {"processes": self.settings.processes, "fences": guest.Fences(place.recall("fences")).known},
@@ -86,6 +102,17 @@ class Bubblewrap:
         if not found or not os.access(found, os.X_OK):
             raise SandboxUnavailable("No sandbox: bubblewrap is missing; install it, or name it by SANDBOX_BWRAP.")
         return found
+
+    def uplink(self) -> dict[str, str]:
+        """Raises: SandboxUnavailable when there is no slirp4netns."""
+        found = self.settings.slirp or shutil.which("slirp4netns")
+        if not found or not os.access(found, os.X_OK):
+            raise SandboxUnavailable(
+                "No sandbox: this project's has a network, for which slirp4netns is missing; install it, or name it by "
+                "SANDBOX_SLIRP, or close the network."
+            )
+        libraries = [str(path.parent) for path in Path(found).absolute().parents[1].glob("lib/*/libslirp.so.0")]
+        return {"slirp": found, "libraries": (libraries or [""])[0], "program": UPLINK.read_text()}
 
     async def stop(self, project_id: UUID) -> None:
         await asyncio.to_thread(stop, places.of(self.root, project_id))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from services.sandbox import uplink
 from services.sandbox.protocol import SandboxUnavailable
 
 AGENT = "/run/sandbox/agent.py"
@@ -26,7 +27,7 @@ MIB = 1024 * 1024
 SHARED_MEMORY = 64 * MIB
 
 
-def arguments(memory: int, *, network: bool = False) -> list[str]:
+def arguments(memory: int) -> list[str]:
     """Everything but the workspace, the files of `files()` and the system call filter."""
     namespaces = ["user", "pid", "ipc", "uts", "net"]
     made = [f"--unshare-{name}" for name in namespaces]
@@ -72,9 +73,11 @@ def etc_files() -> list[str]:
     return [part for name in ETC for part in ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")]
 
 
-def files() -> dict[str, str]:
+def files(*, network: bool = False) -> dict[str, str]:
     """Files made for the sandbox, by path."""
+    resolver = {"/etc/resolv.conf": f"nameserver {uplink.RESOLVER}\n"} if network else {}
     return {
+        **resolver,
         AGENT: Path(__file__).with_name("guest.py").read_text(),
         "/etc/passwd": f"root:x:0:0::/:/bin/sh\nagent:x:{USER}:{USER}:agent:/workspace:/bin/bash\n",
         "/etc/group": f"root:x:0:\nagent:x:{USER}:\n",

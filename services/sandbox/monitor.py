@@ -87,6 +87,7 @@ class Monitor:
         self.disk_pause = DISK_POLL
         self.buffer = b""
         self.cgroups = Cgroups(config)
+        self.uplink = Uplink(config)
 
     def live(self) -> None:
         why = ""
@@ -124,16 +125,21 @@ class Monitor:
         deadline = time.monotonic() + START_WITHIN
         while not self.heard(0.05):
             if self.gone() or time.monotonic() > deadline:
-                self.kill()
-                self.cgroups.remove()
-                with open("log", "rb") as file:
-                    said = file.read(2000).decode(errors="replace").strip()
-                refuse(said or "it did not become ready")
+                self.give_up()
+        if self.config["uplink"] and not self.uplink.opened(self.program):
+            self.give_up()
         os.write(1, b"ready")
         nothing = os.open("/dev/null", os.O_RDWR)
         for descriptor in range(3):
             os.dup2(nothing, descriptor)
         os.close(nothing)
+
+    def give_up(self) -> NoReturn:
+        self.kill()
+        self.cgroups.remove()
+        with open("log", "rb") as file:
+            said = file.read(2000).decode(errors="replace").strip()
+        refuse(said or "it did not become ready")
 
     def heard(self, seconds: float) -> bool:
         """Wait for what the agent says; whether it said that it is ready."""
@@ -160,6 +166,7 @@ class Monitor:
     def watch(self) -> None:
         while not self.gone():
             self.heard(POLL)
+            self.uplink.watch()
             self.watch_memory()
             self.watch_disk()
         if self.cgroups.killed():
@@ -220,6 +227,7 @@ class Monitor:
                     os.kill(pid, signal.SIGKILL)
 
     def kill(self) -> None:
+        self.uplink.end()
         with suppress(OSError, ChildProcessError):
             os.kill(self.program, signal.SIGKILL)
             os.waitpid(self.program, 0)
@@ -237,6 +245,52 @@ class Monitor:
                     os.kill(pid, signal.SIGKILL)
             self.kill()
         self.cgroups.remove()
+
+
+class Uplink:
+    """The sandbox's way to the internet, where its project has one: a process outside, which ends with this one.
+
+    Without it the sandbox's network namespace has no way out, so when it dies the sandbox has no network any more.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.process = 0
+        self.hold = -1
+
+    def opened(self, program: int) -> bool:
+        """Start it for the sandbox below `program`; whether it works."""
+        ready, ready_there = os.pipe()
+        exit_there, self.hold = os.pipe()
+        for descriptor in (ready_there, exit_there):
+            os.set_inheritable(descriptor, True)
+        uplink = self.config["uplink"]
+        told = {"slirp": uplink["slirp"], "libraries": uplink["libraries"], "uid": self.config["uid"]}
+        told |= {"pid": below(program)[0], "ready": ready_there, "exit": exit_there}
+        command = [sys.executable, "-I", "-S", "-c", uplink["program"], json.dumps(told)]
+        log = os.open("log", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        streams = [(os.POSIX_SPAWN_DUP2, log, number) for number in (1, 2)]
+        self.process = os.posix_spawn(sys.executable, command, {}, file_actions=streams)
+        for descriptor in (log, ready_there, exit_there):
+            os.close(descriptor)
+        said = os.read(ready, 1) if select.select([ready], [], [], START_WITHIN)[0] else b""
+        os.close(ready)
+        return said == b"1"
+
+    def watch(self) -> None:
+        if self.process and os.waitpid(self.process, os.WNOHANG)[0]:
+            self.process = 0
+            with open("log", "a") as log:
+                log.write("its network has ended: slirp4netns is gone\n")
+
+    def end(self) -> None:
+        if self.hold >= 0:
+            os.close(self.hold)
+        if self.process:
+            with suppress(ProcessLookupError):
+                os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+        self.process, self.hold = 0, -1
 
 
 class Cgroups:
@@ -451,12 +505,14 @@ def resident(pid: int) -> int:
 
 
 def proportional(pid: int, otherwise: int) -> int:
-    """Its share of the memory that it has mapped."""
-    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
-        for line in file:
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return otherwise
+    """Its share of the memory that it has mapped; one that has just ended holds none."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    except (ProcessLookupError, FileNotFoundError):
+        return 0
+    except OSError:
+        return otherwise
 
 
 def disk_used(folder: str) -> int:

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from services.runs.fence import Fence
-from services.sandbox.bubblewrap import Bubblewrap
+from services.sandbox.bubblewrap import Bubblewrap, Wish, no_wish
 from services.sandbox.docker import Docker
 from services.sandbox.protocol import Sandbox, SandboxProvider, SandboxUnavailable, Spec
 from services.settings import SandboxSettings
@@ -28,9 +28,10 @@ class Refusing:
         return []
 
 
-def make_provider(settings: SandboxSettings) -> SandboxProvider:
+def make_provider(settings: SandboxSettings, wish: Wish = no_wish) -> SandboxProvider:
+    """`wish` tells what a project's owner wants of its network, when its sandbox is started."""
     if settings.kind == "local":
-        return Bubblewrap(settings)
+        return Bubblewrap(settings, wish)
     if settings.kind == "docker":
         return Docker(settings)
     return Refusing("No sandbox: they are switched off here by SANDBOX=off.")

@@ -1,6 +1,11 @@
+from dataclasses import replace
+from uuid import UUID
+
 import pytest
+from fastapi import FastAPI
 
 from services.postgres import Pool
+from services.projects import wants_network
 from tests.api.conftest import Person
 
 
@@ -24,6 +29,28 @@ async def test_a_bad_field_of_a_project_is_named(ann: Person, patch: dict[str, o
     answer = await ann.patch(f"/projects/{project_id}", json=patch)
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["body", *patch]
+
+
+async def test_the_network_of_a_sandbox_is_opened_where_the_operator_allows_and_closed_always(
+    ann: Person, app: FastAPI, pool: Pool
+) -> None:
+    _, project_id = await ann.make_thread()
+    path, known = f"/projects/{project_id}", app.state.resources
+    await pool.execute("UPDATE projects SET sandbox = $2 WHERE project_id = $1", project_id, {"pass": "p"})
+    refused = await ann.patch(path, json={"sandbox": {"network": True}})
+    assert (refused.status_code, "sandbox.network" in refused.json()["detail"]) == (403, True)
+    assert await wants_network(pool, UUID(project_id)) is None
+    allowing = known.settings.sandbox.model_copy(update={"network_allowed": True})
+    app.state.resources = replace(known, settings=known.settings.model_copy(update={"sandbox": allowing}))
+    assert (await ann.patch(path, json={"sandbox": {"network": True}})).json()["sandbox"] == {"network": True}
+    assert await wants_network(pool, UUID(project_id)) is True
+    assert (await ann.patch(path, json={"name": "Roses"})).json()["sandbox"] == {"network": True}
+    app.state.resources = known
+    assert (await ann.patch(path, json={"sandbox": {"network": False}})).json()["sandbox"] == {"network": False}
+    assert await pool.fetchval("SELECT sandbox FROM projects WHERE project_id = $1", project_id) == {
+        "pass": "p",
+        "network": False,
+    }
 
 
 async def test_the_secrets_of_a_sandbox_are_never_shown(ann: Person, pool: Pool) -> None:

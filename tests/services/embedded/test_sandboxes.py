@@ -41,6 +41,12 @@ async def test_what_the_environment_names_is_left_alone(state: State) -> None:
     assert names == {"SANDBOX_DIR": "/elsewhere", "SANDBOX_BWRAP": "/my/bwrap"}
 
 
+async def test_slirp4netns_is_named_where_a_network_may_be_asked_for(state: State) -> None:
+    given = Given(sandbox_bwrap="/my/bwrap", sandbox_network=True)
+    names = await sandboxes.prepare(Console(io.StringIO()), state, given)
+    assert os.access(names["SANDBOX_SLIRP"], os.X_OK)
+
+
 async def test_a_failed_download_is_said_and_stops_nothing(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     async def unpack(*_: object) -> Path:
         raise EmbeddedError("no network")

@@ -162,3 +162,49 @@ while True:
     libc.shmdt(ctypes.c_void_p(address))
     time.sleep(0.01)
 """
+
+REACH = """
+import socket
+from concurrent.futures import ThreadPoolExecutor
+INTERFACE = socket.if_nametoindex("tap0").to_bytes(4, "big")
+HOP = lambda address: bytes([131, 7, 4]) + socket.inet_aton(address) + bytes([1])  # loose source route
+WAYS = dict(
+    plain=lambda made, host: None,
+    device=lambda made, host: made.setsockopt(socket.SOL_SOCKET, 25, b"tap0\\0"),
+    index=lambda made, host: made.setsockopt(socket.IPPROTO_IP, 50, INTERFACE),
+    source=lambda made, host: made.setsockopt(socket.IPPROTO_IP, 4, HOP(host)),
+)
+def attempt(way, host, port):
+    made = socket.socket()
+    made.settimeout(1.0)
+    try:
+        WAYS[way](made, host)
+        made.connect(("45.83.64.2" if way == "source" else host, port))
+        return "connected"
+    except OSError as error:
+        return error.strerror or "timed out"
+    finally:
+        made.close()
+with ThreadPoolExecutor(24) as pool:
+    tried = {{(way, host): pool.submit(attempt, way, host, port) for host, port in {targets} for way in WAYS}}
+    for (way, host), outcome in tried.items():
+        print(f"{{way}}/{{host}}", outcome.result())
+"""
+
+GROUPS = """
+import socket
+for group in {groups}:
+    for way in ("plain", "bound"):
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        try:
+            if way == "bound":
+                made.bind(("10.0.2.100", 0))
+                made.setsockopt(socket.SOL_SOCKET, 25, b"tap0\\0")
+                made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.0.2.100"))
+            made.sendto(b"anybody", (group, {port}))
+            print(f"{{way}}/{{group}}", "sent")
+        except OSError as error:
+            print(f"{{way}}/{{group}}", error.strerror)
+        made.close()
+"""

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.sandbox import places
+from services.sandbox import places, uplink
 from services.sandbox.bubblewrap import Bubblewrap
 from services.sandbox.protocol import Sandbox
 from services.settings import SandboxSettings
@@ -121,6 +121,7 @@ def start_as(user: int, provider: Bubblewrap, project_id: UUID) -> None:
 
 def start_here(user: int, provider: Bubblewrap, project_id: UUID) -> None:
     if user != os.geteuid():
+        uplink.reachable_tun()
         os.setgroups([])
         os.setgid(user)
         os.setuid(user)

@@ -10,7 +10,7 @@ import pytest
 from services.runs.fence import Fence, FenceLost
 from services.sandbox import places, syscalls
 from services.sandbox.bubblewrap import Bubblewrap
-from services.sandbox.protocol import SandboxFailed, SandboxUnavailable, Spec
+from services.sandbox.protocol import SandboxFailed, SandboxUnavailable
 from services.sandbox.providers import make_provider
 from services.settings import SandboxSettings
 from tests.services.sandbox.conftest import soon, start_as
@@ -210,11 +210,6 @@ async def test_without_libseccomp_nothing_is_run(
     with pytest.raises(SandboxUnavailable, match="install libseccomp2"):
         await provider.open(project_id)
     assert not runs(provider, project_id)
-
-
-async def test_a_network_that_cannot_be_given_is_refused(provider: Bubblewrap, project_id: UUID) -> None:
-    with pytest.raises(SandboxUnavailable, match="network"):
-        await provider.open(project_id, spec=Spec(network=True))
 
 
 async def test_sandboxes_can_be_switched_off(settings: SandboxSettings) -> None:
