@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -14,19 +13,12 @@ from services.runs.fence import Fence
 from services.sandbox import admission, client, guest, idle, isolation, places, syscalls
 from services.sandbox.places import Place
 from services.sandbox.protocol import Sandbox, SandboxUnavailable, Spec
+from services.sandbox.wishes import Wish, no_wish, spec_for
 from services.settings import SandboxSettings
 
 MONITOR = Path(__file__).with_name("monitor.py")
 UPLINK = Path(__file__).with_name("uplink.py")
 START_WITHIN = 15.0
-
-
-Wish = Callable[[UUID], Awaitable[bool | None]]
-"""Whether a project's sandbox shall have a network; None where nobody said."""
-
-
-async def no_wish(_: UUID) -> bool | None:
-    return None
 
 
 class Bubblewrap:
@@ -40,24 +32,13 @@ class Bubblewrap:
         place = places.of(self.root, project_id)
 
         async def start() -> None:
-            wanted = spec or self.spec_for(await self.wish(project_id))
+            wanted = spec or spec_for(self.settings, await self.wish(project_id))
             await asyncio.to_thread(self.start, place, fence, wanted)
 
         opened = client.Client(place.folder, fence, start, place.ended_because)
         await asyncio.to_thread(admission.admit, place, fence)
         await opened.ask("hello")
         return opened
-
-    @property
-    def spec(self) -> Spec:
-        return self.spec_for(None)
-
-    def spec_for(self, network: bool | None) -> Spec:
-        """What a sandbox may use. A project may always close its network, and open it where the operator allows."""
-        given = self.settings
-        if network is None or (network and not given.network_allowed):
-            network = given.network
-        return Spec(given.cpus, given.memory_bytes, given.disk_bytes, network)
 
     def start(self, place: Place, fence: Fence | None, spec: Spec) -> None:
         """Start it unless it runs. Blocks for as long as that takes.

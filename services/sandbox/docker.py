@@ -17,6 +17,7 @@ from services.sandbox.engine import Engine
 from services.sandbox.isolation import ENVIRONMENT
 from services.sandbox.places import Place
 from services.sandbox.protocol import Sandbox, SandboxUnavailable, Spec
+from services.sandbox.wishes import Wish, no_wish, spec_for
 from services.settings import SandboxSettings
 
 START_WITHIN = 20.0
@@ -32,8 +33,8 @@ class Docker:
     What a container keeps is its volume. The container itself is made anew at each start: there is nothing else in it.
     """
 
-    def __init__(self, settings: SandboxSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: SandboxSettings, wish: Wish = no_wish) -> None:
+        self.settings, self.wish = settings, wish
         self.root = Path(settings.folder).absolute()
         self.engine = Engine(settings.docker_url)
 
@@ -41,17 +42,13 @@ class Docker:
         place = places.of(self.root, project_id)
 
         async def start() -> None:
-            await asyncio.to_thread(self.start, place, spec or self.spec)
+            wanted = spec or spec_for(self.settings, await self.wish(project_id))
+            await asyncio.to_thread(self.start, place, wanted)
 
         opened = client.Client(place.folder, fence, start, lambda: self.ended_because(place))
         await asyncio.to_thread(admission.admit, place, fence)
         await opened.ask("hello")
         return opened
-
-    @property
-    def spec(self) -> Spec:
-        given = self.settings
-        return Spec(given.cpus, given.memory_bytes, given.disk_bytes, given.network)
 
     def start(self, place: Place, spec: Spec) -> None:
         """Start it unless it runs. Blocks for as long as that takes.

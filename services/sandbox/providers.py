@@ -3,9 +3,10 @@
 from uuid import UUID
 
 from services.runs.fence import Fence
-from services.sandbox.bubblewrap import Bubblewrap, Wish, no_wish
+from services.sandbox.bubblewrap import Bubblewrap
 from services.sandbox.docker import Docker
 from services.sandbox.protocol import Sandbox, SandboxProvider, SandboxUnavailable, Spec
+from services.sandbox.wishes import Wish, no_wish
 from services.settings import SandboxSettings
 
 
@@ -33,5 +34,5 @@ def make_provider(settings: SandboxSettings, wish: Wish = no_wish) -> SandboxPro
     if settings.kind == "local":
         return Bubblewrap(settings, wish)
     if settings.kind == "docker":
-        return Docker(settings)
+        return Docker(settings, wish)
     return Refusing("No sandbox: they are switched off here by SANDBOX=off.")

@@ -16,6 +16,7 @@ import pytest
 from services.sandbox import places, uplink
 from services.sandbox.bubblewrap import Bubblewrap
 from services.sandbox.protocol import Sandbox
+from services.sandbox.wishes import spec_for
 from services.settings import SandboxSettings
 from tests.waiting import eventually
 
@@ -125,7 +126,7 @@ def start_here(user: int, provider: Bubblewrap, project_id: UUID) -> None:
         os.setgroups([])
         os.setgid(user)
         os.setuid(user)
-    provider.start(places.of(provider.root, project_id), None, provider.spec)
+    provider.start(places.of(provider.root, project_id), None, spec_for(provider.settings, None))
 
 
 async def soon(look: Callable[[], Any], *, within: float = 5.0) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from services.sandbox import container, docker, engine, places
 from services.sandbox.docker import Docker
 from services.sandbox.engine import Engine, unframed
-from services.sandbox.protocol import SandboxUnavailable, Spec
+from services.sandbox.protocol import SandboxFailed, SandboxUnavailable, Spec
 from services.settings import SandboxSettings
 
 Script = dict[str, tuple[int, object] | Callable[[], tuple[int, object]]]
@@ -206,6 +207,22 @@ def test_a_network_is_given_only_when_it_is_opened() -> None:
     assert (closed["NetworkDisabled"], opened["NetworkDisabled"]) == (True, False)
     modes = [made["HostConfig"]["NetworkMode"] for made in (closed, opened)]  # type: ignore[index]
     assert modes == ["none", "bridge"]
+
+
+async def test_a_project_may_close_the_network_that_the_operator_opened(
+    provider: Docker, scripted: Scripted, project_id: UUID
+) -> None:
+    async def closed(_: UUID) -> bool:
+        return False
+
+    wanted: list[Spec] = []
+    settings = provider.settings.model_copy(update={"network": True, "network_allowed": True})
+    with patch.object(Docker, "start", lambda self, place, spec: wanted.append(spec)):
+        for docker in (Docker(settings), Docker(settings, closed)):
+            with pytest.raises(SandboxFailed):
+                await docker.open(project_id)
+    assert {spec.network for spec in wanted[: len(wanted) // 2]} == {True}
+    assert {spec.network for spec in wanted[len(wanted) // 2 :]} == {False}
 
 
 @pytest.mark.parametrize(("url", "base"), [("tcp://proxy:2375", "http://proxy:2375"), ("unix:///x", "http://docker")])

@@ -17,6 +17,7 @@ from services.embedded import sandboxes
 from services.sandbox import monitor, places, uplink
 from services.sandbox.bubblewrap import Bubblewrap
 from services.sandbox.protocol import Sandbox, SandboxUnavailable, Spec
+from services.sandbox.wishes import spec_for
 from services.settings import SandboxSettings
 from tests.services.sandbox import attacks
 from tests.services.sandbox.conftest import start_as
@@ -221,7 +222,7 @@ def test_a_project_may_close_its_network_and_open_it_where_the_operator_allows(
     settings: SandboxSettings, operator: bool, allowed: bool, wish: bool | None, open_: bool
 ) -> None:
     given = settings.model_copy(update={"network": operator, "network_allowed": allowed})
-    assert Bubblewrap(given).spec_for(wish).network is open_
+    assert spec_for(given, wish).network is open_
 
 
 async def test_what_a_project_wishes_holds_from_the_next_start_on(settings: SandboxSettings) -> None:
