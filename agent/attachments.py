@@ -6,7 +6,7 @@ from uuid import UUID, uuid5
 
 from agent import response_processor, thread_manager
 from agent.context import RunContext
-from agent.history import patiently
+from agent.thread_manager import patiently
 from services import uploads
 from services.log import logger
 from services.messages import NewMessage

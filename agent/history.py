@@ -1,19 +1,16 @@
 """The thread as one run knows it: read once, then kept up to date with what is new."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TypeVar
 from uuid import UUID
 
 from agent.context import RunContext
-from agent.thread_manager import pause
+from agent.thread_manager import patiently
 from agent.turns import answer_id
 from services import messages
 from services.messages import Message
-from services.postgres import Connection, Unreachable
-
-T = TypeVar("T")
+from services.postgres import Connection
 
 PAGE_ROWS = 200
 PAGE_BYTES = 2 * 1024 * 1024
@@ -81,10 +78,11 @@ async def load(ctx: RunContext) -> History:
         summaries = [stored for stored in newest if stored.type == "summary" and stored.agent_run_id == ctx.run.id]
         counted = [stored for stored in earlier if stored.position not in {each.position for each in opening}]
         floor = covered or (oldest - 1 if opening else 0)
-        return History(summary, spoken([*opening, *newest]), [*counted, *summaries], floor=floor)
+        history = History(summary, spoken([*opening, *newest]), [*counted, *summaries], floor=floor)
+        history.beside = await messages.temporary(conn, ctx.run.thread_id, history.last_answer)
+        return history
 
-    history = await patiently(ctx, read)
-    return await beside(ctx, history)
+    return await patiently(ctx, read)
 
 
 async def newest_part(conn: Connection, thread_id: UUID, covered: int | None) -> list[Message]:
@@ -134,30 +132,13 @@ def spoken(found: Iterable[Message]) -> list[Message]:
     return [stored for stored in found if stored.type != "summary"]
 
 
-async def refresh(ctx: RunContext, history: History) -> History:
-    """What was said since, by this run or by others, in its place."""
+async def refresh(ctx: RunContext, history: History) -> None:
+    """Take in what was said since, by this run or by others, in its place."""
 
-    async def read(conn: Connection) -> list[Message]:
+    async def read(conn: Connection) -> None:
         after, known = history.known_lately()
-        return await messages.newer(conn, ctx.run.thread_id, after, known)
+        found = await messages.newer(conn, ctx.run.thread_id, after, known)
+        history.conversation = sorted([*history.conversation, *spoken(found)], key=lambda stored: stored.position)
+        history.beside = await messages.temporary(conn, ctx.run.thread_id, history.last_answer)
 
-    found = await patiently(ctx, read)
-    history.conversation = sorted([*history.conversation, *spoken(found)], key=lambda stored: stored.position)
-    return await beside(ctx, history)
-
-
-async def beside(ctx: RunContext, history: History) -> History:
-    async def read(conn: Connection) -> list[Message]:
-        return await messages.temporary(conn, ctx.run.thread_id, history.last_answer)
-
-    history.beside = await patiently(ctx, read)
-    return history
-
-
-async def patiently(ctx: RunContext, read: Callable[[Connection], Awaitable[T]]) -> T:
-    while True:
-        try:
-            async with ctx.pool.acquire() as conn:
-                return await read(conn)
-        except Unreachable as error:
-            await pause(ctx, error)
+    await patiently(ctx, read)

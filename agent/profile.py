@@ -7,15 +7,16 @@ from uuid import UUID
 
 import orjson
 
-from agent import thread_manager, toolset
+from agent import toolset
 from agent.context import RunContext, RunFailed
+from agent.thread_manager import patiently
 from agent.tools import standard
 from agent.tools.base import Registry
 from agent.toolset import Mode
 from services import agent_versions, agents
 from services.agent_versions import AgentVersion
 from services.errors import NotFound
-from services.postgres import Connection, Unreachable
+from services.postgres import Connection
 from services.secrets import Secrets, SecretUnreadable
 
 BUILDER_PROMPT = (Path(__file__).parent / "prompts" / "agent_builder.md").read_text()
@@ -41,16 +42,12 @@ async def load(ctx: RunContext) -> Profile:
     Waits while Postgres is away. Raises: RunFailed when secrets cannot be read, or when the agent was deleted that it
     works as or is to build.
     """
-    while True:
-        try:
-            async with ctx.pool.acquire() as conn:
-                return await read(conn, ctx)
-        except Unreachable as error:
-            await thread_manager.pause(ctx, error)
-        except SecretUnreadable as error:
-            raise RunFailed(UNREADABLE) from error
-        except NotFound as error:
-            raise RunFailed(GONE) from error
+    try:
+        return await patiently(ctx, lambda conn: read(conn, ctx))
+    except SecretUnreadable as error:
+        raise RunFailed(UNREADABLE) from error
+    except NotFound as error:
+        raise RunFailed(GONE) from error
 
 
 async def read(conn: Connection, ctx: RunContext) -> Profile:

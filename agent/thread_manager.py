@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -15,7 +15,9 @@ from agent.context import RunContext
 from services import messages
 from services.log import logger
 from services.messages import Message, NewMessage
-from services.postgres import Unreachable
+from services.postgres import Connection, Unreachable
+
+T = TypeVar("T")
 
 NO_RESULT = "There is no result: the call was stopped before it ended."
 ODD_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -159,12 +161,7 @@ def readable_part(part: dict[str, Any]) -> bool:
 
 async def find(ctx: RunContext, message_id: UUID) -> Message | None:
     """One message of the run's thread; waits while Postgres is away."""
-    while True:
-        try:
-            async with ctx.pool.acquire() as conn:
-                return await messages.get(conn, ctx.run.thread_id, message_id)
-        except Unreachable as error:
-            await pause(ctx, error)
+    return await patiently(ctx, lambda conn: messages.get(conn, ctx.run.thread_id, message_id))
 
 
 def plain_text(stored: Message) -> str:
@@ -181,28 +178,29 @@ async def store(ctx: RunContext, message: NewMessage) -> Message:
     Waits while Postgres is away. Raises: FenceLost.
     """
     named = replace(message, message_id=message.message_id or ctx.draft.message_id)
+    return await patiently(ctx, lambda conn: store_once(conn, ctx, named))
+
+
+async def store_once(conn: Connection, ctx: RunContext, message: NewMessage) -> Message:
+    assert message.message_id
+    try:
+        return (await messages.add(conn, ctx.run.thread_id, [message], fence=ctx.fence))[0]
+    except asyncpg.UniqueViolationError:
+        # An earlier try was committed although its answer never came back.
+        stored = await messages.get(conn, ctx.run.thread_id, message.message_id)
+        if stored is None:
+            raise
+        return stored
+
+
+async def patiently(ctx: RunContext, act: Callable[[Connection], Awaitable[T]]) -> T:
+    """What `act` returns; it is repeated while Postgres is away. Raises: what it raises; the error of a closed pool."""
     while True:
         try:
-            return await store_once(ctx, named)
+            async with ctx.pool.acquire() as conn:
+                return await act(conn)
         except Unreachable as error:
-            await pause(ctx, error)
-
-
-async def store_once(ctx: RunContext, message: NewMessage) -> Message:
-    assert message.message_id
-    async with ctx.pool.acquire() as conn:
-        try:
-            return (await messages.add(conn, ctx.run.thread_id, [message], fence=ctx.fence))[0]
-        except asyncpg.UniqueViolationError:
-            # An earlier try was committed although its answer never came back.
-            stored = await messages.get(conn, ctx.run.thread_id, message.message_id)
-            if stored is None:
+            if ctx.pool.is_closing():
                 raise
-            return stored
-
-
-async def pause(ctx: RunContext, error: Exception) -> None:
-    if ctx.pool.is_closing():
-        raise error
-    logger.warning("thread.postgres_unreachable", run_id=str(ctx.run.id), error=repr(error))
-    await asyncio.sleep(RETRY_SECONDS)
+            logger.warning("thread.postgres_unreachable", run_id=str(ctx.run.id), error=repr(error))
+        await asyncio.sleep(RETRY_SECONDS)

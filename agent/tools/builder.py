@@ -5,18 +5,18 @@ from uuid import UUID
 
 from pydantic import Field
 
-from agent import thread_manager
 from agent.calls import result_id
 from agent.context import Calling
 from agent.mcp import config
 from agent.mcp.config import InvalidServer
+from agent.thread_manager import patiently
 from agent.tools.base import BadArguments, ToolFailed, tool
 from services import agent_versions, agents
 from services.agent_fields import ConfiguredMcps, CustomMcps, Description, Name, SystemPrompt
 from services.agent_versions import AgentVersion
 from services.agents import Agent, Change
 from services.errors import NotFound, Unprocessable
-from services.postgres import Unreachable, transaction
+from services.postgres import Connection
 from services.runs import store
 from services.secrets import Secrets
 
@@ -78,21 +78,18 @@ async def change_target(calling: Calling, parts: dict[str, Any], details: dict[s
 
     Raises: FenceLost; BadArguments; ToolFailed.
     """
-    while True:
-        try:
-            return await change_once(calling, parts, details)
-        except Unreachable as error:
-            await thread_manager.pause(calling.ctx, error)
-        except NotFound as error:
-            raise ToolFailed(GONE) from error
-        except Unprocessable as error:
-            raise BadArguments(str(error)) from error
+    try:
+        return await patiently(calling.ctx, lambda conn: change_once(conn, calling, parts, details))
+    except NotFound as error:
+        raise ToolFailed(GONE) from error
+    except Unprocessable as error:
+        raise BadArguments(str(error)) from error
 
 
-async def change_once(calling: Calling, parts: dict[str, Any], details: dict[str, Any]) -> Changed:
+async def change_once(conn: Connection, calling: Calling, parts: dict[str, Any], details: dict[str, Any]) -> Changed:
     ctx = calling.ctx
     account_id, agent_id = ctx.run.account_id, UUID(ctx.run.settings["target_agent_id"])
-    async with transaction(ctx.pool) as conn:
+    async with conn.transaction():
         await store.hold(conn, ctx.fence)
         version_id = result_id(calling.answer.message_id, calling.call)
         change = Change(parts, details, version_id=version_id, merges_tools=True, takes_secrets=False)
