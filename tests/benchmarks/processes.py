@@ -1,0 +1,63 @@
+"""Processes under measurement: each on its core, its CPU and memory counted apart from the others'."""
+
+import os
+from contextlib import suppress
+
+import psutil
+
+CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
+"""What is measured has the first usable core for itself, what loads it shares the last; they may be the same."""
+
+
+def pin(core: int, *pids: int) -> None:
+    """Put processes with all their threads and children on this core; those that come later inherit it."""
+    for pid in pids:
+        for process in family(pid):
+            for thread in process.threads():
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(thread.id, {core})
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """The process and all its descendants."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+class Meter:
+    """What named processes (with all that they forked) spend and hold."""
+
+    def __init__(self, **pids: int) -> None:
+        self.pids = pids
+        self.before = self.cpu()
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds of each since it began, user and system, of its threads and living children."""
+        return {name: sum(map(cpu_seconds, family(pid))) for name, pid in self.pids.items()}
+
+    def restart(self) -> None:
+        self.before = self.cpu()
+
+    def spent(self) -> dict[str, float]:
+        """CPU seconds of each since the last `restart`."""
+        return {name: seconds - self.before[name] for name, seconds in self.cpu().items()}
+
+    def resident(self, name: str) -> int:
+        """Bytes of resident memory."""
+        return sum(process.memory_info().rss for process in family(self.pids[name]))
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def connections(pid: int, port: int) -> int:
+    """How many connections a process (with all that it forked) has to a local server that listens on `port`."""
+    return sum(
+        1
+        for process in family(pid)
+        for connection in process.net_connections("tcp")
+        if connection.raddr and connection.raddr.port == port and connection.status == psutil.CONN_ESTABLISHED
+    )
