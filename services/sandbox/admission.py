@@ -1,7 +1,8 @@
 """Which fences a project has heard, kept beside its workspace over all lives of its sandbox."""
 
 from services.runs.fence import Fence, FenceLost
-from services.sandbox import guest
+from services.sandbox.guest.fences import Fences
+from services.sandbox.guest.wire import Lost
 from services.sandbox.places import Place
 
 
@@ -14,9 +15,9 @@ def admit(place: Place, fence: Fence | None) -> None:
         return
     place.make()
     with place.locked():
-        fences = guest.Fences(place.recall("fences"))
+        fences = Fences(place.recall("fences"))
         try:
             fences.admit(str(fence.run_id), fence.attempt)
-        except guest.Lost as error:
+        except Lost as error:
             raise FenceLost(str(error)) from error
         place.remember("fences", fences.known)

@@ -10,13 +10,15 @@ from uuid import UUID
 
 from services.log import logger
 from services.runs.fence import Fence
-from services.sandbox import admission, client, guest, idle, isolation, places, syscalls
+from services.sandbox import admission, client, idle, isolation, places, syscalls
+from services.sandbox.guest.fences import Fences
+from services.sandbox.packing import FOLDER, packed
 from services.sandbox.places import Place
 from services.sandbox.protocol import Sandbox, SandboxUnavailable, Spec
 from services.sandbox.wishes import Wish, no_wish, spec_for
 from services.settings import SandboxSettings
 
-MONITOR = Path(__file__).with_name("monitor.py")
+BEGIN = "import sys; sys.path.append(sys.argv[1]); from monitor.main import main; main()"
 UPLINK = Path(__file__).with_name("uplink.py")
 START_WITHIN = 15.0
 
@@ -66,10 +68,11 @@ class Bubblewrap:
             "bwrap": self.program(),
             "arguments": isolation.arguments(spec.memory_bytes),
             "files": isolation.files(network=spec.network),
+            "archive": {"path": isolation.AGENT, "content": packed("guest").hex()},
             "uplink": self.uplink() if spec.network else None,
             "seccomp": syscalls.program().hex(),
             "command": isolation.command(),
-            "agent": {"processes": self.settings.processes, "fences": guest.Fences(place.recall("fences")).known},
+            "agent": {"processes": self.settings.processes, "fences": Fences(place.recall("fences")).known},
             "uid": places.user_of(UUID(place.folder.name), self.settings.uid_base) if os.geteuid() == 0 else 0,
             "cpus": spec.cpus,
             "memory": spec.memory_bytes,
@@ -108,7 +111,7 @@ class Bubblewrap:
 def launched(configuration: dict[str, object]) -> str:
     """Start a monitor in a session of its own; what it says."""
     process = subprocess.run(  # noqa: S603 - our own file
-        [isolation.python(), "-I", "-S", "-c", MONITOR.read_text()],
+        [isolation.python(), "-I", "-S", "-c", BEGIN, str(FOLDER)],
         input=json.dumps(configuration).encode(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

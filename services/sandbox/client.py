@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from services.runs.fence import Fence, FenceLost
-from services.sandbox import guest
+from services.sandbox.guest import wire
 from services.sandbox.protocol import (
     WORKSPACE,
     FileInfo,
@@ -54,19 +54,19 @@ class Connection:
 
     async def send(self, kind: bytes, payload: bytes = b"") -> None:
         try:
-            self.writer.write(guest.frame(kind, payload))
+            self.writer.write(wire.frame(kind, payload))
             await self.writer.drain()
         except OSError as error:
             raise Gone(str(error)) from error
 
     async def ask(self, op: str, fence: Fence | None, arguments: Mapping[str, Any]) -> None:
         named = [str(fence.run_id), fence.attempt] if fence else None
-        await self.send(guest.JSON, json.dumps({"op": op, "fence": named, "with": arguments}).encode())
+        await self.send(wire.JSON, json.dumps({"op": op, "fence": named, "with": arguments}).encode())
 
     async def taken_up(self) -> None:
         """Wait for the agent to begin. Raises: Gone when it did not; SandboxFailed and FenceLost as it says."""
         kind, payload = await self.receive()
-        if kind == guest.JSON:
+        if kind == wire.JSON:
             judged(payload)
 
     async def data(self, content: AsyncIterator[bytes] | bytes) -> None:
@@ -79,15 +79,15 @@ class Connection:
                 async for piece in content:
                     async with in_time():
                         await self.data_piece(piece)
-            await self.send(guest.END)
+            await self.send(wire.END)
 
     async def data_piece(self, piece: bytes) -> None:
         for start in range(0, len(piece), CHUNK):
-            await self.send(guest.DATA, piece[start : start + CHUNK])
+            await self.send(wire.DATA, piece[start : start + CHUNK])
 
     async def receive(self) -> tuple[bytes, bytes]:
         try:
-            return await guest.read_frame(self.reader)
+            return await wire.read_frame(self.reader)
         except (asyncio.IncompleteReadError, OSError, ValueError) as error:
             raise Gone(str(error)) from error
 
@@ -98,13 +98,13 @@ class Connection:
         """
         while True:
             kind, payload = await self.receive()
-            if kind == guest.JSON:
+            if kind == wire.JSON:
                 return judged(payload)
-            if kind == guest.RESULT:
+            if kind == wire.RESULT:
                 self.result += payload
                 if len(self.result) > self.most:
                     raise SandboxFailed("The sandbox answers with more than can be taken.")
-            elif kind == guest.DATA and on_output:
+            elif kind == wire.DATA and on_output:
                 await on_output(payload)
 
 
@@ -297,9 +297,9 @@ class Streams:
     async def read(self) -> bytes:
         while not self.over:
             kind, payload = await self.connection.receive()
-            if kind == guest.DATA and payload:
+            if kind == wire.DATA and payload:
                 return payload
-            if kind == guest.JSON:
+            if kind == wire.JSON:
                 with understanding():
                     self.over, self.ending = True, ending_of(json.loads(payload))
         return b""

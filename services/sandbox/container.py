@@ -1,7 +1,5 @@
 """What a container may do, as the Docker Engine API takes it. Pure."""
 
-from pathlib import Path
-
 from services.sandbox.isolation import SHARED_MEMORY
 from services.sandbox.protocol import WORKSPACE, Spec
 
@@ -9,14 +7,13 @@ SHARED = "/run/sandbox"
 PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where python3 is looked for: nowhere that the last life of the sandbox could write."""
 OPEN_FILES = 4096
-AGENT = Path(__file__).with_name("guest.py")
 
 
 def configuration(image: str, user: int, spec: Spec, processes: int, shared: str, volume: str) -> dict[str, object]:
-    """The body of a create request. The agent's text is an argument: no file of the engine's machine is needed."""
+    """The body of a create request; the agent and what it begins with lie in the folder that both share."""
     return {
         "Image": image,
-        "Entrypoint": ["python3", "-I", "-S", "-c", AGENT.read_text()],
+        "Entrypoint": ["python3", "-I", "-S", f"{SHARED}/agent"],
         "Cmd": [f"{SHARED}/begin"],
         "User": f"{user}:{user}",
         "WorkingDir": WORKSPACE,

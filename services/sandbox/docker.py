@@ -15,6 +15,7 @@ from services.runs.fence import Fence
 from services.sandbox import admission, client, container, idle, places, syscalls
 from services.sandbox.engine import Engine
 from services.sandbox.isolation import ENVIRONMENT
+from services.sandbox.packing import packed
 from services.sandbox.places import Place
 from services.sandbox.protocol import Sandbox, SandboxUnavailable, Spec
 from services.sandbox.wishes import Wish, no_wish, spec_for
@@ -88,6 +89,8 @@ class Docker:
             shared.mkdir()
             (shared / "begin").write_text(json.dumps(begins))
             (shared / "begin").chmod(0o644)
+            (shared / "agent").write_bytes(packed("guest"))
+            (shared / "agent").chmod(0o644)
             shared.chmod(0o703)
         except OSError as error:
             raise SandboxUnavailable(f"No sandbox: {shared} cannot be made anew ({error.strerror}).") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 from services.sandbox import uplink
 from services.sandbox.protocol import SandboxUnavailable
 
-AGENT = "/run/sandbox/agent.py"
+AGENT = "/run/sandbox/agent"
 USER = 1000
 PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -78,7 +78,6 @@ def files(*, network: bool = False) -> dict[str, str]:
     resolver = {"/etc/resolv.conf": f"nameserver {uplink.RESOLVER}\n"} if network else {}
     return {
         **resolver,
-        AGENT: Path(__file__).with_name("guest.py").read_text(),
         "/etc/passwd": f"root:x:0:0::/:/bin/sh\nagent:x:{USER}:{USER}:agent:/workspace:/bin/bash\n",
         "/etc/group": f"root:x:0:\nagent:x:{USER}:\n",
         "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",

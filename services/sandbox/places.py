@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from services.sandbox import guest
+from services.sandbox.guest import removal
 from services.sandbox.protocol import SandboxUnavailable
 
 LOCK_WITHIN = 30.0
@@ -98,7 +98,7 @@ class Place:
 
     def remove(self) -> None:
         with suppress(FileNotFoundError):
-            for _ in guest.removing(str(self.folder)):
+            for _ in removal.removing(str(self.folder)):
                 pass
         (self.folder.parent / f"{self.folder.name}.lock").unlink(missing_ok=True)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from services.sandbox import client, guest
+from services.sandbox import client
 from services.sandbox.client import Client
+from services.sandbox.guest import wire
 from services.sandbox.protocol import SandboxFailed
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
@@ -24,8 +25,8 @@ async def agent(folder: Path, speak: Speak) -> AsyncIterator[Client]:
 
     async def call(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
-            await guest.read_frame(reader)
-            writer.write(guest.frame(guest.BEGUN, b""))
+            await wire.read_frame(reader)
+            writer.write(wire.frame(wire.BEGUN, b""))
             await speak(reader, writer)
 
     def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,7 +62,7 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     [b"no json", b"[1]", b"null", b"\xff", b"{}", b"[" * 100_000, b'{"file": {"path": 1}}', b'{"file": [1]}'],
 )
 async def test_an_answer_that_is_none_is_a_failure_of_the_sandbox(tmp_path: Path, payload: bytes) -> None:
-    async with agent(tmp_path, saying(guest.frame(guest.JSON, payload))) as sandbox:
+    async with agent(tmp_path, saying(wire.frame(wire.JSON, payload))) as sandbox:
         with pytest.raises(SandboxFailed, match="cannot be understood"):
             await sandbox.stat_file("x")
 
@@ -73,15 +74,15 @@ async def test_a_listing_that_is_none_is_a_failure_of_the_sandbox(tmp_path: Path
         b"[{}]",
         json.dumps([{"path": "a", "is_dir": 0, "size": 1, "modified": "x"}]).encode(),
     ):
-        speak = saying(guest.frame(guest.RESULT, listed), guest.frame(guest.JSON, b"{}"))
+        speak = saying(wire.frame(wire.RESULT, listed), wire.frame(wire.JSON, b"{}"))
         async with agent(tmp_path, speak) as sandbox:
             with pytest.raises(SandboxFailed, match="cannot be understood"):
                 await sandbox.list_files()
 
 
 async def test_more_than_was_asked_for_is_not_taken(tmp_path: Path) -> None:
-    flood = [guest.frame(guest.RESULT, bytes(1024 * 1024))] * 4
-    async with agent(tmp_path, saying(*flood, guest.frame(guest.JSON, b"{}"))) as sandbox:
+    flood = [wire.frame(wire.RESULT, bytes(1024 * 1024))] * 4
+    async with agent(tmp_path, saying(*flood, wire.frame(wire.JSON, b"{}"))) as sandbox:
         with pytest.raises(SandboxFailed, match="more than can be taken"):
             await sandbox.read_file("x", limit=1024)
 

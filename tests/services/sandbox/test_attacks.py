@@ -15,8 +15,9 @@ from uuid import UUID, uuid4
 import pyseccomp
 import pytest
 
-from services.sandbox import monitor, places, syscalls
+from services.sandbox import places, syscalls
 from services.sandbox.bubblewrap import Bubblewrap
+from services.sandbox.monitor.processes import below
 from services.sandbox.protocol import Sandbox, SandboxFailed
 from tests.conftest import named
 from tests.services.sandbox import attacks
@@ -258,7 +259,7 @@ async def test_each_project_has_a_user_of_its_own_when_root_starts_it_and_else_t
         await provider.open(project_id)
         place = places.of(provider.root, project_id)
         users.add(place.workspace.stat().st_uid)
-        users |= {os.stat(f"/proc/{pid}").st_uid for pid in monitor.below(place.monitor() or 0)}
+        users |= {os.stat(f"/proc/{pid}").st_uid for pid in below(place.monitor() or 0)}
     if os.geteuid():
         assert users == {os.geteuid()}
     else:

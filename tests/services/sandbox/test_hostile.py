@@ -161,10 +161,9 @@ async def test_connections_to_a_port_leave_the_sandbox_room_to_work(sandbox: San
 
 
 async def test_a_monitor_that_never_speaks_is_no_sandbox(
-    provider: Bubblewrap, project_id: UUID, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    provider: Bubblewrap, project_id: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "silent.py").write_text("import time; time.sleep(20)")
-    monkeypatch.setattr(bubblewrap, "MONITOR", tmp_path / "silent.py")
+    monkeypatch.setattr(bubblewrap, "BEGIN", "import time; time.sleep(20)")
     monkeypatch.setattr(bubblewrap, "START_WITHIN", 0.2)
     with pytest.raises(SandboxUnavailable, match="did not start"):
         await provider.open(project_id)

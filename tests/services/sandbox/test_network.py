@@ -14,8 +14,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.embedded import sandboxes
-from services.sandbox import monitor, places, uplink
+from services.sandbox import places, uplink
 from services.sandbox.bubblewrap import Bubblewrap
+from services.sandbox.monitor.processes import below
 from services.sandbox.protocol import Sandbox, SandboxUnavailable, Spec
 from services.sandbox.wishes import spec_for
 from services.settings import SandboxSettings
@@ -160,7 +161,7 @@ async def test_names_are_resolved_only_where_the_network_is_open(settings: Sandb
 def stack_of(provider: Bubblewrap, project_id: UUID) -> int:
     """The pid of a sandbox's slirp4netns."""
     parent = places.of(provider.root, project_id).monitor() or 0
-    for pid in monitor.below(parent):
+    for pid in below(parent):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"slirp4netns\0"):
             return pid
     raise AssertionError("there is no slirp4netns")
