@@ -47,6 +47,8 @@ class NewMessage:
 
 NAMES = tuple(f.name for f in fields(Message))
 COLUMNS = ", ".join(NAMES)
+WIDTH = len(NAMES)
+LAST_POSITION = 2**63 - 1
 NEWER_ROWS = 1000
 IMAGES_AT_ONCE = 5
 PAGE_BYTES = 16 * 1024 * 1024
@@ -149,8 +151,7 @@ async def page(
         f"""
         WITH found AS (
             SELECT message_id, position, pg_column_size(content) + pg_column_size(metadata) AS size FROM messages
-            WHERE thread_id = $1 AND ($2::bigint IS NULL OR position < $2) AND ($3::bigint IS NULL OR position > $3)
-                AND (is_llm_message OR NOT $6)
+            WHERE thread_id = $1 AND position < $2 AND position > $3 {"AND is_llm_message" if for_model else ""}
             ORDER BY {order} LIMIT $4 + 1
         ), fitting AS (
             SELECT message_id FROM (
@@ -161,14 +162,13 @@ async def page(
         ORDER BY {order}
         """,
         thread_id,
-        before,
-        after,
+        LAST_POSITION if before is None else before,
+        -1 if after is None else after,
         limit,
         max_bytes,
-        for_model,
         timeout=LONG_SECONDS,
     )
-    return [Message(**{name: row[name] for name in NAMES}) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
+    return [Message(*row[:WIDTH]) for row in rows], bool(rows) and rows[0]["found"] > len(rows)
 
 
 async def newest_summary(conn: Connection, thread_id: UUID) -> Message | None:

@@ -71,6 +71,10 @@ async def prepare_connection(conn: asyncpg.Connection) -> None:
     await conn.set_type_codec("jsonb", encoder=dump_json, decoder=orjson.loads, schema="pg_catalog")
 
 
+async def leave_as_it_is(_conn: asyncpg.Connection) -> None:
+    """Nothing here changes a session for longer than a transaction: resetting it would double the round trips."""
+
+
 async def open_pool(settings: PostgresSettings, *, min_size: int | None = None) -> Pool:
     """Open the pool of one process.
 
@@ -97,6 +101,7 @@ async def opened(settings: PostgresSettings, min_size: int, max_size: int) -> Po
         command_timeout=settings.command_timeout.total_seconds(),
         timeout=settings.connect_timeout.total_seconds(),
         init=prepare_connection,
+        reset=leave_as_it_is,
         server_settings=server_settings(settings),
         loop=None,
         connection_class=asyncpg.Connection,

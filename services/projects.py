@@ -1,6 +1,5 @@
 """Projects: what an account works on."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -31,7 +30,9 @@ class Project:
         return {name: self.sandbox[name] for name in SHOWN_OF_SANDBOX if name in self.sandbox}
 
 
-COLUMNS = ", ".join(f.name for f in fields(Project))
+NAMES = tuple(f.name for f in fields(Project))
+COLUMNS = ", ".join(NAMES)
+WIDTH = len(NAMES)
 
 
 async def create(conn: Connection, account_id: UUID, name: str) -> Project:
@@ -81,29 +82,27 @@ async def wants_network(conn: Executor, project_id: UUID) -> bool | None:
     return wanted
 
 
-async def by_ids(conn: Connection, project_ids: Iterable[UUID]) -> dict[UUID, Project]:
-    """Projects by id, unchecked: for those whose threads the caller may read."""
-    rows = await conn.fetch(
-        f"SELECT {COLUMNS} FROM projects WHERE project_id = ANY($1::uuid[])", list(set(project_ids))
-    )
-    return {row["project_id"]: Project(**row) for row in rows}
-
-
-async def page(conn: Connection, account_id: UUID, *, limit: int, offset: int) -> list[Project]:
-    """The account's projects, newest first."""
+async def page(conn: Executor, account_id: UUID, *, limit: int, offset: int) -> tuple[list[Project], int]:
+    """The account's projects, newest first, and how many it has."""
     rows = await conn.fetch(
         f"""
-        SELECT {COLUMNS} FROM projects WHERE account_id = $1
-        ORDER BY created_at DESC, project_id DESC LIMIT $2 OFFSET $3
+        WITH paged AS (
+            SELECT project_id FROM projects WHERE account_id = $1
+            ORDER BY created_at DESC, project_id DESC LIMIT $2 OFFSET $3
+        )
+        SELECT {COLUMNS}, (SELECT count(*) FROM projects WHERE account_id = $1) AS total
+        FROM paged JOIN projects USING (project_id) ORDER BY created_at DESC, project_id DESC
         """,
         account_id,
         limit,
         offset,
     )
-    return [Project(**row) for row in rows]
+    if not rows:
+        return [], await count(conn, account_id) if offset else 0
+    return [Project(*row[:WIDTH]) for row in rows], rows[0]["total"]
 
 
-async def count(conn: Connection, account_id: UUID) -> int:
+async def count(conn: Executor, account_id: UUID) -> int:
     total: int = await conn.fetchval("SELECT count(*) FROM projects WHERE account_id = $1", account_id)
     return total
 

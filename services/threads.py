@@ -6,8 +6,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
+from services import projects
 from services.errors import Forbidden, NotFound
 from services.postgres import LONG_SECONDS, Connection, Executor
+from services.projects import Project
 
 MISSING = "Thread not found."
 MISSING_RUN = "Run not found."
@@ -26,6 +30,9 @@ class Thread:
 
 
 COLUMNS = ", ".join(f"t.{f.name}" for f in fields(Thread))
+WIDTH = len(fields(Thread))
+WITH_PROJECT = ", ".join((COLUMNS, *(f"p.{name}" for name in projects.NAMES)))
+"""What a statement over `threads t` and `projects p` returns for `with_project`; more may follow."""
 READABLE = "(t.account_id = $2 OR t.is_public OR p.is_public)"
 
 
@@ -106,27 +113,35 @@ def require_owner(account_id: UUID, thread: Thread) -> None:
         raise Forbidden(READ_ONLY)
 
 
-async def page(conn: Connection, account_id: UUID, *, limit: int, offset: int) -> list[Thread]:
-    """The account's threads, newest first."""
+def with_project(row: asyncpg.Record) -> tuple[Thread, Project]:
+    return Thread(*row[:WIDTH]), Project(*row[WIDTH : WIDTH + projects.WIDTH])
+
+
+async def page(
+    conn: Executor, account_id: UUID, *, limit: int, offset: int
+) -> tuple[list[tuple[Thread, Project]], int]:
+    """The account's threads with their projects, newest first, and how many threads it has."""
     rows = await conn.fetch(
         f"""
-        SELECT {COLUMNS} FROM threads t WHERE account_id = $1
-        ORDER BY created_at DESC, thread_id DESC LIMIT $2 OFFSET $3
+        WITH paged AS (
+            SELECT thread_id FROM threads WHERE account_id = $1
+            ORDER BY created_at DESC, thread_id DESC LIMIT $2 OFFSET $3
+        )
+        SELECT {WITH_PROJECT}, (SELECT count(*) FROM threads WHERE account_id = $1) AS total
+        FROM paged JOIN threads t USING (thread_id) JOIN projects p USING (project_id)
+        ORDER BY t.created_at DESC, t.thread_id DESC
         """,
         account_id,
         limit,
         offset,
     )
-    return [Thread(**row) for row in rows]
+    if not rows:
+        return [], await count(conn, account_id) if offset else 0
+    return [with_project(row) for row in rows], rows[0]["total"]
 
 
-async def count(conn: Connection, account_id: UUID) -> int:
+async def count(conn: Executor, account_id: UUID) -> int:
     total: int = await conn.fetchval("SELECT count(*) FROM threads WHERE account_id = $1", account_id)
-    return total
-
-
-async def count_messages(conn: Connection, thread_id: UUID) -> int:
-    total: int = await conn.fetchval("SELECT count(*) FROM messages WHERE thread_id = $1", thread_id)
     return total
 
 

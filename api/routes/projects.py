@@ -68,9 +68,7 @@ def shown(project: Project) -> ProjectOut:
 
 @router.get("")
 async def list_projects(caller: CallerDep, pool: PoolDep, page: PageQuery = 1, limit: LimitQuery = 1000) -> ProjectPage:
-    async with pool.acquire() as conn:
-        found = await projects.page(conn, caller.account_id, limit=limit, offset=(page - 1) * limit)
-        total = await projects.count(conn, caller.account_id)
+    found, total = await projects.page(pool, caller.account_id, limit=limit, offset=(page - 1) * limit)
     return ProjectPage(projects=[shown(project) for project in found], pagination=pagination(page, limit, total))
 
 

@@ -12,7 +12,7 @@ from api.paging import MAX_ROWS, LimitQuery, decode_moment, encode_moment
 from services import threads
 from services.errors import NotFound
 from services.runs import stopping, store, waiting
-from services.runs.store import Run
+from services.runs.store import ListedRun, Run
 from services.runs.stores import Stores
 
 router = APIRouter(tags=["runs"])
@@ -85,7 +85,7 @@ class ActiveRuns(BaseModel):
     active_runs: list[ActiveRun]
 
 
-def shown_run(run: Run) -> RunOut:
+def shown_run(run: ListedRun) -> RunOut:
     return RunOut(
         id=run.id,
         thread_id=run.thread_id,
@@ -189,17 +189,16 @@ async def list_runs(
 ) -> RunPage:
     """The account's runs, newest first. `status=running` means all that is not final; `phase` is exact."""
     before = None if cursor is None else decode_moment(cursor)
-    async with pool.acquire() as conn:
-        runs = await store.list_runs(
-            conn,
-            caller.account_id,
-            status=status,
-            phase=phase,
-            thread_id=thread_id,
-            project_id=project_id,
-            before=before,
-            limit=limit + 1,
-        )
+    runs = await store.list_runs(
+        pool,
+        caller.account_id,
+        status=status,
+        phase=phase,
+        thread_id=thread_id,
+        project_id=project_id,
+        before=before,
+        limit=limit + 1,
+    )
     shown, more = runs[:limit], len(runs) > limit
     next_cursor = encode_moment(shown[-1].created_at, shown[-1].id) if more else None
     return RunPage(agent_runs=[shown_run(run) for run in shown], next_cursor=next_cursor)
@@ -207,8 +206,7 @@ async def list_runs(
 
 @router.get("/agent-runs/active")
 async def list_active_runs(caller: CallerDep, pool: PoolDep) -> ActiveRuns:
-    async with pool.acquire() as conn:
-        runs = await store.list_runs(conn, caller.account_id, status="running", limit=MAX_ROWS)
+    runs = await store.list_runs(pool, caller.account_id, status="running", limit=MAX_ROWS)
     return ActiveRuns(
         active_runs=[
             ActiveRun(

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Form
+from fastapi import APIRouter, Form, Query
 from pydantic import BaseModel
 
 from api.deps import CallerDep, PoolDep, ResourcesDep
@@ -13,7 +13,7 @@ from api.paging import LimitQuery, PageQuery, Pagination, decode_position, pagin
 from api.routes.projects import Deleted, ProjectOut
 from api.routes.projects import shown as shown_project
 from api.routes.runs import RunOut, shown_run, stop_live_runs
-from services import messages, projects, threads
+from services import messages, projects, thread_overview, threads
 from services.errors import NotFound
 from services.messages import Message, NewMessage
 from services.postgres import Pool, transaction
@@ -24,6 +24,9 @@ from services.threads import Thread
 router = APIRouter(prefix="/threads", tags=["threads"])
 
 RECENT_RUNS = 10
+MAX_NEWEST = 100
+
+MessagesQuery = Annotated[int, Query(ge=0, le=MAX_NEWEST)]
 
 
 class ThreadOut(BaseModel):
@@ -39,6 +42,10 @@ class ThreadOut(BaseModel):
 class ThreadDetail(ThreadOut):
     message_count: int
     recent_agent_runs: list[RunOut]
+
+
+class ThreadWithMessages(ThreadDetail):
+    messages: list["MessageOut"]
 
 
 class ThreadPage(BaseModel):
@@ -102,13 +109,10 @@ def shown_message(message: Message) -> MessageOut:
 
 @router.get("")
 async def list_threads(caller: CallerDep, pool: PoolDep, page: PageQuery = 1, limit: LimitQuery = 1000) -> ThreadPage:
-    async with pool.acquire() as conn:
-        found = await threads.page(conn, caller.account_id, limit=limit, offset=(page - 1) * limit)
-        total = await threads.count(conn, caller.account_id)
-        theirs = await projects.by_ids(conn, (thread.project_id for thread in found))
-    # A project that was deleted between the two queries took its threads with it.
-    shown_threads = [shown(thread, theirs[thread.project_id]) for thread in found if thread.project_id in theirs]
-    return ThreadPage(threads=shown_threads, pagination=pagination(page, limit, total))
+    found, total = await threads.page(pool, caller.account_id, limit=limit, offset=(page - 1) * limit)
+    return ThreadPage(
+        threads=[shown(thread, project) for thread, project in found], pagination=pagination(page, limit, total)
+    )
 
 
 @router.post("", form_limits={"max_files": 0, "max_fields": 20})
@@ -121,19 +125,19 @@ async def create_thread(name: Annotated[Line, Form()], caller: CallerDep, pool: 
 
 
 @router.get("/{thread_id}")
-async def get_thread(thread_id: UUID, caller: CallerDep, pool: PoolDep) -> ThreadDetail:
-    async with pool.acquire() as conn:
-        thread = await threads.readable(conn, caller.account_id, thread_id)
-        theirs = await projects.by_ids(conn, [thread.project_id])
-        count = await threads.count_messages(conn, thread_id)
-        runs = await store.list_runs(conn, thread.account_id, thread_id=thread_id, limit=RECENT_RUNS)
-    if thread.project_id not in theirs:
-        raise NotFound(threads.MISSING)
-    return ThreadDetail(
-        **shown(thread, theirs[thread.project_id]).model_dump(),
-        message_count=count,
-        recent_agent_runs=[shown_run(run) for run in runs],
+async def get_thread(
+    thread_id: UUID, caller: CallerDep, pool: PoolDep, messages: MessagesQuery = 0
+) -> ThreadWithMessages | ThreadDetail:
+    """`messages`: that many of the newest are in the answer too, newest first."""
+    found = await thread_overview.get(pool, caller.account_id, thread_id, runs=RECENT_RUNS, messages=messages)
+    detail = ThreadDetail(
+        **shown(found.thread, found.project).model_dump(),
+        message_count=found.message_count,
+        recent_agent_runs=[shown_run(run) for run in found.runs],
     )
+    if not messages:
+        return detail
+    return ThreadWithMessages(**detail.model_dump(), messages=[shown_message(message) for message in found.messages])
 
 
 @router.patch("/{thread_id}")

@@ -10,7 +10,7 @@ from services.errors import Conflict
 from services.postgres import Connection, transaction
 from services.runs import idempotency, lifecycle, stopping, store
 from services.runs.idempotency import RequestKey
-from services.runs.store import COLUMNS, TURN, Run
+from services.runs.store import COLUMNS, LIVE, TURN, Run
 from services.runs.stores import Stores
 
 DUE_UNJUDGED = """(
@@ -108,7 +108,7 @@ async def clear_the_way(conn: Connection, new: NewRun) -> list[Run]:
     if new.on_active == "queue":
         return []
     rows = await conn.fetch(
-        "SELECT id FROM agent_runs WHERE project_id = $1 AND completed_at IS NULL ORDER BY created_at", new.project_id
+        f"SELECT id FROM agent_runs WHERE project_id = $1 AND {LIVE} ORDER BY created_at", new.project_id
     )
     unfinished = [row["id"] for row in rows]
     if unfinished and new.on_active == "reject":
@@ -134,11 +134,7 @@ async def judge(conn: Connection, project_id: UUID) -> list[Run]:
 async def lock_unfinished(conn: Connection, project_id: UUID) -> None:
     """All rows that a judgement may write, in the order in which a stop of many locks them: no deadlocks."""
     await conn.execute(
-        """
-        SELECT FROM agent_runs WHERE project_id = $1 AND status IN ('queued', 'running')
-        ORDER BY id FOR NO KEY UPDATE
-        """,
-        project_id,
+        f"SELECT FROM agent_runs WHERE project_id = $1 AND {LIVE} ORDER BY id FOR NO KEY UPDATE", project_id
     )
 
 
@@ -157,9 +153,9 @@ async def judge_next(conn: Connection, project_id: UUID) -> tuple[UUID, datetime
 
 async def in_the_way(conn: Connection, project_id: UUID, run_id: UUID, due: datetime) -> list[UUID]:
     rows = await conn.fetch(
-        """
+        f"""
         SELECT id FROM agent_runs
-        WHERE project_id = $1 AND completed_at IS NULL AND id <> $2 AND created_at <= $3 ORDER BY created_at
+        WHERE project_id = $1 AND {LIVE} AND id <> $2 AND created_at <= $3 ORDER BY created_at
         """,
         project_id,
         run_id,

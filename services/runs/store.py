@@ -60,12 +60,34 @@ class Run:
         return self.status if self.final else "running"
 
 
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """What a list shows of a run."""
+
+    id: UUID
+    thread_id: UUID
+    status: str
+    phase: str
+    started_at: datetime | None
+    completed_at: datetime | None
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def public_status(self) -> str:
+        return self.status if self.completed_at else "running"
+
+
 TURN = "({0}.started_at IS NULL, coalesce({0}.not_before, {0}.created_at), {0}.id)"
 """The order of a project's runs: what was begun first, then what is due longest."""
 
+LIVE = "status IN ('queued', 'running')"
+"""Not final, in the words of the partial indexes: `completed_at IS NULL` means the same and finds none of them."""
+
 EARLIER_UNFINISHED = f"""EXISTS (
     SELECT 1 FROM agent_runs AS other
-    WHERE other.project_id = run.project_id AND other.completed_at IS NULL AND other.id <> run.id
+    WHERE other.project_id = run.project_id AND other.status IN ('queued', 'running') AND other.id <> run.id
       AND (other.status = 'running' OR {TURN.format("other")} < {TURN.format("run")})
 )"""
 """Whether the project of `agent_runs AS run` has a run that must end first."""
@@ -76,8 +98,16 @@ PHASE = f"""CASE
     WHEN status = 'queued' AND (not_before > now() OR NOT judged OR {EARLIER_UNFINISHED}) THEN 'waiting'
     ELSE status
 END"""
-COLUMNS = ", ".join(f"{PHASE} AS phase" if f.name == "phase" else f.name for f in fields(Run))
-"""What a statement over `agent_runs AS run` returns for a Run."""
+PHASES_OF_LIVE = ("waiting", "queued", "running", "stopping")
+
+
+def columns_of(kind: type[Run] | type[ListedRun]) -> str:
+    """What a statement over `agent_runs AS run` returns for a run of this kind."""
+    return ", ".join(f"{PHASE} AS phase" if f.name == "phase" else f.name for f in fields(kind))
+
+
+COLUMNS = columns_of(Run)
+LISTED = columns_of(ListedRun)
 
 
 async def hold(conn: Connection, fence: Fence) -> None:
@@ -105,7 +135,7 @@ async def list_runs(
     project_id: UUID | None = None,
     before: tuple[datetime, UUID] | None = None,
     limit: int = 50,
-) -> list[Run]:
+) -> list[ListedRun]:
     """Runs of an account, newest first. `status="running"` means all that is not final; `phase` is exact.
 
     `before` is the (created_at, id) of the last row of the page before.
@@ -113,11 +143,13 @@ async def list_runs(
     wanted = Conditions()
     wanted.add("account_id = {}", account_id)
     if status == "running":
-        wanted.add("completed_at IS NULL")
+        wanted.add(LIVE)
     elif status:
         wanted.add("status = {}", status)
-    if phase:
-        wanted.add(f"{PHASE} = {{}}", phase)
+    if phase in PHASES_OF_LIVE:
+        wanted.add(f"{LIVE} AND {PHASE} = {{}}", phase)
+    elif phase:
+        wanted.add("status = {}", phase)
     if thread_id:
         wanted.add("thread_id = {}", thread_id)
     if project_id:
@@ -126,12 +158,13 @@ async def list_runs(
         wanted.add("(created_at, id) < ({}, {})", *before)
     rows = await conn.fetch(
         f"""
-        SELECT {COLUMNS} FROM agent_runs AS run WHERE {wanted.sql}
-        ORDER BY created_at DESC, id DESC LIMIT {int(limit)}
+        SELECT {LISTED} FROM agent_runs AS run WHERE {wanted.sql}
+        ORDER BY created_at DESC, id DESC LIMIT ${len(wanted.values) + 1}
         """,
         *wanted.values,
+        limit,
     )
-    return [Run(**row) for row in rows]
+    return [ListedRun(*row) for row in rows]
 
 
 class Conditions:
