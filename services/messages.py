@@ -149,17 +149,14 @@ async def page(
     order = "position DESC" if descending else "position"
     rows = await conn.fetch(
         f"""
-        WITH found AS (
-            SELECT message_id, position, pg_column_size(content) + pg_column_size(metadata) AS size FROM messages
-            WHERE thread_id = $1 AND position < $2 AND position > $3 {"AND is_llm_message" if for_model else ""}
-            ORDER BY {order} LIMIT $4 + 1
-        ), fitting AS (
-            SELECT message_id FROM (
-                SELECT message_id, position, sum(size) OVER (ORDER BY {order}) - size AS bytes_before FROM found
-            ) AS summed WHERE bytes_before < $5 ORDER BY {order} LIMIT $4
-        )
-        SELECT {COLUMNS}, (SELECT count(*) FROM found) AS found FROM messages JOIN fitting USING (message_id)
-        ORDER BY {order}
+        SELECT {COLUMNS}, found FROM (
+            SELECT *, count(*) OVER () AS found, sum(size) OVER (ORDER BY {order}) - size AS bytes_before FROM (
+                SELECT *, pg_column_size(content) + pg_column_size(metadata) AS size FROM messages
+                WHERE thread_id = $1 AND position < $2 AND position > $3 {"AND is_llm_message" if for_model else ""}
+                ORDER BY {order} LIMIT $4 + 1
+            ) AS wanted
+        ) AS summed
+        WHERE bytes_before < $5 ORDER BY {order} LIMIT $4
         """,
         thread_id,
         LAST_POSITION if before is None else before,

@@ -26,13 +26,21 @@ class Project:
 
     @property
     def shown_sandbox(self) -> dict[str, Any]:
-        """What anybody may know of the sandbox; passwords and tokens stay here."""
-        return {name: self.sandbox[name] for name in SHOWN_OF_SANDBOX if name in self.sandbox}
+        return shown_of_sandbox(self.sandbox)
+
+
+def shown_of_sandbox(sandbox: dict[str, Any]) -> dict[str, Any]:
+    """What anybody may know of a project's sandbox; passwords and tokens stay here."""
+    return {name: sandbox[name] for name in SHOWN_OF_SANDBOX if name in sandbox}
 
 
 NAMES = tuple(f.name for f in fields(Project))
 COLUMNS = ", ".join(NAMES)
 WIDTH = len(NAMES)
+SHOWN = "FROM projects WHERE account_id = $1 ORDER BY created_at DESC, project_id DESC LIMIT $2 OFFSET $3"
+PAGE = f"(SELECT * {SHOWN}) AS page"
+FAR_PAGE = f"(SELECT project_id {SHOWN}) AS shown JOIN projects USING (project_id)"
+"""What it skips is read from the index alone; then the page's rows are looked up one by one."""
 
 
 async def create(conn: Connection, account_id: UUID, name: str) -> Project:
@@ -86,12 +94,8 @@ async def page(conn: Executor, account_id: UUID, *, limit: int, offset: int) -> 
     """The account's projects, newest first, and how many it has."""
     rows = await conn.fetch(
         f"""
-        WITH paged AS (
-            SELECT project_id FROM projects WHERE account_id = $1
-            ORDER BY created_at DESC, project_id DESC LIMIT $2 OFFSET $3
-        )
         SELECT {COLUMNS}, (SELECT count(*) FROM projects WHERE account_id = $1) AS total
-        FROM paged JOIN projects USING (project_id) ORDER BY created_at DESC, project_id DESC
+        FROM {FAR_PAGE if offset > limit else PAGE} ORDER BY created_at DESC, project_id DESC
         """,
         account_id,
         limit,

@@ -30,9 +30,37 @@ class Thread:
 
 
 COLUMNS = ", ".join(f"t.{f.name}" for f in fields(Thread))
+
+
+@dataclass(frozen=True, slots=True)
+class ListedThread:
+    """What a list shows of a thread and its project."""
+
+    thread_id: UUID
+    project_id: UUID
+    metadata: dict[str, Any]
+    is_public: bool
+    created_at: datetime
+    updated_at: datetime
+    project_name: str
+    project_description: str
+    project_sandbox: dict[str, Any]
+    project_is_public: bool
+    project_created_at: datetime
+    project_updated_at: datetime
+
+
+LISTED = ", ".join(
+    f"t.{f.name}" if f.name in Thread.__slots__ else f.name.replace("project_", "p.") for f in fields(ListedThread)
+)
+LISTED_WIDTH = len(fields(ListedThread))
 WIDTH = len(fields(Thread))
 WITH_PROJECT = ", ".join((COLUMNS, *(f"p.{name}" for name in projects.NAMES)))
 """What a statement over `threads t` and `projects p` returns for `with_project`; more may follow."""
+SHOWN = "FROM threads WHERE account_id = $1 ORDER BY created_at DESC, thread_id DESC LIMIT $2 OFFSET $3"
+PAGE = f"(SELECT * {SHOWN}) AS t"
+FAR_PAGE = f"(SELECT thread_id {SHOWN}) AS shown JOIN threads t USING (thread_id)"
+"""What it skips is read from the index alone; then the page's rows are looked up one by one."""
 READABLE = "(t.account_id = $2 OR t.is_public OR p.is_public)"
 
 
@@ -117,18 +145,12 @@ def with_project(row: asyncpg.Record) -> tuple[Thread, Project]:
     return Thread(*row[:WIDTH]), Project(*row[WIDTH : WIDTH + projects.WIDTH])
 
 
-async def page(
-    conn: Executor, account_id: UUID, *, limit: int, offset: int
-) -> tuple[list[tuple[Thread, Project]], int]:
+async def page(conn: Executor, account_id: UUID, *, limit: int, offset: int) -> tuple[list[ListedThread], int]:
     """The account's threads with their projects, newest first, and how many threads it has."""
     rows = await conn.fetch(
         f"""
-        WITH paged AS (
-            SELECT thread_id FROM threads WHERE account_id = $1
-            ORDER BY created_at DESC, thread_id DESC LIMIT $2 OFFSET $3
-        )
-        SELECT {WITH_PROJECT}, (SELECT count(*) FROM threads WHERE account_id = $1) AS total
-        FROM paged JOIN threads t USING (thread_id) JOIN projects p USING (project_id)
+        SELECT {LISTED}, (SELECT count(*) FROM threads WHERE account_id = $1) AS total
+        FROM {FAR_PAGE if offset > limit else PAGE} JOIN projects p USING (project_id)
         ORDER BY t.created_at DESC, t.thread_id DESC
         """,
         account_id,
@@ -137,7 +159,7 @@ async def page(
     )
     if not rows:
         return [], await count(conn, account_id) if offset else 0
-    return [with_project(row) for row in rows], rows[0]["total"]
+    return [ListedThread(*row[:LISTED_WIDTH]) for row in rows], rows[0]["total"]
 
 
 async def count(conn: Executor, account_id: UUID) -> int:

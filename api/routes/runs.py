@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
+from api.answers import as_json
 from api.deps import CallerDep, PoolDep, ResourcesDep
 from api.paging import MAX_ROWS, LimitQuery, decode_moment, encode_moment
 from services import threads
@@ -85,18 +86,19 @@ class ActiveRuns(BaseModel):
     active_runs: list[ActiveRun]
 
 
-def shown_run(run: ListedRun) -> RunOut:
-    return RunOut(
-        id=run.id,
-        thread_id=run.thread_id,
-        status=run.public_status,
-        phase=run.phase,
-        started_at=run.started_at or run.created_at,
-        completed_at=run.completed_at,
-        error=run.error,
-        created_at=run.created_at,
-        updated_at=run.updated_at,
-    )
+def listed_run(run: ListedRun) -> dict[str, Any]:
+    """The fields of RunOut."""
+    return {
+        "id": run.id,
+        "thread_id": run.thread_id,
+        "status": run.public_status,
+        "phase": run.phase,
+        "started_at": run.started_at or run.created_at,
+        "completed_at": run.completed_at,
+        "error": run.error,
+        "created_at": run.created_at,
+        "updated_at": run.updated_at,
+    }
 
 
 def shown_detail(run: Run) -> RunDetail:
@@ -168,15 +170,15 @@ async def get_run(
     return shown_detail(run)
 
 
-@router.get("/thread/{thread_id}/agent-runs")
-async def list_runs_of_thread(thread_id: UUID, caller: CallerDep, pool: PoolDep) -> RunsOfThread:
+@router.get("/thread/{thread_id}/agent-runs", response_model=RunsOfThread)
+async def list_runs_of_thread(thread_id: UUID, caller: CallerDep, pool: PoolDep) -> Response:
     async with pool.acquire() as conn:
         thread = await threads.readable(conn, caller.account_id, thread_id)
         runs = await store.list_runs(conn, thread.account_id, thread_id=thread_id, limit=MAX_ROWS)
-    return RunsOfThread(agent_runs=[shown_run(run) for run in runs])
+    return as_json({"agent_runs": [listed_run(run) for run in runs]})
 
 
-@router.get("/agent-runs")
+@router.get("/agent-runs", response_model=RunPage)
 async def list_runs(
     caller: CallerDep,
     pool: PoolDep,
@@ -186,7 +188,7 @@ async def list_runs(
     project_id: UUID | None = None,
     limit: LimitQuery = 50,
     cursor: str | None = None,
-) -> RunPage:
+) -> Response:
     """The account's runs, newest first. `status=running` means all that is not final; `phase` is exact."""
     before = None if cursor is None else decode_moment(cursor)
     runs = await store.list_runs(
@@ -201,7 +203,7 @@ async def list_runs(
     )
     shown, more = runs[:limit], len(runs) > limit
     next_cursor = encode_moment(shown[-1].created_at, shown[-1].id) if more else None
-    return RunPage(agent_runs=[shown_run(run) for run in shown], next_cursor=next_cursor)
+    return as_json({"agent_runs": [listed_run(run) for run in shown], "next_cursor": next_cursor})
 
 
 @router.get("/agent-runs/active")

@@ -4,22 +4,23 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Form, Query
+from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel
 
+from api.answers import as_json
 from api.deps import CallerDep, PoolDep, ResourcesDep
 from api.fields import Content, Kind, Line, Prompt
 from api.paging import LimitQuery, PageQuery, Pagination, decode_position, pagination
 from api.routes.projects import Deleted, ProjectOut
 from api.routes.projects import shown as shown_project
-from api.routes.runs import RunOut, shown_run, stop_live_runs
+from api.routes.runs import RunOut, listed_run, stop_live_runs
 from services import messages, projects, thread_overview, threads
 from services.errors import NotFound
 from services.messages import Message, NewMessage
 from services.postgres import Pool, transaction
-from services.projects import Project
+from services.projects import Project, shown_of_sandbox
 from services.runs import store
-from services.threads import Thread
+from services.threads import ListedThread, Thread
 
 router = APIRouter(prefix="/threads", tags=["threads"])
 
@@ -76,6 +77,9 @@ class MessageOut(BaseModel):
     agent_version_id: UUID | None
 
 
+SHOWN_OF_MESSAGE = tuple(MessageOut.model_fields)
+
+
 class MessagePage(BaseModel):
     messages: list[MessageOut]
     next_cursor: str | None
@@ -103,16 +107,41 @@ def shown(thread: Thread, project: Project) -> ThreadOut:
     )
 
 
+def listed(thread: ListedThread) -> dict[str, Any]:
+    """The fields of ThreadOut."""
+    return {
+        "thread_id": thread.thread_id,
+        "project_id": thread.project_id,
+        "metadata": thread.metadata,
+        "is_public": thread.is_public,
+        "created_at": thread.created_at,
+        "updated_at": thread.updated_at,
+        "project": {
+            "project_id": thread.project_id,
+            "name": thread.project_name,
+            "description": thread.project_description,
+            "sandbox": shown_of_sandbox(thread.project_sandbox),
+            "is_public": thread.project_is_public,
+            "created_at": thread.project_created_at,
+            "updated_at": thread.project_updated_at,
+        },
+    }
+
+
 def shown_message(message: Message) -> MessageOut:
-    return MessageOut.model_validate(message, from_attributes=True)
+    return MessageOut(**listed_message(message))
 
 
-@router.get("")
-async def list_threads(caller: CallerDep, pool: PoolDep, page: PageQuery = 1, limit: LimitQuery = 1000) -> ThreadPage:
+def listed_message(message: Message) -> dict[str, Any]:
+    """The fields of MessageOut."""
+    return {name: getattr(message, name) for name in SHOWN_OF_MESSAGE}
+
+
+@router.get("", response_model=ThreadPage)
+async def list_threads(caller: CallerDep, pool: PoolDep, page: PageQuery = 1, limit: LimitQuery = 1000) -> Response:
     found, total = await threads.page(pool, caller.account_id, limit=limit, offset=(page - 1) * limit)
-    return ThreadPage(
-        threads=[shown(thread, project) for thread, project in found], pagination=pagination(page, limit, total)
-    )
+    pages = pagination(page, limit, total).model_dump()
+    return as_json({"threads": [listed(thread) for thread in found], "pagination": pages})
 
 
 @router.post("", form_limits={"max_files": 0, "max_fields": 20})
@@ -133,7 +162,7 @@ async def get_thread(
     detail = ThreadDetail(
         **shown(found.thread, found.project).model_dump(),
         message_count=found.message_count,
-        recent_agent_runs=[shown_run(run) for run in found.runs],
+        recent_agent_runs=[RunOut(**listed_run(run)) for run in found.runs],
     )
     if not messages:
         return detail
@@ -161,7 +190,7 @@ async def delete_thread(thread_id: UUID, caller: CallerDep, resources: Resources
     return Deleted(message="Thread deleted.")
 
 
-@router.get("/{thread_id}/messages")
+@router.get("/{thread_id}/messages", response_model=MessagePage)
 async def list_messages(
     thread_id: UUID,
     caller: CallerDep,
@@ -169,7 +198,7 @@ async def list_messages(
     order: Literal["asc", "desc"] = "desc",
     limit: LimitQuery = 1000,
     cursor: str | None = None,
-) -> MessagePage:
+) -> Response:
     edge = None if cursor is None else decode_position(cursor)
     descending = order == "desc"
     before, after = (edge, None) if descending else (None, edge)
@@ -178,10 +207,8 @@ async def list_messages(
         found, more = await messages.page(
             conn, thread_id, limit=limit, before=before, after=after, descending=descending
         )
-    return MessagePage(
-        messages=[shown_message(message) for message in found],
-        next_cursor=str(found[-1].position) if more else None,
-    )
+    next_cursor = str(found[-1].position) if more else None
+    return as_json({"messages": [listed_message(message) for message in found], "next_cursor": next_cursor})
 
 
 @router.post("/{thread_id}/messages")

@@ -76,10 +76,10 @@ async def forget_old(conn: Executor, limit: int) -> int:
     """Delete keys that no longer count, the oldest first; how many."""
     rows = await conn.fetch(
         """
-        DELETE FROM idempotency_keys WHERE (account_id, route, key) IN (
-            SELECT account_id, route, key FROM idempotency_keys WHERE created_at < now() - $1::interval
+        DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM idempotency_keys WHERE created_at < now() - $1::interval
             ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
-        ) RETURNING 1
+        )) RETURNING 1
         """,
         KEPT,
         limit,

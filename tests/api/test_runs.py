@@ -81,6 +81,8 @@ async def test_lists_are_filtered(ann: Person, pool: Pool) -> None:
     assert await ids(status="completed") == await ids(thread_id=thread_id) == await ids(project_id=project_id) == {done}
     assert await ids(phase="waiting") == {waiting}
     assert await ids(phase="queued") == {live}
+    assert await ids(phase="completed") == await ids(phase="completed", status="completed") == {done}
+    assert await ids(phase="completed", status="failed") == await ids(phase="stopping") == set()
     of_thread = (await ann.get(f"/thread/{thread_id}/agent-runs")).json()["agent_runs"]
     assert [(run["id"], run["status"]) for run in of_thread] == [(done, "completed")]
     active = (await ann.get("/agent-runs/active")).json()["active_runs"]

@@ -18,6 +18,18 @@ async def test_a_new_thread_comes_with_a_project_of_its_name(ann: Person) -> Non
     assert thread["recent_agent_runs"] == []
 
 
+async def test_a_thread_is_opened_with_its_newest_messages(ann: Person) -> None:
+    thread_id, _ = await ann.make_thread()
+    for text in ("one", "two", "three"):
+        await ann.post(f"/threads/{thread_id}/messages/add", json={"message": text})
+    opened = (await ann.get(f"/threads/{thread_id}", params={"messages": 2})).json()
+    listed = (await ann.get(f"/threads/{thread_id}/messages", params={"limit": 2})).json()
+    assert opened.pop("messages") == listed["messages"]
+    assert [message["content"]["content"] for message in listed["messages"]] == ["three", "two"]
+    assert opened == (await ann.get(f"/threads/{thread_id}")).json()
+    assert (await ann.get(f"/threads/{thread_id}", params={"messages": 101})).status_code == 422
+
+
 async def test_a_thread_may_be_made_by_a_multipart_form_too(ann: Person) -> None:
     answer = await ann.post("/threads", files={"name": (None, "Tulips")})
     assert answer.status_code == 200

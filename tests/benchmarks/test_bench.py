@@ -69,6 +69,21 @@ async def test_stops_are_measured_beside_their_limit_and_written_down(bench: Ben
     assert (tmp_path / "plot.svg").read_text().rstrip().endswith("</svg>")
 
 
+@pytest.mark.slow
+async def test_lists_are_measured_on_a_filled_database(bench: Bench, tmp_path: Path) -> None:
+    sizes = ("--accounts", "50", "--runs", "20000", "--messages", "60000", "--rounds", "1", "--requests", "2")
+    process = bench("queries", *sizes, "--broker", "redis", "--json", "figures.json", "--svg", "plot.svg")
+    output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)
+    assert process.returncode == 0, output
+    rows = orjson.loads((tmp_path / "figures.json").read_bytes())["rows"]
+    figures = {(row["group"], row["name"]): row for row in rows}
+    assert figures["plans", "plans that read a big table whole"]["longrun"] == 0, output
+    assert figures["a thread with project, messages and runs", "statements"]["longrun"] == 1
+    assert figures["a thread with project, messages and runs", "100 at once on the pool, errors"]["longrun"] == 0
+    assert figures["100 requests at once", "errors"]["longrun"] == 0
+    assert all(row["limit"] > 0 for row in rows if row["group"].startswith("GET "))
+
+
 async def test_asked_to_stop_it_leaves_nothing_behind(bench: Bench) -> None:
     process = bench("stops", "--stops", "10000", "--broker", "redis")
     await line_starting(process, "  limit: ", WITHIN_SECONDS)

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from services.postgres import Pool, Unreachable, open_pool, transaction
 from services.settings import Settings
+from tests.benchmarks import plans
 from tests.proxy import Proxy
 from tests.services.runs.seeds import eventually
 
@@ -178,3 +179,11 @@ async def fail_commits(pool: Pool) -> None:
             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION full_disk();
         """
     )
+
+
+async def test_a_statement_over_the_pool_costs_one_round_trip(pool: Pool) -> None:
+    async with plans.recorded(pool) as said:
+        await pool.fetchval("SELECT 1")
+        async with transaction(pool) as conn:
+            await conn.fetchval("SELECT 2")
+    assert [one.query for one in said] == ["SELECT 1", "SELECT 2"]

@@ -319,3 +319,13 @@ async def test_the_end_is_announced_with_the_word_of_its_status(stores: Stores) 
         for status in ("completed", "failed", "stopped"):
             await control.announce_end(stores.redis, run.id, status)
         await eventually(lambda: heard == [b"END_STREAM", b"ERROR", b"STOP"], within=1.0)
+
+
+async def test_a_heartbeat_writes_no_index(stores: Stores) -> None:
+    run = await claim(stores, await make_run(stores.pool))
+    async with stores.pool.acquire() as conn, conn.transaction():
+        await conn.execute("UPDATE agent_runs SET heartbeat_at = now() WHERE id = $1", run.id)
+        written = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'agent_runs'"
+        row = await conn.fetchrow(written)
+        assert row
+        assert (row["n_tup_upd"], row["n_tup_hot_upd"]) == (1, 1)
