@@ -73,7 +73,7 @@ async def test_a_scan_is_found(pool: Pool) -> None:
     searched = Statement("SELECT FROM agent_runs WHERE model_name = $1", ("demo/echo",))
     walked = Statement("SELECT FROM agent_runs ORDER BY id", ())
     async with pool.acquire() as conn:
-        await conn.execute("SET enable_bitmapscan = off")
+        await conn.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
         found = await plans.scans(conn, [looked_up, searched, walked], filling.BIG)
-        await conn.execute("RESET enable_bitmapscan")
+        await conn.execute("RESET enable_seqscan; RESET enable_bitmapscan")
     assert {scan.query for scan in found} == {searched.query, walked.query}
