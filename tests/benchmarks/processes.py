@@ -14,9 +14,10 @@ def pin(core: int, *pids: int) -> None:
     """Put processes with all their threads and children on this core; those that come later inherit it."""
     for pid in pids:
         for process in family(pid):
-            for thread in process.threads():
-                with suppress(ProcessLookupError):
-                    os.sched_setaffinity(thread.id, {core})
+            with suppress(psutil.NoSuchProcess):
+                for thread in process.threads():
+                    with suppress(ProcessLookupError):
+                        os.sched_setaffinity(thread.id, {core})
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -49,8 +50,11 @@ class Meter:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    """Nothing for one that has ended since it was listed."""
+    with suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def connections(pid: int, port: int) -> int:

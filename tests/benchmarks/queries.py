@@ -20,7 +20,15 @@ from services import thread_overview
 from services.embedded.console import EmbeddedError
 from services.postgres import Connection, Pool, open_pool, prepare_connection
 from services.runs.stores import open_stores
-from services.settings import AuthSettings, BrokerSettings, PostgresSettings, RedisSettings, SecretsSettings, Settings
+from services.settings import (
+    AuthSettings,
+    BrokerSettings,
+    LogSettings,
+    PostgresSettings,
+    RedisSettings,
+    SecretsSettings,
+    Settings,
+)
 from tests.acceptance.client import Client
 from tests.benchmarks import filling, plans
 from tests.benchmarks.benchmark import Benchmark
@@ -99,8 +107,9 @@ async def measure(session: Session, stores: Mapping[str, str], sizes: Sizes, fil
     for scan in found:
         session.progress.say(f"READS A WHOLE TABLE: {scan}")
     async with bare(settings) as conn, pool_of(settings) as pool:
-        await pin_postgres(conn)
-        async with api(session, stores) as (client, meter):
+        postgres = psutil.Process(await conn.fetchval("SELECT pg_backend_pid()")).ppid()
+        pin(LOAD_CORE, postgres)
+        async with api(session, stores, postgres) as (client, meter):
             cpu = await take_all(session, client, conn, pool, taken, meter)
             at_once = await all_at_once(session, client, [one.look for one in taken])
         whole = await one_round_trip(session, conn, pool)
@@ -113,6 +122,7 @@ def settings_for(stores: Mapping[str, str]) -> Settings:
         redis=RedisSettings(url=SecretStr(stores["REDIS_URL"])),
         broker=BrokerSettings(kind="redis", redis_url=SecretStr(stores["BROKER_REDIS_URL"])),
         auth=AuthSettings(secret=SecretStr(stores["JWT_SECRET"])),
+        log=LogSettings(level="error"),
         secrets=SecretsSettings.model_validate({"keys": stores["SECRETS_KEYS"]}),
     )
 
@@ -158,13 +168,8 @@ async def pool_of(settings: Settings) -> AsyncIterator[Pool]:
         await pool.close()
 
 
-async def pin_postgres(conn: Connection) -> None:
-    """The whole server; what it forks later inherits its core."""
-    pin(LOAD_CORE, psutil.Process(await conn.fetchval("SELECT pg_backend_pid()")).ppid())
-
-
 @asynccontextmanager
-async def api(session: Session, stores: Mapping[str, str]) -> AsyncIterator[tuple[Client, Meter]]:
+async def api(session: Session, stores: Mapping[str, str], postgres: int) -> AsyncIterator[tuple[Client, Meter]]:
     """An API without workers: the runs in the database are nobody's."""
     deployment = session.deployment(stores, {"RATE_LIMIT_PER_MINUTE": "1000000"})
     try:
@@ -172,7 +177,7 @@ async def api(session: Session, stores: Mapping[str, str]) -> AsyncIterator[tupl
             server = await deployment.start_api()
         pin(SERVER_CORE, server.process.pid)
         pin(LOAD_CORE, os.getpid())
-        meter = Meter(API=server.process.pid)
+        meter = Meter(API=server.process.pid, Postgres=postgres)
         async with Client.signed_in(deployment.url, stores["JWT_SECRET"], largest_account()) as client:
             yield client, meter
     except Exception:
@@ -187,18 +192,18 @@ async def take_all(
 ) -> list[Row]:
     """Limit, Longrun and reference in turns; returns what a request costs in CPU."""
     rounds, count = session.options.rounds, session.options.requests
-    spent = {"API": 0.0, "client": 0.0}
+    spent = dict.fromkeys((*meter.pids, "client"), 0.0)
     with session.progress.steps("lists", rounds * len(taken)) as told:
         for number in range(rounds):
             for one in taken:
                 if not number:
-                    await client.http.get(one.look.path, params=one.look.asked)
+                    await ask(client, one.look)
                 one.limit.append(await timed(count, partial(replay, conn, one.statements)))
                 meter.restart()
                 mine = time.process_time()
                 one.longrun.append(await timed(count, partial(ask, client, one.look)))
-                spent["API"] += meter.spent()["API"]
-                spent["client"] += time.process_time() - mine
+                for name, seconds in {**meter.spent(), "client": time.process_time() - mine}.items():
+                    spent[name] += seconds
                 if again := lists.way_of(one.look, pool):
                     one.reference.append(await timed(count, again))
                 told()

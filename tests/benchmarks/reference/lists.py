@@ -14,7 +14,7 @@ PARTS = (
     "SELECT * FROM projects WHERE project_id = (SELECT project_id FROM threads WHERE thread_id = $1)",
     "SELECT * FROM agent_runs WHERE thread_id = $1 ORDER BY created_at DESC LIMIT 1",
 )
-SKIPPING = "SELECT * FROM messages WHERE thread_id = $1 ORDER BY created_at {order} LIMIT $2 OFFSET $3"
+SKIPPING = "SELECT * FROM messages WHERE thread_id = $1 ORDER BY position {order} LIMIT $2 OFFSET $3"
 
 
 async def thread_data(pool: Pool, thread_id: UUID) -> list[Any]:
