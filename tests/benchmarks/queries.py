@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import time
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -81,9 +82,17 @@ async def run(session: Session) -> Report:
     if session.options.url:
         raise EmbeddedError("queries fills a database: it measures private servers only, without --url")
     sizes = Sizes(session.options.accounts, session.options.runs, session.options.messages)
+    check_disk(session, sizes)
     stores = await session.stores()
     filled = await fill(session, stores["DATABASE_URL"], sizes)
     return await measure(session, stores, sizes, filled)
+
+
+def check_disk(session: Session, sizes: Sizes) -> None:
+    """Raises: EmbeddedError when the database, with the server's log of its filling, would not fit."""
+    free, needed = shutil.disk_usage(session.state.folder).free, sizes.messages * 1200 + sizes.runs * 2000
+    if free < needed:
+        raise EmbeddedError(f"{needed / 2**30:.0f} GiB of disk are needed and {free / 2**30:.0f} are free: --messages")
 
 
 async def fill(session: Session, url: str, sizes: Sizes) -> list[Row]:
