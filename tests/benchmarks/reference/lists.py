@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
-from services.postgres import Pool
+from services.postgres import LONG_SECONDS, Pool
 from tests.benchmarks.looks import Look, id_of
 
 PARTS = (
@@ -14,7 +14,7 @@ PARTS = (
     "SELECT * FROM projects WHERE project_id = (SELECT project_id FROM threads WHERE thread_id = $1)",
     "SELECT * FROM agent_runs WHERE thread_id = $1 ORDER BY created_at DESC LIMIT 1",
 )
-SKIPPING = "SELECT * FROM messages WHERE thread_id = $1 ORDER BY position {order} LIMIT $2 OFFSET $3"
+SKIPPING = "SELECT * FROM messages WHERE thread_id = $1 ORDER BY created_at {order} LIMIT $2 OFFSET $3"
 
 
 async def thread_data(pool: Pool, thread_id: UUID) -> list[Any]:
@@ -29,4 +29,4 @@ def way_of(look: Look, pool: Pool) -> Callable[[], Awaitable[object]] | None:
     order = "ASC" if look.asked.get("order") == "asc" else "DESC"
     thread_id, limit = id_of("thread"), look.asked["limit"]
     skipped = int(look.asked["cursor"]) // 100  # one message of a hundred is in that thread
-    return lambda: pool.fetch(SKIPPING.format(order=order), thread_id, limit, skipped)
+    return lambda: pool.fetch(SKIPPING.format(order=order), thread_id, limit, skipped, timeout=LONG_SECONDS)
