@@ -14,8 +14,9 @@ from services.background import repeat, stop
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
+from services.runs.shards import Shards
 from services.runs.store import Run
-from services.runs.tails import Reader, Tails
+from services.runs.tails import Reader
 from services.settings import StreamSettings
 
 TICK_SECONDS = 0.25
@@ -39,8 +40,8 @@ def opening(settings: StreamSettings) -> bytes:
 class Streams:
     """All open streams of a process: their number is bounded, one ticker pings them and ends them at a drain."""
 
-    def __init__(self, settings: StreamSettings, tails: Tails) -> None:
-        self.settings, self.tails = settings, tails
+    def __init__(self, settings: StreamSettings, shards: Shards) -> None:
+        self.settings, self.shards = settings, shards
         self.open_streams: set[EventStream] = set()
         self.task: asyncio.Task[None] | None = None
 
@@ -113,7 +114,7 @@ class EventStream(EventSourceResponse):
             self.streams.open_streams.discard(self)
 
     async def follow(self, send: Send) -> None:
-        async with self.streams.tails.follow(self.run.id, after=self.after) as reader:
+        async with self.streams.shards.of(self.run.id).tails.follow(self.run.id, after=self.after) as reader:
             self.reader = reader
             while not (self.gone or reader.over):
                 batch = await reader.next()

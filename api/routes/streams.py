@@ -46,7 +46,7 @@ async def stream_run(
         run = await store.get(resources.pool, run_id)
         if run is None:
             raise NotFound(threads.MISSING_RUN)
-        if await is_read(resources.stores.redis, run, after):
+        if await is_read(resources.stores.of(run_id).redis, run, after):
             return Response(status_code=204)
     except (*PostgresUnreachable, *RedisUnreachable) as error:
         logger.warning("stream.store_away", run_id=str(run_id), error=repr(error))
