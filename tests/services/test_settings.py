@@ -142,7 +142,7 @@ def test_several_redis_servers_are_known_by_address_or_by_the_name_they_are_give
 
 
 def test_one_redis_server_is_the_only_one() -> None:
-    redis = RedisSettings(host="one", port=6380)
+    redis = RedisSettings(url=SecretStr(""), host="one", port=6380)
     assert [server.dsn for server in redis.servers] == [redis.dsn] == ["redis://one:6380/0"]
 
 
@@ -150,17 +150,17 @@ def test_one_redis_server_is_the_only_one() -> None:
     ("urls", "why"),
     [
         ("redis://one,redis://one:6379/0", "one:6379/0 twice"),
-        ("redis://one,redis://:word@one#north", "one:6379/0 twice"),
+        ("redis://one,redis://:hidden@one#north", "one:6379/0 twice"),
         ("redis://one#north,redis://two#north", "north twice"),
         ("redis://one,two:6379", "redis://host:6379/0"),
-        ("redis://:secret,word@one", "redis://host:6379/0"),
+        ("redis://:hidden,hidden@one", "redis://host:6379/0"),
         ("redis://one/first", "redis://host:6379/0"),
     ],
 )
 def test_a_list_of_redis_servers_that_cannot_be_meant_is_refused_without_showing_it(urls: str, why: str) -> None:
     with pytest.raises(ValidationError, match=f"REDIS_URLS.*{re.escape(why)}") as refused:
         spread_over(urls)
-    assert "word" not in str(refused.value)
+    assert "hidden" not in str(refused.value)
 
 
 def test_the_broker_shares_no_database_with_any_of_several_servers() -> None:

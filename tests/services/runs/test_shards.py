@@ -99,19 +99,6 @@ def assert_each_once(seen: list[tuple[int, bytes]], log: list[bytes]) -> None:
     assert events.final_status(log[-1])
 
 
-async def kill(server: Valkey) -> None:
-    """As kill -9 does, with its disk."""
-    server.child.signal(signal.SIGKILL)
-    await server.child.exited()
-    for left in server.child.spec.cwd.glob("appendonlydir/*"):
-        left.unlink()
-
-
-async def start_again(server: Valkey) -> None:
-    server.child.start()
-    await server.child.until_ready()
-
-
 async def test_what_a_run_has_in_redis_is_on_its_server_only(stores: Stores, servers: list[Valkey]) -> None:
     async with driving(stores, await run_on(stores, "0")) as one, driving(stores, await run_on(stores, "1")) as two:
         for driver in (one, two):
@@ -160,7 +147,7 @@ async def test_runs_of_a_server_that_is_killed_wait_and_the_others_never_notice(
             await driver.say(*(f"{number} " for number in range(50)))
             await driver.archived()
         await waits.say("not archived yet")
-        await kill(servers[0])
+        await servers[0].kill()
         await waits.log.append(events.status("finish", waits.run.id))
         for number in range(40):  # longer than the lock's TTL and the patience with a dead driver
             async with asyncio.timeout(1):
@@ -168,7 +155,7 @@ async def test_runs_of_a_server_that_is_killed_wait_and_the_others_never_notice(
             await asyncio.sleep(0.05)
         assert [driver.held.lost.is_set() for driver in (goes, waits)] == [False, False]
         assert waits.log.pending
-        await start_again(servers[0])
+        await servers[0].start_again()
         async with asyncio.timeout(10):
             await waits.say("once more")
             await asyncio.gather(finish(waits), finish(goes))
@@ -200,12 +187,12 @@ async def test_stops_of_runs_on_a_server_that_is_away_are_committed_and_hold_up_
 ) -> None:
     async with driving(stores, await run_on(stores, "0")) as cut, driving(stores, await run_on(stores, "1")) as near:
         async with control.watch(stores.of(near.run.id).channels, near.held):
-            await kill(servers[0])
+            await servers[0].kill()
             async with asyncio.timeout(3):
                 assert len(await stopping.request_stops(other, [cut.run.id, near.run.id])) == 2
                 await near.held.stop_asked.wait()
                 await eventually(lambda: is_final(stores, cut.run.id))
-        await start_again(servers[0])
+        await servers[0].start_again()
 
 
 async def is_final(stores: Stores, run_id: UUID) -> bool:
@@ -284,9 +271,9 @@ async def test_dead_runs_of_a_server_that_is_away_hide_no_others(
     dead = await claim(stores, await run_on(stores, "1"))
     for run in (*hidden, dead):
         await bury(stores, run.id)
-    await kill(servers[0])
+    await servers[0].kill()
     assert await sweeper.dead_runs(stores) == [dead.id]
-    await start_again(servers[0])
+    await servers[0].start_again()
     assert await sweeper.dead_runs(stores) == [hidden[0].id, hidden[1].id]
 
 
