@@ -85,7 +85,7 @@ async def pass_on(process: Process, run: Run, held: Held, ending: HandedOver) ->
 async def claimed(process: Process, run: Run) -> AsyncIterator[tuple[Run, Held] | None]:
     """Lock, subscribe to control, then claim: a stop said from now on is heard, one said before stands in the row."""
     stores = process.stores
-    async with stores.of(run.id).leases.hold(run.id, run.attempt + 1) as held:
+    async with stores.of(run.id).hold(run.id, run.attempt + 1) as held:
         if held is None:
             logger.info("run.held_elsewhere")
             yield None

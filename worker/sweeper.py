@@ -18,6 +18,8 @@ from services.runs.stores import Stores
 
 BATCH = 200
 CLOSE_AT_ONCE = 20
+LOCKS_SECONDS = 1.0
+"""How long a server may take to tell of locks: the runs of the others are not to wait for one that hangs."""
 NEVER = datetime.min.replace(tzinfo=UTC)
 EXPIRED = "The run was not started in time: it expired in the queue."
 
@@ -125,7 +127,8 @@ async def without_lock(shard: Shard, run_ids: Sequence[UUID], away: set[str]) ->
     for run_id in run_ids:
         pipeline.exists(keys.lock(run_id))
     try:
-        answers = await pipeline.execute()
+        async with asyncio.timeout(LOCKS_SECONDS):
+            answers = await pipeline.execute()
     except RedisUnreachable as error:
         logger.warning("sweeper.server_away", server=shard.name, count=len(run_ids), error=repr(error))
         away.add(shard.name)

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -10,13 +11,15 @@ from redis.asyncio import Redis
 
 from services.postgres import Pool
 from services.redis import Channels, open_redis
-from services.runs.lease import Leases
+from services.runs.doubt import Doubt
+from services.runs.lease import Held, Leases
 from services.runs.log_writer import LogWriter
 from services.runs.placement import choose
 from services.runs.tails import Tails
 from services.settings import RedisSettings, Settings
 
 CLOSERS = 4
+DOUBT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,19 @@ class Shard:
     leases: Leases
     writer: LogWriter
     tails: Tails
+    doubt: Doubt
     closers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLOSERS))
     """How many runs are ended from outside at a time."""
+
+    @asynccontextmanager
+    async def hold(self, run_id: UUID, attempt: int) -> AsyncIterator[Held | None]:
+        """`leases.hold`; when the server is known to be away it is refused at once, and takes no slot of a worker.
+
+        Raises: redis errors when the server cannot be asked.
+        """
+        self.doubt.check()
+        async with AsyncExitStack() as stack:
+            yield await self.doubt.learn(stack.enter_async_context(self.leases.hold(run_id, attempt)))
 
     def open(self) -> None:
         for room in (self.channels, self.writer, self.tails):
@@ -74,10 +88,18 @@ class Shards:
 
 def make_shards(settings: Settings, upkeep: Pool, instance_id: str) -> Shards:
     """One shard for each Redis server of the settings; `upkeep` is the pool of what keeps runs and readers alive."""
-    return Shards([make_shard(settings, server, upkeep, instance_id) for server in settings.redis.servers])
+    servers = settings.redis.servers
+    # One server is asked every time: nobody would gain anything by being refused.
+    doubts = [Doubt(server.name, DOUBT_SECONDS if len(servers) > 1 else 0.0) for server in servers]
+    return Shards(
+        [
+            make_shard(settings, server, upkeep, instance_id, doubt)
+            for server, doubt in zip(servers, doubts, strict=True)
+        ]
+    )
 
 
-def make_shard(settings: Settings, server: RedisSettings, upkeep: Pool, instance_id: str) -> Shard:
+def make_shard(settings: Settings, server: RedisSettings, upkeep: Pool, instance_id: str, doubt: Doubt) -> Shard:
     redis, channels = open_redis(server), Channels(server)
     leases = Leases(settings.runs, redis, upkeep, instance_id)
     return Shard(
@@ -87,4 +109,5 @@ def make_shard(settings: Settings, server: RedisSettings, upkeep: Pool, instance
         leases=leases,
         writer=LogWriter(settings.runs, redis, upkeep, leases),
         tails=Tails(settings.streams, redis, upkeep, channels),
+        doubt=doubt,
     )

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from pydantic import SecretStr
 
+from services.redis import Unreachable
 from services.runs import control, events, keys, lifecycle, stopping
+from services.runs.shards import Shard
 from services.runs.store import Run
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
@@ -42,9 +44,8 @@ SOURCES = ("api", "worker", "agent", "services")
 
 @pytest.fixture
 async def servers() -> AsyncIterator[list[Valkey]]:
-    """Three servers; settings name two of them unless a test says otherwise."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(private_valkey()) for _ in range(3)]
+        yield await asyncio.gather(*(stack.enter_async_context(private_valkey()) for _ in range(2)))
 
 
 def spread(settings: Settings, servers: Sequence[Valkey]) -> Settings:
@@ -58,20 +59,20 @@ def spread(settings: Settings, servers: Sequence[Valkey]) -> Settings:
 
 @pytest.fixture
 async def stores(settings: Settings, servers: list[Valkey]) -> AsyncIterator[Stores]:
-    async with open_stores(spread(settings, servers[:2])) as stores:
+    async with open_stores(spread(settings, servers)) as stores:
         yield stores
 
 
 @pytest.fixture
 async def other(settings: Settings, servers: list[Valkey]) -> AsyncIterator[Stores]:
-    async with open_stores(spread(settings, servers[:2])) as stores:
+    async with open_stores(spread(settings, servers)) as stores:
         yield stores
 
 
 @pytest.fixture
 async def wider(settings: Settings, servers: list[Valkey]) -> AsyncIterator[Stores]:
-    """A process that knows of the third server."""
-    async with open_stores(spread(settings, servers)) as stores:
+    """A process that knows of a third server."""
+    async with private_valkey() as third, open_stores(spread(settings, [*servers, third])) as stores:
         yield stores
 
 
@@ -287,6 +288,38 @@ async def test_ends_that_wait_for_a_server_hold_up_none_on_another(stores: Store
         await closed(stores.pool, queued.id, within=2.5)
     finally:
         os.kill(pid(servers[0]), signal.SIGCONT)
+
+
+async def test_of_a_server_that_hangs_only_one_caller_at_a_time_finds_out(
+    stores: Stores, servers: list[Valkey]
+) -> None:
+    shards = {shard.name: shard for shard in stores.shards.each}
+    os.kill(pid(servers[0]), signal.SIGSTOP)
+    try:
+        with pytest.raises(Unreachable):
+            await take(shards["0"])
+        began = asyncio.get_running_loop().time()
+        for _ in range(20):
+            with pytest.raises(Unreachable, match="a moment ago"):
+                await take(shards["0"])
+            assert await take(shards["1"])
+        assert asyncio.get_running_loop().time() - began < 1
+    finally:
+        os.kill(pid(servers[0]), signal.SIGCONT)
+    await eventually(lambda: answers(shards["0"]), every=0.1)
+    assert await take(shards["0"])
+
+
+async def take(shard: Shard) -> bool:
+    async with shard.hold(uuid4(), 1) as held:
+        return held is not None
+
+
+async def answers(shard: Shard) -> bool:
+    try:
+        return await take(shard)
+    except Unreachable:
+        return False
 
 
 def pid(server: Valkey) -> int:
