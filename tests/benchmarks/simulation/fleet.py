@@ -26,6 +26,8 @@ class Timing:
     resend: float = 5.0
     boot: float = 3.0
     pick_up: float = 0.02
+    claim: float = 0.008
+    """Processor time of a worker for one run's beginning: those of one process wait for each other."""
     hand_over: float = 0.2
     broker_back: float = 1.0
     """From a broker that is back to consumers that have connected again."""
@@ -67,6 +69,7 @@ class Worker:
     host: int = 0
     living: bool = True
     taking: bool = True
+    busy_until: float = 0.0
     driving: dict[int, "Process"] = field(default_factory=dict)
 
     @property
@@ -117,7 +120,8 @@ class Fleet:
 
     def drive(self, worker: Worker, run: Run) -> Steps:
         try:
-            yield self.env.timeout(self.timing.pick_up)
+            worker.busy_until = max(worker.busy_until, self.env.now) + self.timing.claim
+            yield self.env.timeout(self.timing.pick_up + worker.busy_until - self.env.now)
             run.claims.append(self.env.now)
             yield self.env.timeout(run.left)
             run.ended = self.env.now
@@ -213,8 +217,3 @@ class Fleet:
             waiting = len(self.queue) + len(self.unsent) + len(self.dead)
             self.waiting.append((self.env.now, waiting))
             yield self.env.timeout(every)
-
-    def settled_after(self, moment: float) -> float:
-        """Seconds from `moment` until every run that lost its worker then is driven again."""
-        changes = [pair for run in self.runs for pair in zip(run.lost, run.claims[1:], strict=False)]
-        return max((claimed for lost, claimed in changes if lost >= moment), default=moment) - moment

@@ -44,7 +44,3 @@ class Storm:
             env.process(reader())
         env.run()
         return back
-
-    def queueing(self) -> list[float]:
-        """For each reader, how long it waited beyond the moment at which it came back and had its turn."""
-        return [max(seconds - self.retry * (1 + self.jitter), 0.0) for seconds in self.back_after()]
