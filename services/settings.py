@@ -130,6 +130,7 @@ class BrokerSettings(Section):
     user: str = "guest"
     password: SecretStr = SecretStr("guest")
     vhost: str = "/"
+    queue_type: Literal["classic", "quorum"] = "classic"
     connection_attempts: int = Field(3, ge=1)
     retry_delay: Duration = timedelta(seconds=1)
     heartbeat: Duration = timedelta(seconds=30)

@@ -1,10 +1,14 @@
-"""Queueing and recovery at a size that no single machine has; the model is held against a small system that it has."""
+"""Queueing and recovery at a size that no single machine has; the model is held against a small system that it has.
+
+python -m tests.benchmarks.simulate      # writes the tables of docs/scaling.md
+"""
 
 import asyncio
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 from tests.acceptance.client import Client
@@ -18,7 +22,8 @@ from tests.benchmarks.simulation import scenarios, small
 from tests.benchmarks.simulation.fleet import Timing
 from tests.benchmarks.simulation.scenarios import SCENARIOS, Outcome, Site, at
 from tests.benchmarks.simulation.storm import Storm
-from tests.benchmarks.sizing import BUSY, OPEN_MS, Load
+from tests.benchmarks.sizing import BUSY, DOCUMENT, LARGE, OPEN_MS, Load, number
+from tests.faults.report import write_between
 
 TOLERANCE, LEAST_SECONDS = 0.25, 0.5
 READERS_OPENED = 200
@@ -30,6 +35,14 @@ FIGURES: dict[str, Callable[[Outcome], float]] = {
     "without a driver after the kill, p50": lambda found: at(found.gaps, 0.5),
     "without a driver after the kill, longest": lambda found: at(found.gaps, 1.0),
 }
+HOSTS = 5
+WORKERS_HERE = ("<!-- simulated workers -->", "<!-- end of simulated workers -->")
+READERS_HERE = ("<!-- simulated readers -->", "<!-- end of simulated readers -->")
+WORKERS_HEAD = (
+    "| | wait for a driver, p50 | p99 | runs that lost theirs | without one, p50 | longest |\n"
+    "| --- | ---: | ---: | ---: | ---: | ---: |\n"
+)
+READERS_HEAD = "| | readers | back, p50 | p99 | last after the first |\n| --- | ---: | ---: | ---: | ---: |\n"
 NOTES = (
     "Longrun: a small system with durations a tenth of the real ones; reference: the simulation of the same, medians",
     f"The model holds where both differ by less than {LEAST_SECONDS:g} s or {TOLERANCE:.0%}.",
@@ -42,7 +55,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--readers", type=counted(100, 1_000_000), metavar="N", default=100_000, help="open streams (100000)"
     )
-    parser.add_argument("--hosts", type=counted(2, 1000), metavar="N", default=5, help="hosts of workers (5)")
+    parser.add_argument("--hosts", type=counted(2, 1000), metavar="N", default=HOSTS, help="hosts of workers (5)")
     parser.add_argument(
         "--small-runs", type=counted(20, 1000), metavar="N", default=80, help="runs of the measured system (80)"
     )
@@ -51,15 +64,14 @@ def add_options(parser: ArgumentParser) -> None:
 async def run(session: Session) -> Report:
     options = session.options
     plan = small.Plan(runs=options.small_runs)
-    async with small.deployed(session, plan) as deployment, deployment.client() as client:
+    async with small.deployed(session, plan) as (deployment, client):
         opening, resident = await opening_cost(deployment, client)
         with session.progress.steps("runs of the small system", plan.runs) as told:
             measured = await small.measure(deployment, client, plan, options.seed, told)
     simulated = await asyncio.to_thread(small.simulate, plan, measured)
     rows = [*compared(measured.outcome, simulated), *costs(opening, resident)]
-    site = sized(options.runs, options.hosts)
-    outcomes = await asyncio.to_thread(simulate_all, site, options.seed)
-    load = replace(Load(), runs=options.runs, readers=options.readers)
+    outcomes = await asyncio.to_thread(simulate_all, sized(options.runs, options.hosts), options.seed)
+    load = replace(LARGE, runs=options.runs, readers=options.readers)
     storms = await asyncio.to_thread(simulate_storms, load, options.seed)
     rows += [row for name, found in outcomes.items() for row in rows_of(name, found)]
     rows += [row for name, back in storms.items() for row in rows_of_storm(name, back)]
@@ -181,6 +193,35 @@ def plots(outcomes: dict[str, Outcome], storms: dict[str, list[float]]) -> list[
     ]
 
 
+def in_a_document(seed: int = 1) -> tuple[str, str]:
+    """What happens to the large load of docs/scaling.md: its workers, its readers."""
+    outcomes = simulate_all(sized(LARGE.runs, HOSTS), seed)
+    workers = "".join(
+        f"| {name} | {seconds(found.waits, 0.5)} | {seconds(found.waits, 0.99)} | {len(found.gaps) or ''} "
+        f"| {seconds(found.gaps, 0.5)} | {seconds(found.gaps, 1.0)} |\n"
+        for name, found in outcomes.items()
+    )
+    readers = "".join(
+        f"| {name} | {len(back):,} | {seconds(back, 0.5)} | {seconds(back, 0.99)} "
+        f"| {number(max(back) - min(back))} s |\n"
+        for name, back in simulate_storms(LARGE, seed).items()
+    )
+    return WORKERS_HEAD + workers, READERS_HEAD + readers
+
+
+def seconds(some: list[float], share: float) -> str:
+    return f"{number(at(some, share))} s" if some else ""
+
+
+def write(document: Path = DOCUMENT) -> None:
+    workers, readers = in_a_document()
+    write_between(document, *WORKERS_HERE, workers)
+    write_between(document, *READERS_HERE, readers)
+
+
 BENCHMARK = Benchmark(
     "simulate", "queueing and recovery of a large site, simulated; the model held against a small one", add_options, run
 )
+
+if __name__ == "__main__":
+    write()

@@ -66,12 +66,13 @@ class Measured:
 
 
 @asynccontextmanager
-async def deployed(session: Session, plan: Plan) -> AsyncIterator[Deployment]:
+async def deployed(session: Session, plan: Plan) -> AsyncIterator[tuple[Deployment, Client]]:
     """An API and two workers, each a Dramatiq master of its own."""
     deployment = session.deployment(await session.stores(), SETTINGS)
     try:
         await asyncio.gather(deployment.start_api(), deployment.start_workers(2, threads=plan.slots + 1))
-        yield deployment
+        async with Client.signed_in(deployment.url, deployment.settings["JWT_SECRET"]) as client:
+            yield deployment, client
     except Exception:
         session.show_logs(deployment)
         raise

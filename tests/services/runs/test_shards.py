@@ -255,13 +255,18 @@ async def test_a_run_is_ended_under_another_list_than_its_drivers_and_no_id_is_u
         await driver.say("one ", "two ")
         await driver.archived()
         await stopping.request_stop(wider, run.id)
-        row = await closed(wider.pool, run.id)
-        assert row.status == "stopped"
+        await eventually(lambda: swept_up(wider, run.id), within=10, every=0.2)
+        assert (await row_of(wider.pool, run.id)).status == "stopped"
         await eventually(lambda: driver.held.lost.is_set() or driver.log.failure)
         log = await archived(wider.pool, run.id)
         beyond = (await listed(stores, run.id))[len(log) :]
         assert beyond == []
         assert log[:2] == (await listed(stores, run.id))[:2]
+
+
+async def swept_up(stores: Stores, run_id: UUID) -> bool:
+    await sweeper.close_cut(stores)
+    return (await row_of(stores.pool, run_id)).closed_at is not None
 
 
 async def test_dead_runs_of_a_server_that_is_away_hide_no_others(
