@@ -4,7 +4,7 @@ python -m tests.benchmarks.sizing      # writes the table
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -29,16 +29,24 @@ WORKER_MB = Figure(90.9, "MB", "memory of an idle worker process", "`./dev bench
 RUN_KIB = Figure(104, "KiB", "memory of a live run in its worker", "`./dev bench chunks`")
 CHUNK_US = Figure(119, "µs", "worker CPU for one streamed chunk, the model's stream included", "`./dev bench chunks`")
 COMMAND_MS = Figure(8, "ms", "one command in a sandbox, without what it does", "docs/adr/0006-sandbox.md")
-SHARED_US = Figure(19, "µs", "API CPU for one delivered event, many readers of one run", "`./dev bench stream`")
-OWN_US = Figure(44, "µs", "API CPU for one delivered event, one reader of each run", "`./dev bench stream`")
-STREAM_KB = Figure(25, "KB", "memory of an open stream", "`./dev bench idle`, the bound that it must keep")
-OPEN_MS = Figure(2, "ms", "API CPU for opening one stream", "`./dev bench simulate`")
-APPENDS = Figure(50_000, "events/s", "appends that one Redis takes in batches of ten", "`./dev bench write`, the bound")
-REDIS_OPS = Figure(
-    50_000, "1/s", "small commands and messages that one Redis core is planned for", "half of `valkey-benchmark`'s"
+SHARED_US = Figure(
+    19, "µs", "API CPU for one delivered event, many readers of one run", "assumed until `./dev bench stream` is put in"
 )
+OWN_US = Figure(
+    44, "µs", "API CPU for one delivered event, one reader of each run", "assumed until `./dev bench stream` is put in"
+)
+STREAM_KB = Figure(25, "KB", "memory of an open stream", "the bound of `./dev bench idle`")
+API_MB = Figure(110, "MB", "memory of an API process without streams", "`./dev bench simulate`")
+OPEN_MS = Figure(2, "ms", "API CPU for opening one stream", "`./dev bench simulate`")
+APPENDS = Figure(
+    50_000, "events/s", "appends that one Redis takes in batches of ten", "the bound of `./dev bench write`"
+)
+REDIS_OPS = Figure(50_000, "/s", "small commands and messages that one Redis core is planned for", "assumed")
 START_MS = Figure(
-    16, "ms", "API and worker CPU for one run beside its chunks", "1 ÷ 60 runs/s on one core, `./dev bench start`"
+    16,
+    "ms",
+    "API and worker CPU for one run beside its chunks",
+    "the bound of `./dev bench start`, 60 runs/s on one core",
 )
 
 FIGURES = (
@@ -49,6 +57,7 @@ FIGURES = (
     SHARED_US,
     OWN_US,
     STREAM_KB,
+    API_MB,
     OPEN_MS,
     APPENDS,
     REDIS_OPS,
@@ -134,7 +143,7 @@ class Load:
 
     @property
     def api_gb(self) -> float:
-        return (self.api_processes * 110e6 + self.readers * STREAM_KB.value * 1e3) / 1e9
+        return (self.api_processes * API_MB.value * 1e6 + self.readers * STREAM_KB.value * 1e3) / 1e9
 
     @property
     def redis_commands(self) -> float:
@@ -178,24 +187,25 @@ class Load:
 
 Pick = Callable[[Load], float]
 NEEDS: Sequence[tuple[str, str, Pick]] = (
-    ("starts", "1/s", lambda load: load.starts),
-    ("events written", "1/s", lambda load: load.written),
-    ("events delivered", "1/s", lambda load: load.delivered),
+    ("starts", "/s", lambda load: load.starts),
+    ("events written", "/s", lambda load: load.written),
+    ("events delivered", "/s", lambda load: load.delivered),
     ("worker processes of 64 threads", "", lambda load: load.worker_processes),
     ("worker cores", "", lambda load: load.worker_cores),
     ("worker memory", "GB", lambda load: load.worker_gb),
     ("API processes", "", lambda load: load.api_processes),
     ("API cores", "", lambda load: load.api_cores),
     ("API memory", "GB", lambda load: load.api_gb),
-    ("Redis commands and messages", "1/s", lambda load: load.redis_commands),
+    ("Redis commands and messages", "/s", lambda load: load.redis_commands),
     ("Redis servers", "", lambda load: load.redis_servers),
     ("Redis memory in all, `RUN_LOG_TTL` of a day", "GB", lambda load: load.redis_gb),
+    ("the same, `RUN_LOG_TTL` of an hour", "GB", lambda load: replace(load, log_hours=1.0).redis_gb),
     ("Redis connections at each server", "", lambda load: load.redis_connections),
     ("archive into Postgres", "MB/s", lambda load: load.archive_mb),
     ("archive into Postgres", "GB/day", lambda load: load.archive_gb_a_day),
-    ("upkeep statements", "1/s", lambda load: load.upkeep_statements),
+    ("upkeep statements", "/s", lambda load: load.upkeep_statements),
     ("Postgres connections, at most", "", lambda load: load.postgres_connections),
-    ("messages of RabbitMQ", "1/s", lambda load: load.starts),
+    ("messages of RabbitMQ", "/s", lambda load: load.starts),
 )
 SMALL, LARGE, BY_RUN = Load(100, 1000), Load(), Load(by_run=True)
 
