@@ -36,8 +36,8 @@ OWN_US = Figure(
     44, "µs", "API CPU for one delivered event, one reader of each run", "assumed until `./dev bench stream` is put in"
 )
 STREAM_KB = Figure(25, "KB", "memory of an open stream", "the bound of `./dev bench idle`")
-API_MB = Figure(110, "MB", "memory of an API process without streams", "`./dev bench simulate`")
-OPEN_MS = Figure(2, "ms", "API CPU for opening one stream", "`./dev bench simulate`")
+API_MB = Figure(92.9, "MB", "memory of an API process without streams", "`./dev bench simulate`")
+OPEN_MS = Figure(1.85, "ms", "API CPU for opening one stream", "`./dev bench simulate`")
 APPENDS = Figure(
     50_000, "events/s", "appends that one Redis takes in batches of ten", "the bound of `./dev bench write`"
 )

@@ -2,10 +2,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
 
-import pika.exceptions
 import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import ConnectionClosed
 from pydantic import SecretStr
 
 from services import broker as broker_module
@@ -115,7 +115,7 @@ def test_a_quorum_queue_takes_and_gives_messages_and_is_no_classic_one() -> None
     try:
         sent = quorum.enqueue(message().copy(queue_name=queue))
         assert queue_length(quorum, queue) == 1
-        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="PRECONDITION_FAILED"):
+        with pytest.raises(ConnectionClosed, match="PRECONDITION_FAILED"):
             queue_length(classic, queue)
         received = next(quorum.consume(queue, prefetch=1, timeout=5000))
         assert received
