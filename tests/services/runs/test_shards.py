@@ -39,6 +39,7 @@ from tests.services.runs.seeds import (
 )
 from worker import sweeper
 
+ROOT = Path(__file__).parents[3]
 SOURCES = ("api", "worker", "agent", "services")
 
 
@@ -335,6 +336,6 @@ def pid(server: Valkey) -> int:
 def test_nothing_asks_the_home_server_about_a_run() -> None:
     """Of several servers the home is the wrong one for most runs; with one server nobody would notice."""
     rooms = re.compile(r"stores\.(redis|channels|leases|writer|tails)\b")
-    files = [path for folder in SOURCES for path in Path(folder).rglob("*.py")]
+    files = [path for folder in SOURCES for path in (ROOT / folder).rglob("*.py")]
     assert files
     assert [str(path) for path in files if rooms.search(path.read_text())] == []
