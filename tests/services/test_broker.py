@@ -1,3 +1,4 @@
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
@@ -117,9 +118,11 @@ def test_a_quorum_queue_takes_and_gives_messages_and_is_no_classic_one() -> None
         assert queue_length(quorum, queue) == 1
         with pytest.raises(ConnectionClosed, match="PRECONDITION_FAILED"):
             queue_length(classic, queue)
-        received = next(quorum.consume(queue, prefetch=1, timeout=5000))
-        assert received
-        assert received.message_id == sent.message_id
+        with closing(quorum.consume(queue, prefetch=1, timeout=5000)) as consumer:
+            received = next(consumer)
+            assert received
+            assert received.message_id == sent.message_id
+            consumer.ack(received)
     finally:
         for suffix in ("", ".DQ", ".XQ"):
             quorum.channel.queue_delete(f"{queue}{suffix}")
