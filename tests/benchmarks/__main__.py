@@ -21,7 +21,14 @@ from tests.benchmarks.progress import Progress
 from tests.benchmarks.report import Circumstances, Report, as_json
 from tests.benchmarks.session import Session
 
-BENCHMARKS = (readers.BENCHMARK, stops.BENCHMARK, chaos.BENCHMARK, chunks.BENCHMARK, queries.BENCHMARK, simulate.BENCHMARK)
+BENCHMARKS = (
+    readers.BENCHMARK,
+    stops.BENCHMARK,
+    chaos.BENCHMARK,
+    chunks.BENCHMARK,
+    queries.BENCHMARK,
+    simulate.BENCHMARK,
+)
 RESULTS = DEFAULT / "bench"
 
 

@@ -83,6 +83,9 @@ async def test_lists_are_measured_on_a_filled_database(bench: Bench, tmp_path: P
     assert figures["a thread with project, messages and runs", "100 at once on the pool, errors"]["longrun"] == 0
     assert figures["100 requests at once", "errors"]["longrun"] == 0
     assert all(row["limit"] > 0 for row in rows if row["group"].startswith("GET "))
+
+
+@pytest.mark.slow
 async def test_the_model_of_a_fleet_is_held_against_a_small_system(bench: Bench, tmp_path: Path) -> None:
     process = bench("simulate", "--small-runs", "40", "--runs", "100", "--readers", "1000", "--json", "figures.json")
     output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)
