@@ -4,6 +4,7 @@ from itertools import chain
 
 from agent.tools import conversation, tasks
 from agent.tools.base import Registry, Tool
+from agent.tools.browser import BROWSER
 from agent.tools.expose import PORTS
 from agent.tools.files import FILES
 from agent.tools.shell import SHELL
@@ -24,6 +25,7 @@ GROUPS: dict[str, tuple[Tool, ...]] = {
     "sb_vision_tool": VISION,
     "web_search_tool": WEB,
     "sb_expose_tool": PORTS,
+    "sb_browser_tool": BROWSER,
 }
 """By the names that agents of existing frontends enable them with."""
 
