@@ -14,12 +14,12 @@ from playwright.async_api import Error as PlaywrightError
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from agent import thread_manager
-from agent.browser import chromium, state
+from agent.browser import chromium, rescue, state
 from agent.browser.downloads import Downloads
 from agent.browser.driver import Driver, NoDriver
 from agent.browser.state import Known, Seen, State, TabShown
 from agent.browser.tab import Hangs, Tab
-from agent.browser.wire import Wire, wired
+from agent.browser.wire import MOST_BYTES, Wire, wired
 from agent.calls import result_id
 from agent.context import Calling, RunContext
 from agent.tools.base import ToolFailed, ToolResult
@@ -27,8 +27,8 @@ from services import messages
 from services.messages import Message
 from services.sandbox.protocol import Sandbox
 
-CONNECT_WITHIN = 6.0
-CONNECT_TRIES = 3
+FIRST_WITHIN, CONNECT_WITHIN = 3.0, 6.0
+LAST_TRY = 2
 CLOSE_WITHIN = 0.5
 DISCARD_WITHIN = 3.0
 MOST_TABS = 10
@@ -36,6 +36,7 @@ MOST_DIALOGS = 20
 NEWEST = 2**63 - 1
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - names, nothing listens
 RESTARTED = "The browser did not answer and was started anew: its tabs are gone."
+OTHER_TAB = "The tab that was the current one is gone."
 CLOSED_TAB = "The page had crashed or hung, so its tab was closed."
 NO_NETWORK = (
     "{url} cannot be reached: the sandbox of this project has no network, so the browser opens only what is served in "
@@ -78,39 +79,46 @@ async def newest_state(ctx: RunContext) -> Message | None:
 async def opened(driver: Driver, sandbox: Sandbox, known: Known, within: float) -> AsyncIterator["Session"]:
     """Raises: NoDriver, NoBrowser, ToolFailed; what the sandbox raises."""
     async with AsyncExitStack() as stack:
-        browser, notes = await connected(stack, driver, sandbox)
+        browser, wire, notes = await connected(stack, driver, sandbox)
         session = Session(browser, sandbox, known, within, notes)
-        await session.begin()
-        yield session
+        try:
+            await session.begin()
+            yield session
+        except PlaywrightError as error:
+            if not wire.flooded:
+                raise
+            raise ToolFailed(f"The browser said more than {MOST_BYTES:,} bytes in one action.") from error
         with suppress(TimeoutError, PlaywrightError):  # what is left is let go of with the wire
             async with asyncio.timeout(CLOSE_WITHIN):
                 await browser.close()
 
 
-async def connected(stack: AsyncExitStack, driver: Driver, sandbox: Sandbox) -> tuple[Browser, list[str]]:
-    """A browser that does not answer, as one page that hangs can have it, is started anew once."""
-    notes: list[str] = []
-    for _ in range(CONNECT_TRIES):
+async def connected(stack: AsyncExitStack, driver: Driver, sandbox: Sandbox) -> tuple[Browser, Wire, list[str]]:
+    """One page that loads or computes without end keeps us out: pages are calmed first, then all is started anew."""
+    tried, notes = 0, list[str]()
+    while True:
         playwright = await driver.playwright()
         endpoint = await chromium.endpoint(sandbox)
         socket = driver.socket()
-        wire: Wire = await stack.enter_async_context(wired(sandbox, endpoint.port, socket))
-        url = f"ws+unix:{socket}:{endpoint.path}"
+        wire = await stack.enter_async_context(wired(sandbox, endpoint.port, socket))
+        within = CONNECT_WITHIN if tried else FIRST_WITHIN
         try:
-            return await playwright.chromium.connect_over_cdp(url, timeout=CONNECT_WITHIN * 1000), notes
+            url = f"ws+unix:{socket}:{endpoint.path}"
+            browser = await playwright.chromium.connect_over_cdp(url, timeout=within * 1000)
+            return browser, wire, notes
         except PlaywrightError as error:
             if wire.failure:
                 raise wire.failure from error
-            if is_driver_gone(error):
-                driver.forget()
-            else:
+            if tried == LAST_TRY:
+                raise ToolFailed("The browser does not answer, though it was started anew.") from error
+            if tried:
                 await chromium.end(sandbox)
                 notes = [RESTARTED]
-    raise ToolFailed("The browser does not answer, though it was started anew.")
-
-
-def is_driver_gone(error: PlaywrightError) -> bool:
-    return "Connection closed" in error.message
+            elif isinstance(error, PlaywrightTimeout):
+                await rescue.calm(sandbox, endpoint)
+            else:
+                driver.forget()
+        tried += 1
 
 
 class Session:
@@ -130,14 +138,18 @@ class Session:
         self.context.on("dialog", self.answer)
         self.root = await self.browser.new_browser_cdp_session()
         self.downloads = await Downloads.allowed(self.root)
-        for page in list(self.context.pages)[-MOST_TABS:]:
+        for page in list(self.context.pages):
             await self.take_in(page)
         if not self.tabs:
             await self.take_in(await self.context.new_page())
         order = {target: place for place, target in enumerate(self.known.tabs)}
         self.tabs.sort(key=lambda tab: order.get(tab.target, len(order)))
         self.tab = next((tab for tab in self.tabs if tab.target == self.known.target), self.tabs[-1])
-        self.tab.known = self.known.elements if self.tab.target == self.known.target else {}
+        if self.tab.target == self.known.target:
+            self.tab.known = self.known.elements
+        elif self.known.target and not self.notes:
+            self.notes.append(OTHER_TAB)
+        await self.keep_few()
 
     async def take_in(self, page: Page) -> None:
         with suppress(PlaywrightError):  # it has gone again
@@ -232,7 +244,7 @@ class Session:
         """Tabs that the page has opened: the newest is the current one then."""
         met = {tab.page for tab in self.tabs}
         before = len(self.tabs)
-        for page in [page for page in self.context.pages if page not in met][-MOST_TABS:]:
+        for page in [page for page in self.context.pages if page not in met]:
             await self.take_in(page)
         self.tabs = [tab for tab in self.tabs if not tab.page.is_closed()]
         if not self.tabs:
@@ -242,8 +254,11 @@ class Session:
         if len(self.tabs) > before or self.tab not in self.tabs:
             self.tab = self.tabs[-1]
             await self.tab.settle()
+        await self.keep_few()
+
+    async def keep_few(self) -> None:
         while len(self.tabs) > MOST_TABS:
-            await self.discard(next(tab for tab in self.tabs if tab is not self.tab))
+            await self.discard(next(tab for tab in reversed(self.tabs) if tab is not self.tab))
 
     async def look(self) -> Seen:
         with suppress(Hangs, PlaywrightError):

@@ -72,7 +72,10 @@ class Known:
 
 
 def read(answer: dict[str, Any]) -> Seen:
-    """What a page is said to show; its browser may say anything. Raises: AttributeError, KeyError, TypeError, ValueError."""
+    """What a page is said to show, by whoever answers: bounded and checked.
+
+    Raises: KeyError, TypeError, ValueError.
+    """
     return Seen(
         url=str(answer["url"])[:URL_CHARS],
         title=str(answer["title"])[:TITLE_CHARS],

@@ -19,35 +19,34 @@ class Wire:
         self.received = 0
         self.failure: Exception | None = None
         """What the sandbox said against it."""
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.ways: set[asyncio.Task[None]] = set()
 
     @property
     def flooded(self) -> bool:
         return self.received > MOST_BYTES
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        self.tasks.add(task)
         try:
             async with await self.sandbox.connect(self.port) as pipe:
                 await self.join(pipe, reader, writer)
         except (FenceLost, SandboxFailed, SandboxUnavailable, OSError) as error:
             self.failure = error  # whoever is at our end reads that it is over
         finally:
-            self.tasks.discard(task)
             writer.close()
 
     async def join(self, pipe: Pipe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ways = {asyncio.create_task(self.up(pipe, reader)), asyncio.create_task(self.down(pipe, writer))}
+        self.ways |= ways
         try:
-            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            for way in done:
-                way.result()
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            ended = await asyncio.gather(*ways, return_exceptions=True)
+            self.ways -= ways
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
 
     async def up(self, pipe: Pipe, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(CHUNK):
@@ -61,10 +60,9 @@ class Wire:
             writer.write(data)
             await writer.drain()
 
-    async def cut(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+    def cut(self) -> None:
+        for way in self.ways:
+            way.cancel()
 
 
 @asynccontextmanager
@@ -77,4 +75,4 @@ async def wired(sandbox: Sandbox, port: int, socket: Path) -> AsyncIterator[Wire
     finally:
         server.close()
         socket.unlink(missing_ok=True)  # noqa: ASYNC240 - one entry of a folder in memory or cache
-        await wire.cut()
+        wire.cut()

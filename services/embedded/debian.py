@@ -35,7 +35,8 @@ async def unpack(
 ) -> Path:
     """Download `packages` and unpack them into `target`, once; `adapt(unpacking, target)` may change files first.
 
-    `resolve` says which packages these come down to, given apt's options. Returns `target`. Raises: EmbeddedError when there is no apt here or the download fails.
+    `resolve` says which packages these come down to, given apt's options. Returns `target`.
+    Raises: EmbeddedError when there is no apt here or the download fails.
     """
     if not is_there(target):
         require_apt(packages[0])

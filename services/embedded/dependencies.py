@@ -16,7 +16,8 @@ async def missing(packages: Sequence[str], without: Collection[str], options: Se
 
     Raises: EmbeddedError when apt does not know one of them.
     """
-    here = set((await output(["dpkg-query", "-W", "-f", "${Package}\\n"])).split())
+    listed = await output(["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\\n"])
+    here = {name for state, name in (line.split() for line in listed.splitlines()) if state == "installed"}
     found, new = list(packages), list(packages)
     for _ in range(DEEPEST):
         told = await output(["apt-cache", *options, *ONLY_DEPENDS, "depends", *new])

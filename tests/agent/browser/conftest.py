@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
 
 import orjson
 import pytest
@@ -11,6 +10,7 @@ from httpx2 import AsyncClient
 from agent.browser.driver import Driver
 from agent.context import RunContext
 from agent.tools.base import Tool, ToolResult
+from services import messages
 from services.messages import Message
 from services.postgres import Pool
 from services.sandbox.protocol import Sandbox, SandboxProvider
@@ -70,8 +70,6 @@ async def state(ctx: RunContext) -> dict[str, Any]:
 
 
 async def newest(ctx: RunContext) -> Message:
-    from services import messages
-
     async with ctx.pool.acquire() as conn:
         found = await messages.temporary(conn, ctx.run.thread_id, 2**63 - 1)
     return found[0]
@@ -82,7 +80,3 @@ def index_of(state: dict[str, Any], words: str) -> int:
     lines = [line for line in state["interactive_elements"].splitlines() if words in line]
     assert len(lines) == 1, state["interactive_elements"]
     return int(lines[0][1 : lines[0].index("]")])
-
-
-def other_call() -> str:
-    return uuid4().hex

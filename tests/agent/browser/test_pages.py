@@ -104,7 +104,7 @@ async def test_tabs_are_opened_switched_and_closed(ctx: RunContext, sandbox: San
 
 async def test_frames_and_shadow_trees_are_seen_and_acted_in(ctx: RunContext, sandbox: Sandbox) -> None:
     await serve(sandbox, "inner", "<p>in</p><button onclick=\"top.document.title='framed'\">Inside</button>")
-    body = """<iframe src=inner.html style="margin: 50px; width: 400px; height: 200px"></iframe><div id=host></div><script>
+    body = """<iframe src=inner.html style="margin: 50px; height: 200px"></iframe><div id=host></div><script>
         const root = host.attachShadow({mode: 'open'}); root.innerHTML = '<button>Shade</button>';
         root.querySelector('button').onclick = () => document.title = 'shaded';</script>"""
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "outer", body))
