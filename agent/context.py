@@ -101,6 +101,8 @@ class RunContext:
     editing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever reads a file in order to change it: calls may be made at the same time."""
     browser_driver: Driver = field(default_factory=Driver)
+    browsing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever acts in the browser."""
     tracer: Tracer = UNTRACED
 
     def count(self, stored: Message) -> None:

@@ -66,6 +66,7 @@ async def endpoint(sandbox: Sandbox) -> Endpoint:
         async with asyncio.timeout(START_WITHIN):
             found = await listening(sandbox, job)
     except TimeoutError:
+        await end(sandbox)
         raise NoBrowser(f"Chromium did not start within {START_WITHIN:g} seconds.{said(job)}") from None
     await sandbox.write_job(JOB, b".")
     return found

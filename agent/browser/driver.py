@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from playwright.async_api import Playwright
 
 MISSING = (
-    "There is no browser: the operator has not installed Playwright on this worker (the extra: pip install "
-    "'longrun[browser]')."
+    "There is no browser: Playwright is not installed on this worker. The operator installs the optional extra "
+    "`browser` (pip install 'playwright>=1.65')."
 )
 LAUNCHER = Path(__file__).with_name("driver.sh")
 START_WITHIN = 20.0

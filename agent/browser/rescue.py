@@ -21,7 +21,7 @@ LAST = b'"id":2,'
 
 
 async def calm(sandbox: Sandbox, endpoint: Endpoint) -> None:
-    """Have every page stop loading, and close those whose script does not end. Does what can be done in a few seconds."""
+    """Have every page stop loading, and close those whose script does not end, as far as that is done in a while."""
     with suppress(TimeoutError, SandboxFailed):
         async with asyncio.timeout(WITHIN):
             found = await pages(sandbox, endpoint)

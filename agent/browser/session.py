@@ -25,7 +25,7 @@ from agent.context import Calling, RunContext
 from agent.tools.base import ToolFailed, ToolResult
 from services import messages
 from services.messages import Message
-from services.sandbox.protocol import Sandbox
+from services.sandbox.protocol import Sandbox, SandboxFailed
 
 FIRST_WITHIN, CONNECT_WITHIN = 3.0, 6.0
 LAST_TRY = 2
@@ -55,7 +55,11 @@ async def act(calling: Calling, do: Do, extra_seconds: float = 0) -> ToolResult:
     within = ctx.settings.agent.browser_timeout.total_seconds()
     message_id = uuid5(result_id(calling.answer.message_id, calling.call), "browser_state")
     try:
-        async with ctx.browser_driver.used(), opened(ctx.browser_driver, sandbox, known, within) as session:
+        async with (
+            ctx.browsing,
+            ctx.browser_driver.used(),
+            opened(ctx.browser_driver, sandbox, known, within) as session,
+        ):
             words, success = await session.attempt(do, extra_seconds)
             stands = await session.state()
     except (NoDriver, chromium.NoBrowser) as missing:
@@ -107,13 +111,15 @@ async def connected(stack: AsyncExitStack, driver: Driver, sandbox: Sandbox) -> 
             browser = await playwright.chromium.connect_over_cdp(url, timeout=within * 1000)
             return browser, wire, notes
         except PlaywrightError as error:
-            if wire.failure:
+            if wire.failure and not isinstance(wire.failure, SandboxFailed | OSError):
                 raise wire.failure from error
             if tried == LAST_TRY:
                 raise ToolFailed("The browser does not answer, though it was started anew.") from error
             if tried:
                 await chromium.end(sandbox)
                 notes = [RESTARTED]
+            elif wire.failure:
+                await chromium.end(sandbox)  # its job runs, and nothing answers
             elif isinstance(error, PlaywrightTimeout):
                 await rescue.calm(sandbox, endpoint)
             else:
@@ -170,7 +176,7 @@ class Session:
         try:
             async with asyncio.timeout(within):
                 words = await do(self)
-                await self.tab.settle()
+            await self.tab.settle()
             return words, True
         except (Hangs, ToolFailed) as failed:
             return str(failed), False

@@ -2,6 +2,7 @@
 
 from itertools import chain
 
+from agent.browser import driver
 from agent.tools import conversation, tasks
 from agent.tools.base import Registry, Tool
 from agent.tools.browser import BROWSER
@@ -29,4 +30,7 @@ GROUPS: dict[str, tuple[Tool, ...]] = {
 }
 """By the names that agents of existing frontends enable them with."""
 
-STANDARD = Registry.of(chain(ALWAYS, *GROUPS.values()))
+UNASKED = {name: tools for name, tools in GROUPS.items() if tools is not BROWSER or driver.installed()}
+"""What a run has whose agent names no groups: not what this installation does not have."""
+
+STANDARD = Registry.of(chain(ALWAYS, *UNASKED.values()))

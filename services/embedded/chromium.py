@@ -1,4 +1,4 @@
-"""Debian's Chromium without windows, unpacked with what it needs: for sandboxes, and for whoever tests pages."""
+"""Debian's Chromium without windows, unpacked with what it needs: for sandboxes, and for tests of pages of ours."""
 
 import importlib.util
 import shutil

@@ -51,9 +51,10 @@ async def test_a_stop_does_not_wait_for_a_page_that_never_comes(ctx: RunContext,
     assert (await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine")))["title"] == "fine"
 
 
+@pytest.mark.slow
 async def test_a_driver_that_died_is_started_anew_and_the_tabs_stay(ctx: RunContext, sandbox: Sandbox) -> None:
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine"))
-    [process] = [child for child in psutil.Process().children() if "run-driver" in child.cmdline()]
+    [process] = children()
     process.kill()
     told = await use(ctx, browser.browser_scroll_down)
     assert told["title"] == "fine"
@@ -72,7 +73,7 @@ async def test_without_the_extra_the_call_says_what_to_install(
     ctx: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drivers, "installed", lambda: False)
-    with pytest.raises(ToolFailed, match=r"longrun\[browser\]"):
+    with pytest.raises(ToolFailed, match="pip install"):
         await use(ctx, browser.browser_go_back)
 
 
@@ -80,3 +81,30 @@ async def test_without_chromium_the_call_says_what_to_install(ctx: RunContext, m
     monkeypatch.setattr(chromium, "COMMAND", f"echo '{chromium.NONE_HERE}'; exit 127")
     with pytest.raises(ToolFailed, match="chromium-headless-shell"):
         await use(ctx, browser.browser_go_back)
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "run-driver" in child.cmdline()]
+
+
+@pytest.mark.slow
+async def test_driver_and_browser_end_when_nobody_uses_them(
+    ctx: RunContext, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drivers, "IDLE_SECONDS", 0.5)
+    idle = f"timeout {chromium.IDLE_SECONDS}"
+    assert idle in chromium.COMMAND
+    monkeypatch.setattr(chromium, "COMMAND", chromium.COMMAND.replace(idle, "timeout 2"))
+    await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine"))
+    assert len(children()) == 1
+    assert (await sandbox.job(chromium.JOB)).running
+    async with asyncio.timeout(20):
+        while children() or (await sandbox.job(chromium.JOB)).running:
+            await asyncio.sleep(0.1)
+    assert (await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine")))["title"] == "fine"
+
+
+async def test_calls_that_are_made_at_once_wait_for_each_other(ctx: RunContext, sandbox: Sandbox) -> None:
+    await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "<p style='height: 5000px'>"))
+    told = await asyncio.gather(*(use(ctx, browser.browser_scroll_down, amount=100) for _ in range(3)))
+    assert sorted(each["pixels_above"] for each in told) == [100, 200, 300]

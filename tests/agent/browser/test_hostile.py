@@ -48,6 +48,7 @@ async def test_a_page_whose_script_never_ends_costs_time_and_no_more(ctx: RunCon
     assert await works(ctx, sandbox)
 
 
+@pytest.mark.slow
 async def test_a_page_that_hangs_between_two_calls_is_left_behind(ctx: RunContext, sandbox: Sandbox) -> None:
     url = await serve(sandbox, "later", "<script>setTimeout(() => { while (true) {} }, 3000)</script>")
     await use(ctx, browser.browser_navigate_to, url=url)
@@ -57,6 +58,7 @@ async def test_a_page_that_hangs_between_two_calls_is_left_behind(ctx: RunContex
     assert await works(ctx, sandbox)
 
 
+@pytest.mark.slow
 async def test_a_page_that_crashes_loses_its_tab(ctx: RunContext, sandbox: Sandbox) -> None:
     assert await works(ctx, sandbox)
     told, result = await outcome(ctx, browser.browser_navigate_to, url="chrome://crash")
@@ -65,6 +67,7 @@ async def test_a_page_that_crashes_loses_its_tab(ctx: RunContext, sandbox: Sandb
     assert await works(ctx, sandbox)
 
 
+@pytest.mark.slow
 async def test_a_browser_that_dies_is_started_anew(ctx: RunContext, sandbox: Sandbox) -> None:
     assert await works(ctx, sandbox)
     await sandbox.exec("pkill -KILL -f remote-debugging-port")
@@ -77,6 +80,7 @@ async def test_a_browser_that_dies_is_started_anew(ctx: RunContext, sandbox: San
     assert await works(ctx, sandbox)
 
 
+@pytest.mark.slow
 async def test_a_browser_that_hangs_is_started_anew(ctx: RunContext, sandbox: Sandbox) -> None:
     assert await works(ctx, sandbox)
     await sandbox.exec("pkill -STOP -f remote-debugging-port")
@@ -84,6 +88,7 @@ async def test_a_browser_that_hangs_is_started_anew(ctx: RunContext, sandbox: Sa
     assert "started anew" in (await use(ctx, browser.browser_navigate_to, url=url))["message"]
 
 
+@pytest.mark.slow
 async def test_a_server_that_never_answers_is_given_up(ctx: RunContext, sandbox: Sandbox) -> None:
     told, result = await outcome(ctx, browser.browser_navigate_to, url=await silent(sandbox))
     assert not result.success
@@ -100,6 +105,7 @@ async def test_dialogs_are_answered_and_told(ctx: RunContext, sandbox: Sandbox) 
     assert await works(ctx, sandbox)
 
 
+@pytest.mark.slow
 async def test_dialogs_without_end_are_no_more_than_a_page_that_hangs(ctx: RunContext, sandbox: Sandbox) -> None:
     told, _ = await outcome(
         ctx,
@@ -110,6 +116,7 @@ async def test_dialogs_without_end_are_no_more_than_a_page_that_hangs(ctx: RunCo
     assert await works(ctx, sandbox)
 
 
+@pytest.mark.slow
 async def test_a_download_comes_into_the_workspace(ctx: RunContext, sandbox: Sandbox) -> None:
     await sandbox.write_file("/workspace/data.bin", b"x" * 100_000)
     told = await use(ctx, browser.browser_navigate_to, url="http://localhost:8000/data.bin")
@@ -117,6 +124,7 @@ async def test_a_download_comes_into_the_workspace(ctx: RunContext, sandbox: San
     assert len(await sandbox.read_file("/workspace/downloads/data.bin")) == 100_000
 
 
+@pytest.mark.slow
 async def test_windows_without_end_become_no_more_than_a_few_tabs(ctx: RunContext, sandbox: Sandbox) -> None:
     body = "<script>for (let n = 0; n < 40; n++) window.open('about:blank#' + n)</script>"
     told, _ = await outcome(ctx, browser.browser_navigate_to, url=await serve(sandbox, "opens", body))
@@ -124,6 +132,7 @@ async def test_windows_without_end_become_no_more_than_a_few_tabs(ctx: RunContex
     assert await works(ctx, sandbox)
 
 
+@pytest.mark.slow
 async def test_a_gigantic_page_is_shown_in_part(ctx: RunContext, sandbox: Sandbox) -> None:
     body = """<script>document.write('<button>' + 'word '.repeat(50) + '</button>');
         document.write('<div><a href=x>link</a><p>text</p></div>'.repeat(100000))</script>"""

@@ -56,12 +56,14 @@ async def test_a_form_is_filled_in_and_sent(ctx: RunContext, sandbox: Sandbox) -
     assert told["title"] == "sent Ann Ülö l"
 
 
+@pytest.mark.slow
 async def test_keys_go_where_the_last_call_left_the_focus(ctx: RunContext, sandbox: Sandbox) -> None:
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "form", FORM))
     await use(ctx, browser.browser_input_text, index=0, text="Bo")
     assert (await use(ctx, browser.browser_send_keys, keys="Enter"))["title"] == "sent Bo s"
 
 
+@pytest.mark.slow
 async def test_links_lead_on_and_one_goes_back(ctx: RunContext, sandbox: Sandbox) -> None:
     other = await serve(sandbox, "other", "There")
     url = await serve(sandbox, "form", FORM)
@@ -102,6 +104,7 @@ async def test_tabs_are_opened_switched_and_closed(ctx: RunContext, sandbox: San
     assert (told["title"], told["tabs"]) == ("Second", 1)
 
 
+@pytest.mark.slow
 async def test_frames_and_shadow_trees_are_seen_and_acted_in(ctx: RunContext, sandbox: Sandbox) -> None:
     await serve(sandbox, "inner", "<p>in</p><button onclick=\"top.document.title='framed'\">Inside</button>")
     body = """<iframe src=inner.html style="margin: 50px; height: 200px"></iframe><div id=host></div><script>
@@ -113,6 +116,7 @@ async def test_frames_and_shadow_trees_are_seen_and_acted_in(ctx: RunContext, sa
     assert (await use(ctx, browser.browser_click_element, index=index_of(shown, "Shade")))["title"] == "shaded"
 
 
+@pytest.mark.slow
 async def test_one_clicks_and_drags_by_the_picture(ctx: RunContext, sandbox: Sandbox) -> None:
     body = """<div style="position: fixed; inset: 0" onmousedown="start = event.clientX"
         onmouseup="document.title = `${start} to ${event.clientX},${event.clientY}`"></div>"""
@@ -122,6 +126,7 @@ async def test_one_clicks_and_drags_by_the_picture(ctx: RunContext, sandbox: San
     assert told["title"] == "10 to 200,300"
 
 
+@pytest.mark.slow
 async def test_an_element_that_moved_is_still_meant(ctx: RunContext, sandbox: Sandbox) -> None:
     body = """<div id=before></div><button onclick="document.title = 'right'">Wanted</button><script>
         setTimeout(() => before.innerHTML = '<button>Other</button>'.repeat(3), 600)</script>"""
@@ -132,6 +137,7 @@ async def test_an_element_that_moved_is_still_meant(ctx: RunContext, sandbox: Sa
     assert (await use(ctx, browser.browser_click_element, index=index))["title"] == "right"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["date", "color", "range"])
 async def test_fields_that_are_picked_take_their_value(ctx: RunContext, sandbox: Sandbox, kind: str) -> None:
     body = f"<input type={kind} onchange='document.title = this.value'>"
