@@ -17,6 +17,7 @@ from services.runs.fence import FenceLost
 from services.sandbox.protocol import Sandbox
 from tests.agent.browser.conftest import index_of, outcome, serve, state, use
 from tests.agent.browser.test_hostile import silent
+from tests.waiting import eventually
 
 
 async def test_the_next_attempt_goes_on_in_the_same_browser(ctx: RunContext, sandbox: Sandbox) -> None:
@@ -98,9 +99,11 @@ async def test_driver_and_browser_end_when_nobody_uses_them(
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine"))
     assert len(children()) == 1
     assert (await sandbox.job(chromium.JOB)).running
-    async with asyncio.timeout(20):
-        while children() or (await sandbox.job(chromium.JOB)).running:
-            await asyncio.sleep(0.1)
+
+    async def over() -> bool:
+        return not children() and not (await sandbox.job(chromium.JOB)).running
+
+    await eventually(over, within=20)
     assert (await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine")))["title"] == "fine"
 
 
