@@ -88,6 +88,11 @@ def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "run-driver" in child.cmdline()]
 
 
+async def ended(sandbox: Sandbox) -> None:
+    while (await sandbox.job(chromium.JOB)).running:  # noqa: ASYNC110 - what is waited for happens in the sandbox
+        await asyncio.sleep(0.1)
+
+
 @pytest.mark.slow
 async def test_driver_and_browser_end_when_nobody_uses_them(
     ctx: RunContext, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -100,10 +105,9 @@ async def test_driver_and_browser_end_when_nobody_uses_them(
     assert len(children()) == 1
     assert (await sandbox.job(chromium.JOB)).running
 
-    async def over() -> bool:
-        return not children() and not (await sandbox.job(chromium.JOB)).running
-
-    await eventually(over, within=20)
+    await eventually(lambda: not children(), within=10)
+    async with asyncio.timeout(20):
+        await ended(sandbox)
     assert (await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine")))["title"] == "fine"
 
 
