@@ -30,6 +30,8 @@ from services.sandbox.protocol import Sandbox, SandboxFailed
 FIRST_WITHIN, CONNECT_WITHIN = 3.0, 6.0
 LAST_TRY = 2
 CLOSE_WITHIN = 0.5
+BESIDES_SECONDS = 120.0
+"""For all that is not the action: to start anew what hangs, to connect, to look."""
 DISCARD_WITHIN = 3.0
 MOST_TABS = 10
 MOST_DIALOGS = 20
@@ -50,23 +52,35 @@ Do = Callable[["Session"], Awaitable[str]]
 async def act(calling: Calling, do: Do, extra_seconds: float = 0) -> ToolResult:
     """Have `do` act, store how the browser stands then, and say it. Raises: ToolFailed; what the sandbox raises."""
     ctx = calling.ctx
-    sandbox = await ctx.sandbox()
-    known = Known.of(await newest_state(ctx))
-    within = ctx.settings.agent.browser_timeout.total_seconds()
     message_id = uuid5(result_id(calling.answer.message_id, calling.call), "browser_state")
-    try:
-        async with (
-            ctx.browsing,
-            ctx.browser_driver.used(),
-            opened(ctx.browser_driver, sandbox, known, within) as session,
-        ):
-            words, success = await session.attempt(do, extra_seconds)
-            stands = await session.state()
-    except (NoDriver, chromium.NoBrowser) as missing:
-        raise ToolFailed(str(missing)) from missing
-    except PlaywrightError as error:
-        raise ToolFailed(f"The browser broke off: {first_line(error)}") from error
-    return await keep(ctx, message_id, stands, " ".join([words, *session.notes]), success=success)
+    async with ctx.browsing:
+        sandbox = await ctx.sandbox()
+        known = Known.of(await newest_state(ctx))
+        try:
+            stands, words, success = await acted(ctx, sandbox, known, do, extra_seconds)
+        except (NoDriver, chromium.NoBrowser) as missing:
+            raise ToolFailed(str(missing)) from missing
+        except PlaywrightError as error:
+            raise ToolFailed(f"The browser broke off: {first_line(error)}.") from error
+        except TimeoutError:
+            raise ToolFailed("The browser does not answer.") from None
+        return await keep(ctx, message_id, stands, words, success=success)
+
+
+async def acted(
+    ctx: RunContext, sandbox: Sandbox, known: Known, do: Do, extra_seconds: float
+) -> tuple[State, str, bool]:
+    """How the browser stands then, what came of it, and whether it succeeded."""
+    within = ctx.settings.agent.browser_timeout.total_seconds()
+    driver = ctx.browser_driver
+    async with (
+        asyncio.timeout(within + extra_seconds + BESIDES_SECONDS),
+        driver.used(),
+        opened(driver, sandbox, known, within) as session,
+    ):
+        words, success = await session.attempt(do, extra_seconds)
+        stands = await session.state()
+    return stands, " ".join([words, *session.notes]), success
 
 
 async def keep(ctx: RunContext, message_id: UUID, stands: State, words: str, *, success: bool) -> ToolResult:
