@@ -4,6 +4,7 @@ So it is all one whether the next action comes from this worker or, after a cras
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ CLOSE_WITHIN = 0.5
 BESIDES_SECONDS = 120.0
 """For all that is not the action: to start anew what hangs, to connect, to look."""
 DISCARD_WITHIN = 3.0
+ANNOUNCED_WITHIN, POLL_SECONDS = 2.0, 0.05
 MOST_TABS = 10
 MOST_DIALOGS = 20
 NEWEST = 2**63 - 1
@@ -262,6 +264,7 @@ class Session:
 
     async def meet_new(self) -> None:
         """Tabs that the page has opened: the newest is the current one then."""
+        await self.announced()
         met = {tab.page for tab in self.tabs}
         before = len(self.tabs)
         for page in [page for page in self.context.pages if page not in met]:
@@ -275,6 +278,15 @@ class Session:
             self.tab = self.tabs[-1]
             await self.tab.settle()
         await self.keep_few()
+
+    async def announced(self) -> None:
+        """Wait a little for tabs that the browser has and we were not told of yet."""
+        deadline = time.monotonic() + ANNOUNCED_WITHIN
+        while time.monotonic() < deadline:
+            found = await self.root.send("Target.getTargets")
+            if sum(each["type"] == "page" for each in found["targetInfos"]) <= len(self.context.pages):
+                return
+            await asyncio.sleep(POLL_SECONDS)
 
     async def keep_few(self) -> None:
         while len(self.tabs) > MOST_TABS:

@@ -20,7 +20,8 @@ LONGEST_WAIT_SECONDS = 60
 Index = Annotated[int, Field(ge=0, description="The number of the element, as the state of the browser shows it.")]
 TabId = Annotated[int, Field(ge=0, description="The number of the tab, as the state of the browser shows it.")]
 Pixels = Annotated[int | None, Field(ge=1, le=100_000, description="How far; without it as far as is seen at once.")]
-Coordinate = Annotated[int, Field(ge=0, le=10_000)]
+Across = Annotated[int, Field(ge=0, le=10_000, description="Pixels from the left.")]
+Down = Annotated[int, Field(ge=0, le=10_000, description="Pixels from above.")]
 
 
 async def act(calling: Calling, do: Callable[["Session"], Awaitable[str]], *, extra_seconds: float = 0) -> ToolResult:
@@ -120,22 +121,20 @@ async def browser_select_dropdown_option(
 
 
 @tool(timeout=TIMEOUT)
-async def browser_click_coordinates(calling: Calling, x: Coordinate, y: Coordinate) -> ToolResult:
+async def browser_click_coordinates(calling: Calling, x: Across, y: Down) -> ToolResult:
     """Click at a point of the screenshot, in pixels from its upper left. Rather click elements by their number."""
     return await act(calling, lambda session: actions.click_coordinates(session, x, y))
 
 
 @tool(timeout=TIMEOUT)
-async def browser_drag_drop(
-    calling: Calling, from_x: Coordinate, from_y: Coordinate, to_x: Coordinate, to_y: Coordinate
-) -> ToolResult:
+async def browser_drag_drop(calling: Calling, from_x: Across, from_y: Down, to_x: Across, to_y: Down) -> ToolResult:
     """Drag from one point of the screenshot to another."""
     return await act(calling, lambda session: actions.drag_drop(session, (from_x, from_y), (to_x, to_y)))
 
 
 @tool(body="seconds", repeatable=True, timeout=TIMEOUT)
 async def browser_wait(
-    calling: Calling, seconds: Annotated[float, Field(gt=0, le=LONGEST_WAIT_SECONDS)] = 3
+    calling: Calling, seconds: Annotated[float, Field(gt=0, le=LONGEST_WAIT_SECONDS, description="How long.")] = 3
 ) -> ToolResult:
     """Wait for a page that takes its time, and look at it."""
     return await act(calling, lambda session: actions.wait(session, seconds), extra_seconds=seconds)

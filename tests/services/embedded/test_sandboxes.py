@@ -48,7 +48,7 @@ async def test_slirp4netns_is_named_where_a_network_may_be_asked_for(state: Stat
 
 
 async def test_a_failed_download_is_said_and_stops_nothing(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unpack(*_: object) -> Path:
+    async def unpack(*_: object, **__: object) -> Path:
         raise EmbeddedError("no network")
 
     monkeypatch.setattr(sandboxes, "installed", lambda: "")
