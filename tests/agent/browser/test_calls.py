@@ -111,6 +111,7 @@ async def test_driver_and_browser_end_when_nobody_uses_them(
     assert (await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine")))["title"] == "fine"
 
 
+@pytest.mark.slow
 async def test_calls_that_are_made_at_once_wait_for_each_other(ctx: RunContext, sandbox: Sandbox) -> None:
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "<p style='height: 5000px'>"))
     told = await asyncio.gather(*(use(ctx, browser.browser_scroll_down, amount=100) for _ in range(3)))

@@ -39,6 +39,7 @@ async def works(ctx: RunContext, sandbox: Sandbox) -> bool:
     return bool((await use(ctx, browser.browser_navigate_to, url=url))["title"] == "fine")
 
 
+@pytest.mark.slow
 async def test_a_page_whose_script_never_ends_costs_time_and_no_more(ctx: RunContext, sandbox: Sandbox) -> None:
     url = await serve(sandbox, "hangs", "<script>setTimeout(() => { while (true) {} }, 50)</script>")
     told, _ = await outcome(ctx, browser.browser_navigate_to, url=url)
@@ -154,6 +155,7 @@ async def test_a_page_cannot_lie_about_itself_by_its_scripts_or_names(ctx: RunCo
     assert "<button>Real</button>" in (await state(ctx))["interactive_elements"]
 
 
+@pytest.mark.slow
 async def test_a_browser_that_floods_its_driver_is_cut_off(
     ctx: RunContext, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

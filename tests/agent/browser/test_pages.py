@@ -72,6 +72,7 @@ async def test_links_lead_on_and_one_goes_back(ctx: RunContext, sandbox: Sandbox
     assert (await use(ctx, browser.browser_go_back))["url"] == url
 
 
+@pytest.mark.slow
 async def test_a_long_page_is_scrolled(ctx: RunContext, sandbox: Sandbox) -> None:
     rows = "".join(f"<p style='height: 100px'>row {number} <button>b{number}</button></p>" for number in range(100))
     told = await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "long", rows))
