@@ -253,6 +253,7 @@ class AgentSettings(Section):
     execute_on_stream: bool = False
     tool_execution: Literal["sequential", "parallel"] = "sequential"
     xml_results_as: Literal["user", "assistant"] = "user"
+    browser_timeout: Span = timedelta(seconds=30)
 
 
 class ModelSettings(Section):
@@ -297,6 +298,7 @@ class SandboxSettings(Section):
     network: bool = False
     network_allowed: bool = False
     slirp: str = ""
+    browser: str = ""
 
 
 class OutgoingSettings(Section):

@@ -27,6 +27,7 @@ class Given:
     sandbox_dir: str = ""
     sandbox_bwrap: str = ""
     sandbox_slirp: str = ""
+    sandbox_browser: str = ""
     sandbox_network: bool = False
 
 
@@ -48,6 +49,7 @@ def given(environ: Mapping[str, str] | None = None) -> Given:
         sandbox_dir=env.get("SANDBOX_DIR", ""),
         sandbox_bwrap=env.get("SANDBOX_BWRAP", ""),
         sandbox_slirp=env.get("SANDBOX_SLIRP", ""),
+        sandbox_browser=env.get("SANDBOX_BROWSER", ""),
         sandbox_network=any(is_set(env.get(name, "")) for name in ("SANDBOX_NETWORK", "SANDBOX_NETWORK_ALLOWED")),
     )
 
