@@ -1,13 +1,15 @@
 """The archive: the log of a run in Postgres, in blocks, while it grows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from struct import Struct
 from uuid import UUID
 
 from services.postgres import Executor
 from services.runs.fence import Fence
 
-LENGTH_BYTES = 4
+LENGTH = Struct(">I")
 BLOCK_BYTES = 1024 * 1024
 """A block is closed at this size, so that a reader of one event never loads much more."""
 
@@ -27,15 +29,15 @@ class Block:
     closes: bool = False
 
 
-def pack(events: Iterable[bytes]) -> bytes:
+def pack(events: Sequence[bytes]) -> bytes:
     """Events as one value: each with its length before it, four bytes, big-endian."""
-    return b"".join(part for event in events for part in (len(event).to_bytes(LENGTH_BYTES, "big"), event))
+    return b"".join(chain.from_iterable(zip(map(LENGTH.pack, map(len, events)), events, strict=True)))
 
 
 def unpack(packed: bytes) -> list[bytes]:
     events, position = [], 0
     while position < len(packed):
-        start = position + LENGTH_BYTES
+        start = position + LENGTH.size
         position = start + int.from_bytes(packed[position:start], "big")
         events.append(packed[start:position])
     return events

@@ -1,11 +1,12 @@
 """The log of a run as its driver writes it: ordered, fenced, coalesced, archived, refilled when Redis loses it."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from uuid import UUID
 
 from services.runs import events as shapes
+from services.runs import keys
 from services.runs.archive import BLOCK_BYTES, Block, reserve
 from services.runs.events import Event
 from services.runs.fence import Fence, FenceLost
@@ -38,10 +39,16 @@ class EventLog:
         notify: Callable[["EventLog"], None],
     ) -> None:
         self.fence, self.thread_id, self.settings = fence, thread_id, settings
-        self.archived, self.tail, self.reserved = archived, deque(tail), reserved
+        self.lock, self.responses, self.news = (
+            keys.lock(fence.run_id),
+            keys.responses(fence.run_id),
+            keys.news(fence.run_id),
+        )
+        self.owner = fence.lock_value
+        self.archived, self.tail, self.reserved = archived, list(tail), reserved
         self.tail_bytes = sum(map(len, self.tail))
         self.sequence = self.length
-        self.pending: deque[bytes] = deque()
+        self.pending: list[bytes] = []
         self.pending_bytes = 0
         self.written_bytes = 0
         self.appended_since_archive = 0
@@ -68,8 +75,7 @@ class EventLog:
         Raises: FenceLost when another attempt owns the run; LogRefused when the log is full or cannot be written.
         """
         self.check_bounds()
-        for event in events:
-            self.put(self.encode(event))
+        self.put([self.encode(event) for event in events])
         if self.pending_bytes > PENDING_BYTES or self.tail_bytes > self.settings.max_tail_bytes:
             await self.settle(self.has_room)
 
@@ -86,9 +92,7 @@ class EventLog:
         self.seal()
         await self.flush()
         await self.settle(lambda: self.reserved - self.length > len(before))
-        for event in before:
-            self.put(self.encode(event))
-        self.put(last)
+        self.put([*(self.encode(event) for event in before), last])
         self.closing = True
         await self.flush()
 
@@ -99,11 +103,14 @@ class EventLog:
         self.sequence += 1
         return encoded
 
-    def put(self, event: bytes) -> None:
+    def put(self, events: Sequence[bytes]) -> None:
+        if not events:
+            return
+        size = sum(map(len, events))
         self.blank = False
-        self.pending.append(event)
-        self.pending_bytes += len(event)
-        self.written_bytes += len(event)
+        self.pending += events
+        self.pending_bytes += size
+        self.written_bytes += size
         self.notify(self)
 
     def check_bounds(self) -> None:
@@ -132,23 +139,17 @@ class EventLog:
 
     def batch(self) -> list[bytes]:
         """What may be appended next: bounded in count and bytes, and within the reserved ids."""
-        taken: list[bytes] = []
-        size = 0
-        for event in self.pending:
-            if len(taken) >= min(BATCH_EVENTS, self.reserved - self.length):
-                break
-            if size >= BATCH_BYTES and not self.closing:  # the last words go in one step, whatever their size
-                break
-            taken.append(event)
-            size += len(event)
-        return taken
+        count = max(min(BATCH_EVENTS, self.reserved - self.length), 0)
+        if self.pending_bytes > BATCH_BYTES and not self.closing:  # the last words go in one step, whatever their size
+            count = min(count, reaching(BATCH_BYTES, self.pending))
+        return self.pending[:count]
 
     def appended(self, count: int) -> None:
         """The first `count` pending events are in Redis now."""
-        for _ in range(count):
-            event = self.pending.popleft()
-            self.pending_bytes -= len(event)
-            self.extend([event])
+        before = self.tail_bytes
+        self.extend(self.pending[:count])
+        del self.pending[:count]
+        self.pending_bytes -= self.tail_bytes - before
         self.refused_since = None
         self.moved.set()
 
@@ -179,13 +180,7 @@ class EventLog:
 
     def block(self, epoch: str) -> Block | None:
         """What is to be archived next, or None."""
-        taken: list[bytes] = []
-        size = 0
-        for event in self.tail:
-            if size >= BLOCK_BYTES:
-                break
-            taken.append(event)
-            size += len(event)
+        taken = self.tail[: reaching(BLOCK_BYTES, self.tail)] if self.tail_bytes > BLOCK_BYTES else self.tail[:]
         reserved = reserve(self.length, self.reserved, max(self.appended_since_archive, len(self.pending)))
         whole = len(taken) == len(self.tail)
         closes = self.closing and whole and not self.pending
@@ -196,8 +191,8 @@ class EventLog:
 
     def archived_block(self, block: Block) -> None:
         """`block` is in Postgres now."""
-        for _ in block.events:
-            self.tail_bytes -= len(self.tail.popleft())
+        self.tail_bytes -= sum(map(len, block.events))
+        del self.tail[: len(block.events)]
         self.archived += len(block.events)
         self.reserved = max(self.reserved, block.reserved)
         self.appended_since_archive = 0
@@ -206,3 +201,8 @@ class EventLog:
         self.moved.set()
         if self.pending:
             self.notify(self)
+
+
+def reaching(size: int, events: Sequence[bytes]) -> int:
+    """How many events from the first on it takes to reach so many bytes; all of them when they do not."""
+    return next((count for count, total in enumerate(accumulate(map(len, events)), 1) if total >= size), len(events))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from itertools import islice
+from functools import partial
 from typing import Any, cast
 
 from redis import exceptions
@@ -14,6 +14,7 @@ from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
+from services.round_trip import Command, exchange
 from services.runs import archive, events, keys
 from services.runs.archive import Block
 from services.runs.event_log import BATCH_EVENTS, EventLog
@@ -41,6 +42,7 @@ return {'ok', length + #ARGV - 4}
 
 RETRY_SECONDS = 0.1
 CLOSE_SECONDS = 2.0
+ROUND_TRIP_BYTES = 4 * 1024 * 1024
 STATEMENT_BYTES = 8 * 1024 * 1024
 VOID = events.Event("status", {"status_type": "void"})
 
@@ -50,6 +52,7 @@ class LogWriter:
 
     def __init__(self, settings: RunSettings, redis: Redis, pool: Pool, leases: Leases) -> None:
         self.settings, self.redis, self.pool, self.leases = settings, redis, pool, leases
+        self.exchange = partial(exchange, redis)
         self.script = redis.register_script(APPEND)
         self.ttl_ms = int(settings.log_ttl.total_seconds() * 1000)
         self.epoch = ""
@@ -130,6 +133,8 @@ class LogWriter:
         self.dirty.pop(log, None)
 
     def notify(self, log: EventLog) -> None:
+        if log in self.dirty:
+            return
         self.dirty[log] = None
         self.pending.set()
         if log.starved:
@@ -156,14 +161,11 @@ class LogWriter:
 
     async def push(self, logs: list[EventLog]) -> bool:
         """One append for each log in one round trip; False when Redis was not reached."""
-        batches = [(log, batch) for log in logs if (batch := log.batch())]
+        batches = self.batches(logs)
         if not batches:
             return True
-        pipeline = self.redis.pipeline(transaction=False)
-        for log, batch in batches:
-            self.add_append(pipeline, log, batch)
         try:
-            answers = await pipeline.execute(raise_on_error=False)
+            answers = await self.exchange([self.append_of(log, batch) for log, batch in batches])
         except RedisUnreachable as error:
             logger.warning("log.redis_unreachable", error=repr(error))
             self.notify_all(log for log, _ in batches)
@@ -175,12 +177,22 @@ class LogWriter:
             logger.warning("log.redis_full", count=len(full), error=repr(full[0]))
         return not full
 
-    def add_append(self, pipeline: Any, log: EventLog, batch: list[bytes]) -> None:
-        fence, run_id = log.fence.lock_value, log.fence.run_id
-        pipeline.evalsha(
-            self.script.sha, 2, keys.lock(run_id), keys.responses(run_id),
-            fence, self.ttl_ms, log.length, keys.news(run_id), *batch,
-        )  # fmt: skip
+    def batches(self, logs: list[EventLog]) -> list[tuple[EventLog, list[bytes]]]:
+        """What goes into one round trip; the logs that did not fit are the first of the next."""
+        batches: list[tuple[EventLog, list[bytes]]] = []
+        size = 0
+        for position, log in enumerate(logs):
+            if size >= ROUND_TRIP_BYTES:
+                self.notify_all(logs[position:])
+                break
+            size += log.pending_bytes
+            if batch := log.batch():
+                batches.append((log, batch))
+        return batches
+
+    def append_of(self, log: EventLog, batch: list[bytes]) -> Command:
+        keys_and_owner = (log.lock, log.responses, log.owner)
+        return ("EVALSHA", self.script.sha, 2, *keys_and_owner, self.ttl_ms, log.length, log.news, *batch)
 
     def take_answer(self, log: EventLog, batch: list[bytes], answer: Any) -> None:
         if isinstance(answer, RedisUnreachable):
@@ -239,7 +251,7 @@ class LogWriter:
 
     async def refill(self, log: EventLog) -> None:
         """Redis lost the list's end: push what the archive and the tail hold, under the fence."""
-        length = int(await self.redis.llen(keys.responses(log.fence.run_id)))
+        length = int(await self.redis.llen(log.responses))
         logger.warning("log.refill", run_id=str(log.fence.run_id), from_id=length, to_id=log.length)
         while length < log.length:
             lost = await self.lost_events(log, length)
@@ -247,8 +259,8 @@ class LogWriter:
                 log.lose()  # the archive is gone, and with it the run
                 return
             verdict, length = await self.script(
-                keys=[keys.lock(log.fence.run_id), keys.responses(log.fence.run_id)],
-                args=[log.fence.lock_value, self.ttl_ms, length, keys.news(log.fence.run_id), *lost],
+                keys=[log.lock, log.responses],
+                args=[log.owner, self.ttl_ms, length, log.news, *lost],
             )
             if verdict != b"ok":
                 return
@@ -264,12 +276,11 @@ class LogWriter:
             if len(found) > BATCH_EVENTS or not found:
                 return found[:BATCH_EVENTS]
         start = first_id + len(found) - log.archived
-        return found if start < 0 else [*found, *islice(log.tail, start, None)]
+        return found if start < 0 else [*found, *log.tail[start:]]
 
     async def catch_up(self, log: EventLog) -> None:
         """The list is longer than we knew: our own append whose answer was lost, or a foreign producer."""
-        key = keys.responses(log.fence.run_id)
-        found = cast(list[bytes], await self.redis.lrange(key, log.length, log.length + BATCH_EVENTS - 1))
+        found = cast(list[bytes], await self.redis.lrange(log.responses, log.length, log.length + BATCH_EVENTS - 1))
         ours = 0
         while ours < min(len(found), len(log.pending)) and found[ours] == log.pending[ours]:
             ours += 1
@@ -341,7 +352,7 @@ class LogWriter:
             return
         stored = row["archived_events"] - log.archived
         if stored > 0:
-            block = Block(log.fence, log.archived, list(log.tail)[:stored], row["reserved_events"], self.epoch)
+            block = Block(log.fence, log.archived, log.tail[:stored], row["reserved_events"], self.epoch)
             log.archived_block(block)
         if row["closed_at"]:
             log.closed.set()

@@ -1,6 +1,6 @@
 """A process that dies, or loses its connection, at the nth thing it asks a store: before it is done, or just after."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar, cast
 
@@ -11,6 +11,7 @@ from redis.asyncio.client import Pipeline
 
 from services.postgres import Pool
 from services.redis import Channels, Listener, open_redis
+from services.round_trip import Command, exchange
 from services.settings import RedisSettings
 
 T = TypeVar("T")
@@ -122,6 +123,10 @@ def fused_redis(settings: RedisSettings, fuse: Fuse, server: Server) -> FusedRed
     client = cast(FusedRedis, FusedRedis.from_pool(origin.connection_pool))
     client.fuse, client.server, client.origin = fuse, server, origin
     return client
+
+
+def fused_exchange(redis: Redis, fuse: Fuse) -> Callable[[Sequence[Command]], Awaitable[list[Any]]]:
+    return lambda commands: fuse.guard(lambda: exchange(redis, commands), lost_redis())
 
 
 def fused_channels(settings: RedisSettings, fuse: Fuse) -> Channels:

@@ -217,7 +217,7 @@ async def test_a_connection_reset_in_mid_pipeline_loses_and_doubles_nothing(
 async def test_what_was_pending_when_an_append_failed_unexpectedly_is_appended(stores: Stores) -> None:
     async with driving(stores) as driver:
         await driver.say("a")
-        with patch.object(stores.writer, "add_append", side_effect=ValueError("a bug")):
+        with patch.object(stores.writer, "append_of", side_effect=ValueError("a bug")):
             await driver.log.append(chunk(driver.run, "b"))
             flushing = asyncio.create_task(driver.log.flush())
             await asyncio.sleep(0.5)

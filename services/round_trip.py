@@ -1,0 +1,46 @@
+"""Many commands to Redis in one round trip, packed by hiredis and answered under one deadline.
+
+redis-py's pipeline packs in Python and starts a timer for each answer, several times what the commands themselves cost.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hiredis import pack_command
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+Command = tuple[Any, ...]
+"""Its words: str, bytes, int or float."""
+
+
+async def exchange(redis: Redis, commands: Sequence[Command]) -> list[Any]:
+    """The answers in order, a ResponseError in the place of a command that was refused.
+
+    Raises: what `services.redis.Unreachable` names when the server cannot be asked, or not within the socket timeout.
+    """
+    pool = redis.connection_pool
+    connection = await pool.get_connection()
+    try:
+        async with asyncio.timeout(connection.socket_timeout):
+            return await send(connection, commands)
+    except BaseException:
+        await connection.disconnect(nowait=True)  # what it still answers belongs to nobody
+        raise
+    finally:
+        await pool.release(connection)
+
+
+async def send(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    await connection.send_packed_command([pack_command(command) for command in commands])
+    return [await answer(connection) for _ in commands]
+
+
+async def answer(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response(timeout=math.inf)
+    except ResponseError as refused:
+        return refused
