@@ -20,6 +20,7 @@ from tests.benchmarks.circumstances import machine
 from tests.benchmarks.progress import Progress
 from tests.benchmarks.report import Circumstances, Report, as_json
 from tests.benchmarks.session import Session
+from tests.benchmarks.write import BENCHMARK as WRITE
 
 BENCHMARKS = (
     readers.BENCHMARK,
@@ -28,6 +29,7 @@ BENCHMARKS = (
     chunks.BENCHMARK,
     queries.BENCHMARK,
     simulate.BENCHMARK,
+    WRITE,
 )
 RESULTS = DEFAULT / "bench"
 
