@@ -4,14 +4,12 @@ redis-py's pipeline packs in Python and starts a timer for each answer, several 
 """
 
 import asyncio
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
 
 Command = tuple[Any, ...]
 """Its words: str, bytes, int or float."""
@@ -36,11 +34,5 @@ async def exchange(redis: Redis, commands: Sequence[Command]) -> list[Any]:
 
 async def send(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
     await connection.send_packed_command([pack_command(command) for command in commands])
-    return [await answer(connection) for _ in commands]
-
-
-async def answer(connection: AbstractConnection) -> Any:
-    try:
-        return await connection.read_response(timeout=math.inf)
-    except ResponseError as refused:
-        return refused
+    parser: Any = connection._parser  # the connection's own reading takes three coroutines and a timer for each answer
+    return [await parser.read_response() for _ in commands]

@@ -60,6 +60,7 @@ class LogWriter:
         self.dirty: dict[EventLog, None] = {}
         self.pending = asyncio.Event()
         self.starving = asyncio.Event()
+        self.archive_at = 0.0
         self.repairs = Background()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -195,13 +196,8 @@ class LogWriter:
         return ("EVALSHA", self.script.sha, 2, *keys_and_owner, self.ttl_ms, log.length, log.news, *batch)
 
     def take_answer(self, log: EventLog, batch: list[bytes], answer: Any) -> None:
-        if isinstance(answer, RedisUnreachable):
-            self.notify(log)
-            return
         if isinstance(answer, Exception):
-            self.repair(
-                log, self.load_script if isinstance(answer, exceptions.NoScriptError) else self.wait_out(answer)
-            )
+            self.take_refusal(log, answer)
             return
         verdict, _ = answer
         if verdict == b"ok":
@@ -218,6 +214,14 @@ class LogWriter:
             self.repair(log, self.refill)
         else:
             self.repair(log, self.catch_up)
+
+    def take_refusal(self, log: EventLog, error: Exception) -> None:
+        if isinstance(error, RedisUnreachable):
+            self.notify(log)
+        elif isinstance(error, exceptions.NoScriptError):
+            self.repair(log, self.load_script)
+        else:
+            self.repair(log, self.wait_out(error))
 
     def repair(self, log: EventLog, cure: Callable[[EventLog], Awaitable[None]]) -> None:
         """Mend one log beside the others; it is left out of the pipeline meanwhile."""
@@ -292,10 +296,13 @@ class LogWriter:
     # Archiving.
 
     async def archive_due(self) -> None:
+        """One interval after the last began, however long that took; at once when a log waits for it."""
+        loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.archive_interval.total_seconds()):
+            async with asyncio.timeout_at(self.archive_at):
                 await self.starving.wait()
         self.starving.clear()
+        self.archive_at = loop.time() + self.settings.archive_interval.total_seconds()
         await self.archive_all()
 
     async def archive_all(self) -> None:

@@ -104,6 +104,20 @@ def test_the_document_shows_what_is_simulated() -> None:
         assert document.partition(marks[0])[2].partition(marks[1])[0].strip() == table.strip()
 
 
+@pytest.mark.slow
+async def test_writing_is_measured_beside_its_limit_and_the_published_design(bench: Bench, tmp_path: Path) -> None:
+    options = ("--runs", "4", "--seconds", "1", "--rounds", "1", "--broker", "redis")
+    process = bench("write", *options, "--json", "figures.json", "--svg", "plot.svg")
+    output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)
+    assert process.returncode == 0, output
+    rows = {row["name"]: row for row in orjson.loads((tmp_path / "figures.json").read_bytes())["rows"]}
+    assert all(rows["CPU per event"][kind] is not None for kind in ("limit", "longrun", "reference"))
+    assert rows["events said"]["longrun"] > 150
+    assert all(rows["in batches of 10"][kind] > 0 for kind in ("limit", "longrun"))
+    assert rows["Redis connections of the process"]["longrun"] <= 8
+    assert [name for name in rows if name.endswith(" runs")] == ["1 runs", "2 runs", "4 runs"]
+
+
 async def test_asked_to_stop_it_leaves_nothing_behind(bench: Bench) -> None:
     process = bench("stops", "--stops", "10000", "--broker", "redis")
     await line_starting(process, "  limit: ", WITHIN_SECONDS)

@@ -32,16 +32,18 @@ WATCHED = 8
 BATCHES = (10, 1)
 WHISPERS = 80
 FLOOD_SECONDS = 2.0
-REFERENCE_SHARE = 0.25
+SLICE_SECONDS = 2
+REFERENCE_SHARE = 0.5
 ANSWER_SECONDS = 120.0
 KINDS = ("silent", "limit", "longrun", "unarchived", "reference")
+SCALED = ("silent", "limit", "longrun")
 MEASURED = ("limit", "longrun", "reference")
 MICRO, MILLI = 1e6, 1e3
 NOTES = (
     "limit: the events encoded, one RPUSH and one PUBLISH for each log that spoke, hiredis on a bare connection, "
     "at the same intervals; no fence, no archive, no bounds",
-    "reference: a task for each RPUSH and each PUBLISH, awaited when the load ends; it is loaded for a quarter of the "
-    "time, and its CPU counted until it has caught up",
+    "reference: a task for each RPUSH and each PUBLISH, awaited when the load ends; it is loaded for a second a "
+    "round, and its CPU counted until it has caught up",
     "CPU of a writer is without what the load itself spends in its process; it includes the archive, whose part is "
     "listed apart, and for Longrun leases and heartbeats",
     "until a reader has it: from `created_at` to the answer of the LRANGE that follows the message",
@@ -90,11 +92,12 @@ class Measuring:
         """Everything once, by processes and on a Redis that begin anew."""
         async with AsyncExitStack() as stack:
             writers = [await stack.enter_async_context(writing(kind, self.stores)) for kind in KINDS]
-            for runs in self.sizes():
-                for writer in writers:
-                    if runs == self.options.runs or writer.kind in ("silent", "limit", "longrun"):
-                        await writer.open(runs)
-                        await self.load(writer, runs)
+            for runs in self.sizes()[:-1]:
+                await self.load_each([writer for writer in writers if writer.kind in SCALED], runs)
+            for number in range(max(self.options.seconds // SLICE_SECONDS, 1)):
+                await self.load_each(
+                    [writer for writer in writers if not number or writer.kind != "reference"], runs=self.options.runs
+                )
             for writer in writers:
                 if writer.kind in MEASURED:
                     await self.whisper(writer)
@@ -105,17 +108,21 @@ class Measuring:
             await redis.flushdb()
 
     def sizes(self) -> list[int]:
-        runs = self.options.runs
-        return sorted({max(runs // 4, 1), max(runs // 2, 1), runs})
+        return sizes(self.options.runs)
+
+    async def load_each(self, writers: Sequence[Writing], runs: int) -> None:
+        """One after the other for a short while: what else the machine does meets all of them alike."""
+        for writer in writers:
+            await writer.open(runs)
+            await self.load(writer, runs)
 
     async def load(self, writer: Writing, runs: int) -> None:
-        share = REFERENCE_SHARE if writer.kind == "reference" else 1.0
-        seconds = self.options.seconds * share
-        meter = Meter(writer=writer.pid, **self.servers)
+        seconds = min(SLICE_SECONDS, self.options.seconds) * (REFERENCE_SHARE if writer.kind == "reference" else 1)
+        meter = Meter(**self.servers)
         async with watching(self.stores["REDIS_URL"], writer.run_ids[:WATCHED]) as latencies:
             done = await writer.ask(do="load", runs=runs, rate=self.options.rate, seconds=seconds)
-        spent = {f"{name} at {runs}": MICRO * cpu / done["said"] for name, cpu in meter.spent().items()}
-        self.note(writer.kind, **spent)
+        for name, cpu in {**meter.spent(), "writer": done["cpu"]}.items():
+            self.note(writer.kind, **{f"{name} at {runs}": MICRO * cpu / done["said"]})
         if runs == self.options.runs:
             self.note(writer.kind, settled=MILLI * done["settled"], archived=done["archived"])
             self.note(writer.kind, rate=done["said"] / done["seconds"])
@@ -209,15 +216,23 @@ def said_at(event: bytes | str) -> float:
 def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--runs", type=counted(1), metavar="N", default=256, help="live runs (256)")
     parser.add_argument("--rate", type=counted(1), metavar="N", default=50, help="events per second of each (50)")
-    parser.add_argument("--seconds", type=counted(1), metavar="N", default=4, help="how long each is loaded (4)")
+    parser.add_argument(
+        "--seconds", type=counted(1), metavar="N", default=6, help="how long each is loaded in a round, by turns (6)"
+    )
     parser.add_argument("--rounds", type=counted(1), metavar="N", default=3, help="the medians of which count (3)")
+
+
+def sizes(runs: int) -> list[int]:
+    """A quarter, a half, the whole."""
+    return sorted({max(runs // 4, 1), max(runs // 2, 1), runs})
 
 
 async def run(session: Session) -> Report:
     stores = await session.stores()
     pin(LOAD_CORE, os.getpid())
-    sizes = len({max(session.options.runs // 4, 1), max(session.options.runs // 2, 1), session.options.runs})
-    steps = session.options.rounds * (3 * sizes + 2 + len(MEASURED) + 2 * len(BATCHES))
+    slices = max(session.options.seconds // SLICE_SECONDS, 1)
+    scaled, loads = len(SCALED) * len(sizes(session.options.runs)[:-1]), slices * (len(KINDS) - 1) + 1
+    steps = session.options.rounds * (scaled + loads + len(MEASURED) + 2 * len(BATCHES))
     with session.progress.steps("phases", steps) as told:
         measuring = Measuring(session, stores, told)
         for _ in range(session.options.rounds):

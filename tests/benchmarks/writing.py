@@ -152,15 +152,16 @@ KINDS: dict[str, type[Writer]] = {
 
 
 async def load(writer: Writer, *, runs: int, rate: float, seconds: float) -> dict[str, float]:
-    """So many events per second and run, evenly spread."""
-    began, total, said = time.monotonic(), int(runs * rate * seconds), 0
+    """So many events per second and run, evenly spread; `cpu` is counted until all is archived."""
+    began, cpu, total, said = time.monotonic(), time.process_time(), int(runs * rate * seconds), 0
     while said < total:
         due = min(total, int((time.monotonic() - began) * runs * rate))
         for number in range(said, due):
             await writer.say(number % runs, writer.event(number % runs))
         said = due
         await asyncio.sleep(TICK_SECONDS)
-    return {"said": said, "seconds": time.monotonic() - began, **await ending(writer)}
+    took, end = time.monotonic() - began, await ending(writer)
+    return {"said": said, "seconds": took, "cpu": time.process_time() - cpu, **end}
 
 
 async def ending(writer: Writer) -> dict[str, float]:

@@ -1,18 +1,21 @@
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from random import Random
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
 from services.postgres import transaction
-from services.runs import archive, events, keys, lifecycle
+from services.round_trip import Command
+from services.runs import archive, events, keys, lifecycle, log_writer
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.events import Event
 from services.runs.fence import Fence, FenceLost
@@ -96,6 +99,62 @@ async def test_a_burst_takes_few_round_trips(stores: Stores, redis: Redis) -> No
         await driver.log.flush()
         assert await script_calls(redis) - before <= 30
         assert len(await listed(stores, driver.run.id)) == 1001
+
+
+async def test_what_does_not_fit_into_one_round_trip_comes_with_the_next(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "ROUND_TRIP_BYTES", 20_000)
+    sent, exchange = list[int](), stores.writer.exchange
+
+    async def count(commands: Sequence[Command]) -> list[Any]:
+        sent.append(len(commands))
+        return await exchange(commands)
+
+    async with AsyncExitStack() as stack:
+        drivers = [await stack.enter_async_context(driving(stores)) for _ in range(5)]
+        await asyncio.gather(*(driver.archived() for driver in drivers))
+        monkeypatch.setattr(stores.writer, "exchange", count)
+        for driver in drivers:
+            await driver.log.append(*(chunk(driver.run, f"{number} {'x' * 10_000}") for number in range(3)))
+        for driver in drivers:
+            await driver.log.flush()
+            assert numbered(await listed(stores, driver.run.id)) == [0, 1, 2]
+    assert max(sent) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_logs_stay_gapless_however_speech_loss_and_archive_interleave(
+    stores: Stores, redis: Redis, seed: int
+) -> None:
+    random = Random(seed)
+    async with AsyncExitStack() as stack:
+        drivers = [await stack.enter_async_context(driving(stores)) for _ in range(3)]
+        said: dict[UUID, list[str]] = {driver.run.id: [] for driver in drivers}
+        for step in range(60):
+            driver = random.choice(drivers)
+            texts = [f"<{step}.{number}>" for number in range(random.choice((1, 1, 2, 30, 1200)))]
+            said[driver.run.id] += texts
+            await driver.log.append(*(chunk(driver.run, text) for text in texts))
+            match random.randrange(8):
+                case 0:
+                    await driver.log.flush()
+                    await redis.ltrim(keys.responses(driver.run.id), 0, random.randrange(driver.log.length))
+                case 1:
+                    await redis.delete(keys.responses(driver.run.id), keys.lock(driver.run.id))
+                case 2:
+                    await driver.archived()
+                case 3:
+                    await redis.script_flush()
+                case _:
+                    await asyncio.sleep(random.choice((0.0, 0.005)))
+        for driver in drivers:
+            await driver.say("end")
+            await driver.archived()
+            log = await listed(stores, driver.run.id)
+            assert text_of(log) == "".join([*said[driver.run.id], "end"])
+            assert numbered(log) == list(range(len(log)))
+            assert await archived(stores.pool, driver.run.id) == log
 
 
 async def test_every_append_is_announced_and_keeps_a_ttl(stores: Stores) -> None:
@@ -620,6 +679,25 @@ async def test_a_row_that_somebody_has_locked_is_looked_at_now_and_then_however_
             assert await statements.count() - before < 20
         async with asyncio.timeout(3):
             await driver.archived()
+
+
+async def test_the_archive_keeps_its_pace_however_long_a_statement_takes(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, store = list[float](), archive.store
+
+    async def take_long(*arguments: Any) -> Any:
+        began.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.45)
+        return await store(*arguments)
+
+    async with driving_with(settings, archive_interval=timedelta(seconds=0.5)) as driver:
+        await driver.archived()
+        monkeypatch.setattr(archive, "store", take_long)
+        while len(began) < 5:
+            await driver.say("x")
+            await asyncio.sleep(0.05)
+    assert min(later - earlier for earlier, later in pairwise(began)) < 0.8
 
 
 async def test_closing_beside_the_archives_own_look_counts_every_block_once(
