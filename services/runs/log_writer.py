@@ -186,9 +186,9 @@ class LogWriter:
             if size >= ROUND_TRIP_BYTES:
                 self.notify_all(logs[position:])
                 break
-            size += log.pending_bytes
             if batch := log.batch():
                 batches.append((log, batch))
+                size += log.pending_bytes
         return batches
 
     def append_of(self, log: EventLog, batch: list[bytes]) -> Command:
