@@ -14,7 +14,7 @@ from services.embedded.cli import on_state
 from services.embedded.console import Console, fail
 from services.embedded.foreground import TERMINATED
 from services.embedded.state import DEFAULT
-from tests.benchmarks import chaos, chunks, command_line, queries, readers, simulate, stops, table
+from tests.benchmarks import burst, chaos, chunks, command_line, queries, readers, simulate, start, stop, table
 from tests.benchmarks.benchmark import Benchmark
 from tests.benchmarks.circumstances import machine
 from tests.benchmarks.progress import Progress
@@ -23,11 +23,13 @@ from tests.benchmarks.session import Session
 
 BENCHMARKS = (
     readers.BENCHMARK,
-    stops.BENCHMARK,
     chaos.BENCHMARK,
     chunks.BENCHMARK,
     queries.BENCHMARK,
     simulate.BENCHMARK,
+    start.BENCHMARK,
+    burst.BENCHMARK,
+    stop.BENCHMARK,
 )
 RESULTS = DEFAULT / "bench"
 
