@@ -14,6 +14,7 @@ from services.postgres import Connection
 
 PAGE_ROWS = 200
 PAGE_BYTES = 2 * 1024 * 1024
+SHORT_ROWS, SHORT_BYTES = 20, 64 * 1024
 LONGEST_BYTES = 16 * 1024 * 1024
 """More than the largest window of a model: what is older is left out, but for the beginning."""
 ROW_BYTES = 300
@@ -69,6 +70,10 @@ async def load(ctx: RunContext) -> History:
     """Read the run's thread; waits while Postgres is away (the runner's claim decides)."""
 
     async def read(conn: Connection) -> History:
+        whole = await whole_thread(conn, ctx.run.thread_id)
+        if whole is not None:
+            beside = await messages.temporary(conn, ctx.run.thread_id, History(conversation=whole).last_answer)
+            return History(conversation=whole, beside=beside)
         summary = await messages.newest_summary(conn, ctx.run.thread_id)
         covered = summary.metadata["covers"] if summary else None
         newest = await newest_part(conn, ctx.run.thread_id, covered)
@@ -83,6 +88,14 @@ async def load(ctx: RunContext) -> History:
         return history
 
     return await patiently(ctx, read)
+
+
+async def whole_thread(conn: Connection, thread_id: UUID) -> list[Message] | None:
+    """A short thread without a summary, oldest first, in one look: nearly every thread; None of any other."""
+    page, more = await messages.page(conn, thread_id, limit=SHORT_ROWS, max_bytes=SHORT_BYTES, for_model=True)
+    if more or any(stored.type == "summary" for stored in page):
+        return None
+    return page[::-1]
 
 
 async def newest_part(conn: Connection, thread_id: UUID, covered: int | None) -> list[Message]:

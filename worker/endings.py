@@ -96,9 +96,17 @@ async def own_end(attempt: Attempt) -> Run | None:
 
 
 async def commit_stop(attempt: Attempt) -> None:
-    """A bare STOP counts like any other: from now on the run can only end stopped, whoever ends it."""
+    """A bare STOP counts like any other: from now on the run can only end stopped, whoever ends it.
+
+    One that came by the API is committed already: looking costs no commit.
+    """
     pool, run_id = attempt.process.stores.pool, attempt.held.fence.run_id
-    await attempt.insist(lambda: lifecycle.request_stops(pool, [run_id]))
+
+    async def commit() -> None:
+        if not await lifecycle.is_stop_committed(pool, run_id):
+            await lifecycle.request_stops(pool, [run_id])
+
+    await attempt.insist(commit)
 
 
 async def hand_over(attempt: Attempt, log: EventLog | None, ending: HandedOver) -> Ending:

@@ -99,14 +99,16 @@ async def claimed(process: Process, run: Run) -> AsyncIterator[tuple[Run, Held] 
 
 async def claim_surely(process: Process, run: Run, held: Held) -> Run | None:
     """Claim, or find out whether an earlier try did: nobody would drive a run whose claim was not answered."""
-    stores = process.stores
+    stores, limits = process.stores, process.settings.runs
     tried = False
 
     async def claim() -> Run | None:
         nonlocal tried
         async with stores.pool.acquire() as conn:
             earlier, tried = tried, True
-            row = await lifecycle.claim(conn, run, stores.instance_id, dead_after=process.settings.runs.dead_after)
+            row = await lifecycle.claim(
+                conn, run, stores.instance_id, dead_after=limits.dead_after, epoch=stores.of(run.id).writer.epoch
+            )
             if row or not earlier:
                 return row
             row = await store.get(conn, run.id)

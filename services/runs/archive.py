@@ -10,6 +10,8 @@ from services.postgres import Executor
 from services.runs.fence import Fence
 
 LENGTH = Struct(">I")
+FIRST_EVENTS = 256
+"""How many ids are reserved beyond a log's end at least."""
 BLOCK_BYTES = 1024 * 1024
 """A block is closed at this size, so that a reader of one event never loads much more."""
 
@@ -116,4 +118,4 @@ async def size(conn: Executor, run_id: UUID) -> int:
 
 def reserve(length: int, reserved: int, appended: int) -> int:
     """How far to reserve ids beyond `length`, after `appended` events in the last interval: twice that, bounded."""
-    return max(reserved, length + min(max(256, 2 * appended), 16_384))
+    return max(reserved, length + min(max(FIRST_EVENTS, 2 * appended), 16_384))

@@ -56,10 +56,11 @@ class Dispatch:
             self.news.set()
 
     async def note_news(self) -> None:
+        """A moment later: a run that was claimed meanwhile needs no note, and its claim is not held up by one."""
         await self.news.wait()
+        await asyncio.sleep(NOTE_INTERVAL_SECONDS)
         self.news.clear()
         await self.note()
-        await asyncio.sleep(NOTE_INTERVAL_SECONDS)
 
     async def note(self) -> None:
         """One statement for all that was confirmed; a note that is lost costs a second message, no more.

@@ -9,6 +9,7 @@ from uuid import UUID
 from asyncpg import UniqueViolationError
 
 from services.postgres import Executor, storable_text
+from services.runs.archive import FIRST_EVENTS
 from services.runs.fence import Fence
 from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 
@@ -40,18 +41,21 @@ class HandOver:
     settled: bool
 
 
-async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timedelta) -> Run | None:
+async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timedelta, epoch: str = "") -> Run | None:
     """Make `run` (as read) this instance's: attempt + 1. Only with the lock of that attempt in hand.
 
     A running one is taken over only when its heartbeat is older than `dead_after`, which counts as a crash.
-    A project's earlier run must be final first. Returns the row as claimed, or None.
+    A project's earlier run must be final first. The first claim of all reserves the log's first ids, too, if the
+    `epoch` of the log's Redis is known. Returns the row as claimed, or None.
     """
     try:
         row = await conn.fetchrow(
             f"""
             UPDATE agent_runs AS run SET
                 crashes = crashes + (status = 'running')::int, status = 'running', attempt = attempt + 1,
-                instance_id = $3, heartbeat_at = now(), updated_at = now(), started_at = coalesce(started_at, now())
+                instance_id = $3, heartbeat_at = now(), updated_at = now(), started_at = coalesce(started_at, now()),
+                reserved_events = CASE WHEN attempt = 0 AND $6 <> '' THEN $7 ELSE reserved_events END,
+                log_epoch = CASE WHEN attempt = 0 AND $6 <> '' THEN $6 ELSE log_epoch END
             WHERE id = $1 AND attempt = $2 AND status = ANY($4) AND stop_requested_at IS NULL
               AND (status = 'queued' OR heartbeat_at < now() - $5::interval)
               AND (not_before IS NULL OR not_before <= now()) AND judged
@@ -64,6 +68,8 @@ async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timed
             instance_id,
             MOVES["running"],
             dead_after,
+            epoch,
+            FIRST_EVENTS,
         )
     except UniqueViolationError:
         return None  # the index lets one run of a project be running, whatever a clock that is set back does to turns
@@ -159,6 +165,11 @@ async def request_stops(conn: Executor, run_ids: Sequence[UUID]) -> list[Run]:
         run_ids,
     )
     return [Run(**row) for row in rows]
+
+
+async def is_stop_committed(conn: Executor, run_id: UUID) -> bool:
+    query = "SELECT stop_requested_at IS NOT NULL FROM agent_runs WHERE id = $1"
+    return bool(await conn.fetchval(query, run_id))
 
 
 async def take_up_closings(conn: Executor, runs: Sequence[Run]) -> list[Run]:

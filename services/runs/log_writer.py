@@ -90,7 +90,7 @@ class LogWriter:
         pipeline.lrange(keys.responses(run.id), run.archived_events, -1)
         info, length, tail = await pipeline.execute()
         self.epoch = str(info["run_id"])
-        earlier = run.reserved_events
+        earlier = run.reserved_events if fence.attempt > 1 else 0  # the first claim has reserved ids for itself
         whole = length >= run.archived_events and length > 0 and run.log_epoch == self.epoch
         log = EventLog(
             fence,
@@ -108,7 +108,8 @@ class LogWriter:
             logger.warning("log.void", run_id=str(run.id), first_id=log.length, count=earlier - log.length)
             log.extend([log.encode(VOID) for _ in range(earlier - log.length)])
         self.logs.add(log)
-        self.starving.set()
+        if log.reserved - log.length < archive.FIRST_EVENTS // 2:
+            self.starving.set()
         return log
 
     async def is_blank(self, log: EventLog) -> bool:

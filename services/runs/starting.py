@@ -89,8 +89,13 @@ async def start(conn: Connection, new: NewRun) -> Started:
     Raises: Conflict `{message, agent_run_id}` when `on_active` is `reject` and a run is unfinished.
     """
     await take_turns(conn, new.project_id)
-    stopped = await clear_the_way(conn, new) if new.judged else []
-    return Started(await insert(conn, new), stopped)
+    run, unfinished = await insert_after(conn, new)
+    if not unfinished or not new.judged or new.on_active == "queue":
+        return Started(run, [])
+    if new.on_active == "reject":
+        raise Conflict({"message": "A run of this project has not finished yet.", "agent_run_id": str(unfinished[0])})
+    stopped = await lifecycle.request_stops(conn, unfinished)
+    return Started(await store.get(conn, run.id) or run, stopped)
 
 
 async def take_turns(conn: Connection, project_id: UUID) -> None:
@@ -102,18 +107,6 @@ async def has_turn(conn: Connection, project_id: UUID) -> bool:
     """As `take_turns`, or not at all: a sweep never waits."""
     query = "SELECT true FROM projects WHERE project_id = $1 FOR NO KEY UPDATE SKIP LOCKED"
     return bool(await conn.fetchval(query, project_id))
-
-
-async def clear_the_way(conn: Connection, new: NewRun) -> list[Run]:
-    if new.on_active == "queue":
-        return []
-    rows = await conn.fetch(
-        f"SELECT id FROM agent_runs WHERE project_id = $1 AND {LIVE} ORDER BY created_at", new.project_id
-    )
-    unfinished = [row["id"] for row in rows]
-    if unfinished and new.on_active == "reject":
-        raise Conflict({"message": "A run of this project has not finished yet.", "agent_run_id": str(unfinished[0])})
-    return await lifecycle.request_stops(conn, unfinished) if unfinished else []
 
 
 async def judge(conn: Connection, project_id: UUID) -> list[Run]:
@@ -165,9 +158,15 @@ async def in_the_way(conn: Connection, project_id: UUID, run_id: UUID, due: date
 
 
 async def insert(conn: Connection, new: NewRun) -> Run:
-    """The row. Its times are those of its place in line, not of the transaction, which may have waited for it.
+    run, _ = await insert_after(conn, new)
+    return run
 
-    Its settings remember that it had an agent: the column lets go of one that is deleted.
+
+async def insert_after(conn: Connection, new: NewRun) -> tuple[Run, list[UUID]]:
+    """The row, and the unfinished runs of its project before it, oldest first.
+
+    Its times are those of its place in line, not of the transaction, which may have waited for it. Its settings
+    remember that it had an agent: the column lets go of one that is deleted.
     """
     row = await conn.fetchrow(
         f"""
@@ -178,7 +177,10 @@ async def insert(conn: Connection, new: NewRun) -> Run:
         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
             moment, moment + $16::interval, moment + $17::interval
         FROM clock_timestamp() AS moment
-        RETURNING {COLUMNS}
+        RETURNING {COLUMNS}, (
+            SELECT array_agg(other.id ORDER BY other.created_at) FROM agent_runs AS other
+            WHERE other.project_id = $4 AND {LIVE}
+        ) AS unfinished
         """,
         new.run_id,
         new.kind,
@@ -199,4 +201,5 @@ async def insert(conn: Connection, new: NewRun) -> Run:
         new.expires_in,
     )
     assert row is not None
-    return Run(**row)
+    *columns, unfinished = row.values()
+    return Run(*columns), unfinished or []

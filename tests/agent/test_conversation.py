@@ -46,6 +46,15 @@ def shown(request: Asked) -> list[dict[str, Any]]:
     return told
 
 
+async def test_a_short_thread_is_read_like_a_long_one(pool: Pool, http: AsyncClient, settings: Settings) -> None:
+    ctx, _ = await make_context(pool, http, settings, MODEL)
+    await fill(pool, ctx.run.thread_id, 6)
+    short = await history.load(ctx)
+    assert len(short.conversation) > 3
+    with patch.object(history, "SHORT_ROWS", 3):
+        assert await history.load(ctx) == short
+
+
 async def test_a_thread_of_two_thousand_messages_is_answered(
     pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:

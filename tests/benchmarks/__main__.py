@@ -14,22 +14,23 @@ from services.embedded.cli import on_state
 from services.embedded.console import Console, fail
 from services.embedded.foreground import TERMINATED
 from services.embedded.state import DEFAULT
-from tests.benchmarks import chaos, chunks, command_line, queries, readers, simulate, stops, table
+from tests.benchmarks import burst, chaos, chunks, command_line, queries, readers, simulate, start, stop, table, write
 from tests.benchmarks.benchmark import Benchmark
 from tests.benchmarks.circumstances import machine
 from tests.benchmarks.progress import Progress
 from tests.benchmarks.report import Circumstances, Report, as_json
 from tests.benchmarks.session import Session
-from tests.benchmarks.write import BENCHMARK as WRITE
 
 BENCHMARKS = (
     readers.BENCHMARK,
-    stops.BENCHMARK,
     chaos.BENCHMARK,
     chunks.BENCHMARK,
     queries.BENCHMARK,
     simulate.BENCHMARK,
-    WRITE,
+    start.BENCHMARK,
+    burst.BENCHMARK,
+    stop.BENCHMARK,
+    write.BENCHMARK,
 )
 RESULTS = DEFAULT / "bench"
 
@@ -79,12 +80,12 @@ async def measure(benchmark: Benchmark, session: Session) -> int:
         versions={"python": platform.python_version(), **session.versions},
     )
     table.show(report, sys.stdout)
-    for path in write(report, circumstances, session.options):
+    for path in keep(report, circumstances, session.options):
         session.progress.say(f"wrote {path}")
     return 0
 
 
-def write(report: Report, circumstances: Circumstances, options: Namespace) -> tuple[Path, Path]:
+def keep(report: Report, circumstances: Circumstances, options: Namespace) -> tuple[Path, Path]:
     """Write the JSON and the SVG; returns where they are."""
     from tests.benchmarks.drawing import draw  # noqa: PLC0415 - takes a second, which a mistyped option need not wait
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from tests.figures import percentile
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -48,6 +50,16 @@ def shares(name: str, values: Iterable[float]) -> Series:
     """Which share of the values, in percent, is no greater than x."""
     ordered = sorted(values)
     return Series(name, ordered, [100 * rank / len(ordered) for rank in range(1, len(ordered) + 1)])
+
+
+def in_ms(name: str, seconds: Iterable[float]) -> Series:
+    """`shares` in milliseconds."""
+    return shares(name, (1000 * value for value in seconds))
+
+
+def at(seconds: Sequence[float], share: float) -> float | None:
+    """That percentile in milliseconds; None of nothing."""
+    return 1000 * percentile(seconds, share) if seconds else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -44,30 +45,48 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             process.wait(60)
 
 
-@pytest.mark.slow
-async def test_stops_are_measured_beside_their_limit_and_written_down(bench: Bench, tmp_path: Path) -> None:
-    process = bench("stops", "--stops", "3", "--broker", "redis", "--json", "figures.json", "--svg", "plot.svg")
+async def figures_of(bench: Bench, folder: Path, *arguments: str) -> dict[str, Any]:
+    """What a benchmark with these arguments wrote down; its output is asserted to be a table."""
+    process = bench(*arguments, "--broker", "redis", "--json", "figures.json", "--svg", "plot.svg")
     output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)
     assert process.returncode == 0, output
     assert "Longrun ÷ limit" in output
-    assert f"wrote {tmp_path / 'figures.json'}" in output
-    said = orjson.loads((tmp_path / "figures.json").read_bytes())
-    assert said["command"] == "./dev bench stops --stops 3 --broker redis"
+    assert f"wrote {folder / 'figures.json'}" in output
+    said: dict[str, Any] = orjson.loads((folder / "figures.json").read_bytes())
+    assert said["command"] == f"./dev bench {' '.join(arguments)} --broker redis"
     assert set(said["versions"]) == {"python", "longrun", "postgres", "valkey"}
-    assert [row["group"] for row in said["rows"]][::4] == [
-        "before pick-up (1)",
-        "in mid-text (1)",
-        "in silence (1)",
-        "all (3)",
-    ]
-    assert all(row["longrun"] > 0 and row["limit"] > 0 for row in said["rows"] if row["name"].startswith("last event"))
-    assert [series["name"] for series in said["plots"][0]["series"]] == [
-        "limit",
-        "before pick-up",
-        "in mid-text",
-        "in silence",
-    ]
-    assert (tmp_path / "plot.svg").read_text().rstrip().endswith("</svg>")
+    assert (folder / "plot.svg").read_text().rstrip().endswith("</svg>")
+    return said
+
+
+@pytest.mark.slow
+async def test_stops_are_measured_beside_their_limit_and_written_down(bench: Bench, tmp_path: Path) -> None:
+    said = await figures_of(bench, tmp_path, "stop", "--stops", "3", "--at-once", "3", "--rounds", "1")
+    groups = ["before pick-up (1)", "in mid-text (1)", "in silence (1)", "one live run (2)", "all (3)"]
+    together = ["3 live runs at once, one request", "3 live runs at once, a request each"]
+    assert list(dict.fromkeys(row["group"] for row in said["rows"])) == [*groups, *together]
+    last = [row for row in said["rows"] if row["name"].startswith("last event")]
+    assert all(row["longrun"] > 0 for row in last)
+    assert all(row["limit"] > 0 for row in last if row["group"] in groups)
+
+
+@pytest.mark.slow
+async def test_starts_are_measured_beside_the_sum_of_their_bare_parts(bench: Bench, tmp_path: Path) -> None:
+    sizes = ("--rounds", "1", "--starts", "3", "--accepted", "4", "--runs", "4", "--at-a-time", "2")
+    rows = {row["name"]: row for row in (await figures_of(bench, tmp_path, "start", *sizes))["rows"]}
+    for name in ("first event, p50", "first event, p99", "accepted starts"):
+        assert rows[name]["longrun"] > 0
+        assert rows[name]["limit"] > 0
+    assert rows["runs ended"]["longrun"] > 0
+    assert {"CPU of api, by run", "CPU of worker, by run", "CPU of postgres, by run"} <= rows.keys()
+
+
+@pytest.mark.slow
+async def test_a_burst_is_measured_from_its_beginning(bench: Bench, tmp_path: Path) -> None:
+    sizes = ("--rounds", "1", "--starts", "12", "--connections", "4")
+    rows = {row["name"]: row for row in (await figures_of(bench, tmp_path, "burst", *sizes))["rows"]}
+    assert 0 < rows["answer, p50"]["longrun"] <= rows["answer, last"]["longrun"]
+    assert rows["every run ended within"]["longrun"] > 0
 
 
 @pytest.mark.slow
@@ -119,7 +138,7 @@ async def test_writing_is_measured_beside_its_limit_and_the_published_design(ben
 
 
 async def test_asked_to_stop_it_leaves_nothing_behind(bench: Bench) -> None:
-    process = bench("stops", "--stops", "10000", "--broker", "redis")
+    process = bench("stop", "--stops", "10000", "--broker", "redis")
     await line_starting(process, "  limit: ", WITHIN_SECONDS)
     everything = descendants(process.pid)
     assert len(everything) > 4

@@ -14,7 +14,7 @@ from tests.benchmarks.__main__ import BENCHMARKS, main
 from tests.benchmarks.command_line import command, parse
 from tests.benchmarks.progress import Progress
 from tests.benchmarks.session import Session
-from tests.benchmarks.stops import BENCHMARK
+from tests.benchmarks.stop import BENCHMARK
 
 Output = pytest.CaptureFixture[str]
 
@@ -29,7 +29,7 @@ def test_an_unknown_benchmark_is_an_error_of_usage_with_the_list(capsys: Output)
     assert main(["fly"]) == 2
     said = capsys.readouterr().err
     assert "there is no benchmark 'fly'" in said
-    assert "\n  stops " in said
+    assert "\n  stop " in said
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_an_unknown_benchmark_is_an_error_of_usage_with_the_list(capsys: Output)
 )
 def test_an_option_that_is_of_no_use_is_named(arguments: list[str], named: str, capsys: Output) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["stops", *arguments])
+        main(["stop", *arguments])
     assert named in capsys.readouterr().err.rpartition("error: ")[2]
 
 
 def test_the_command_is_kept_without_what_is_nobody_elses_business(tmp_path: Path) -> None:
     where = ["--url", "http://secret.example", "--token", "secret", "--json", str(tmp_path / "secret.json")]
     options = parse(BENCHMARK, ["--stops", "30", "--seed", "1", *where])
-    assert command(BENCHMARK, options) == "./dev bench stops --stops 30 --url … --token …"
+    assert command(BENCHMARK, options) == "./dev bench stop --stops 30 --url … --token …"
 
 
 async def test_an_instance_that_does_not_answer_is_named(tmp_path: Path) -> None:

@@ -104,7 +104,9 @@ async def place_of(pool: Pool, run: Run) -> Place:
 
 
 async def claim(stores: Stores, run: Run) -> Run:
-    claimed = await lifecycle.claim(stores.pool, run, stores.instance_id, dead_after=stores.settings.runs.dead_after)
+    """As the runner does."""
+    dead_after, epoch = stores.settings.runs.dead_after, stores.writer.epoch
+    claimed = await lifecycle.claim(stores.pool, run, stores.instance_id, dead_after=dead_after, epoch=epoch)
     assert claimed
     return claimed
 

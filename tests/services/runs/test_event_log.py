@@ -579,6 +579,24 @@ async def test_a_worker_that_died_before_it_reserved_ids_leaves_nothing_void(sto
         assert kinds(await listed(other, second.run.id)) == ["chunk"]
 
 
+async def test_ids_that_the_claim_reserved_need_no_statement_and_leave_nothing_void_at_a_take_over(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores):
+        """The process has seen Redis now."""
+    await eventually(lambda: not stores.writer.starving.is_set())
+    async with driving(stores) as first:
+        assert first.log.reserved == archive.FIRST_EVENTS
+        assert not stores.writer.starving.is_set(), "the first event waits for no archive"
+        await first.say("a")
+        die(first)
+        async with driving(other, await bury(stores, first.run.id)) as second:
+            await second.say("b")
+            log = await listed(other, second.run.id)
+            assert kinds(log) == ["chunk", "chunk"]
+            assert text_of(log) == "ab"
+
+
 async def test_a_tail_that_a_restart_of_redis_truncated_is_void_up_to_the_reserve(
     stores: Stores, other: Stores
 ) -> None:

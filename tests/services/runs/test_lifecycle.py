@@ -5,6 +5,7 @@ from uuid import uuid4
 
 from services.postgres import Pool, transaction
 from services.runs import lifecycle
+from services.runs.archive import FIRST_EVENTS
 from services.runs.fence import Fence
 from services.runs.lifecycle import HandOver
 from services.runs.store import Run
@@ -44,6 +45,23 @@ async def test_a_running_run_is_claimed_only_when_its_heartbeat_is_old(stores: S
     taken = await try_claim(stores, await age(stores.pool, run.id, "heartbeat_at"))
     assert taken
     assert (taken.attempt, taken.crashes) == (2, 1)
+
+
+async def test_the_first_claim_reserves_the_first_ids_of_the_log_and_no_later_one_does(stores: Stores) -> None:
+    run, dead_after = await make_run(stores.pool), stores.settings.runs.dead_after
+    first = await lifecycle.claim(stores.pool, run, "w", dead_after=dead_after, epoch="of the first")
+    assert first
+    assert (first.reserved_events, first.log_epoch) == (FIRST_EVENTS, "of the first")
+    late = await age(stores.pool, run.id, "heartbeat_at")
+    second = await lifecycle.claim(stores.pool, late, "w", dead_after=dead_after, epoch="of the second")
+    assert second
+    assert (second.attempt, second.reserved_events, second.log_epoch) == (2, FIRST_EVENTS, "of the first")
+
+
+async def test_a_claim_by_a_process_that_has_seen_no_redis_yet_reserves_nothing(stores: Stores) -> None:
+    claimed = await try_claim(stores, await make_run(stores.pool))
+    assert claimed
+    assert (claimed.reserved_events, claimed.log_epoch) == (0, None)
 
 
 async def test_a_claim_that_read_an_older_attempt_is_refused(stores: Stores) -> None:

@@ -44,6 +44,16 @@ async def judge(stores: Stores, place: Place) -> set[Any]:
         return {run.id for run in await starting.judge(conn, place.project_id)}
 
 
+async def test_a_start_that_stopped_a_queued_run_waits_for_nothing(stores: Stores) -> None:
+    place = await make_place(stores.pool)
+    first = await start(stores, place)
+    async with transaction(stores.pool) as conn:
+        started = await starting.start(conn, NewRun(place.account_id, place.project_id, place.thread_id, "demo/echo"))
+    assert [run.id for run in started.stopped] == [first.id]
+    assert started.run.phase == "queued"
+    assert (await start(stores, place, on_active="queue")).phase == "waiting"
+
+
 async def test_a_delayed_run_stops_nothing_before_it_is_due(stores: Stores) -> None:
     place = await make_place(stores.pool)
     running = await claim(stores, await make_run(stores.pool, place))
