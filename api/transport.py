@@ -1,22 +1,81 @@
-"""The connection under a request, for the one case in which an answer must be cut instead of closed."""
+"""The connection under a request, for what the layers in between only slow down or cannot do."""
 
 import asyncio
+import socket
+from collections.abc import Awaitable, Coroutine, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
-from starlette.types import Scope, Send
+from starlette.types import Message, Scope, Send
 
-ABORT = "longrun.abort"
-
-
-def keep_transport(scope: Scope, send: Send) -> None:
-    """Keep uvicorn's transport in the scope; only the outermost layer sees its own `send`, unwrapped."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if scope["type"] == "http" and transport is not None:
-        scope.setdefault("extensions", {})[ABORT] = transport
+WIRE = "longrun.wire"
 
 
-async def abort(scope: Scope) -> None:
-    """Cut the connection and its unsent bytes: a close would wait for a client that does not read."""
-    transport = scope.get("extensions", {}).get(ABORT)
-    if transport:
-        transport.abort()
-        await asyncio.sleep(0)  # uvicorn must see the loss before the answer ends unfinished
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """The server's own `send`, unwrapped, and its transport where that is known (uvicorn's is)."""
+
+    send: Send
+    transport: asyncio.Transport | None
+
+    def start_send(self, message: Message) -> Awaitable[None] | None:
+        """Send without a task: None when that was done at once, else the rest of it, which must be awaited."""
+        sending = self.send(message)
+        assert isinstance(sending, Coroutine)
+        try:
+            awaited = sending.send(None)
+        except StopIteration:
+            return None
+        return Rest(sending, awaited)
+
+    def abort(self) -> None:
+        """Cut the connection and its unsent bytes: a close would wait for a client that does not read."""
+        if self.transport:
+            self.transport.abort()
+
+    @property
+    def closing(self) -> bool:
+        return self.transport is not None and self.transport.is_closing()
+
+    def expect_answers(self, within: timedelta) -> None:
+        """Have the kernel drop a peer that acknowledges nothing for so long: it may have vanished without a word."""
+        connection = self.transport.get_extra_info("socket") if self.transport else None
+        if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        with suppress(AttributeError, OSError):  # Linux alone has it
+            limit = within // timedelta(milliseconds=1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit)
+
+
+class Rest:
+    """What is left of a coroutine that was begun outside of a task, and awaits a future now."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
+        self.coroutine, self.awaited = coroutine, awaited
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        awaited = self.awaited
+        try:
+            while True:
+                try:
+                    sent = yield awaited
+                except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the coroutine
+                    awaited = self.coroutine.throw(error)
+                else:
+                    awaited = self.coroutine.send(sent)
+        except StopIteration:
+            return
+
+
+def keep_wire(scope: Scope, send: Send) -> None:
+    """Keep the wire in the scope; only the outermost layer sees the server's `send`."""
+    if scope["type"] == "http":
+        transport = getattr(getattr(send, "__self__", None), "transport", None)
+        scope.setdefault("extensions", {})[WIRE] = Wire(send, transport)
+
+
+def wire_of(scope: Scope) -> Wire:
+    wire: Wire = scope["extensions"][WIRE]
+    return wire

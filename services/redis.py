@@ -3,13 +3,15 @@
 import asyncio
 import re
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+from hiredis import pack_command
 from redis import exceptions
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import DefaultParser
@@ -46,8 +48,56 @@ class Parser(DefaultParser):  # type: ignore[misc, valid-type]
     def parse_error(cls, response: str) -> Any:
         return super().parse_error(SCRIPT_ERROR.sub("", response, count=1))
 
+    async def replies(self) -> list[Any]:
+        """All replies that have arrived whole, at least one; errors are among them.
 
-def open_redis(settings: RedisSettings, *, pool_size: int | None = None) -> Redis:
+        Raises: redis ConnectionError when the connection is closed.
+        """
+        if not self._connected:
+            raise exceptions.ConnectionError("the connection is closed")
+        while not (arrived := list(iter(self._reader.gets, NOT_ENOUGH_DATA))):
+            await self.read_from_socket()
+        for reply in arrived:
+            if isinstance(reply, exceptions.ConnectionError):
+                raise reply
+        return arrived
+
+
+class Client(Redis):
+    async def ask(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+        """The answers of many commands in one round trip, as a pipeline's, at a tenth of its price.
+
+        An error of one command is its answer. Raises: redis errors when the server cannot be asked.
+        """
+        if not commands:
+            return []
+        connection = await self.connection_pool.get_connection()
+        try:
+            return await answers_of(connection, commands)
+        except BaseException:
+            await connection.disconnect(nowait=True)  # what is still to come would answer somebody else
+            raise
+        finally:
+            await self.connection_pool.release(connection)
+
+
+def packed(commands: Iterable[tuple[str | int, ...]]) -> bytes:
+    return b"".join(pack_command(cast(Any, command)) for command in commands)
+
+
+async def answers_of(connection: Any, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+    answers: list[Any] = []
+    try:
+        async with asyncio.timeout(connection.socket_timeout):
+            await connection.send_packed_command(packed(commands), check_health=False)
+            while len(answers) < len(commands):
+                answers += await connection._parser.replies()
+    except TimeoutError as error:
+        raise exceptions.TimeoutError("Redis did not answer in time") from error
+    return answers
+
+
+def open_redis(settings: RedisSettings, *, pool_size: int | None = None) -> Client:
     """A client with a bounded pool; commands wait for a free connection and are never retried behind our back."""
     pool = BlockingConnectionPool.from_url(
         settings.dsn,
@@ -59,7 +109,7 @@ def open_redis(settings: RedisSettings, *, pool_size: int | None = None) -> Redi
         protocol=2,
         parser_class=Parser,
     )
-    return Redis.from_pool(pool)
+    return cast(Client, Client.from_pool(pool))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,8 +197,8 @@ class Channels:
             self.pubsub = pubsub
             await self.resubscribe(pubsub)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self.write(pubsub))
-                group.create_task(self.read(pubsub))
+                group.create_task(self.write(pubsub.connection))
+                group.create_task(self.read(pubsub.connection))
         except* Unreachable as errors:
             raise exceptions.ConnectionError(repr(errors.exceptions[0])) from errors
         finally:
@@ -175,34 +225,39 @@ class Channels:
         for listener in tuple(self.listeners.get(name, ())):
             self.tell(listener.on_reset)
 
-    async def write(self, pubsub: PubSub) -> None:
+    async def write(self, connection: Any) -> None:
         interval, task = self.settings.ping_interval.total_seconds(), asyncio.current_task()
         while not (task and task.cancelling()):  # redis-py may swallow the cancellation while it reconnects
             try:
                 async with asyncio.timeout(interval):
-                    words = await self.outgoing.get()
+                    commands: list[tuple[str, ...]] = [await self.outgoing.get()]
             except TimeoutError:
-                words = ("PING",)
-            await pubsub.execute_command(*words)
+                commands = [("PING",)]
+            while not self.outgoing.empty():
+                commands.append(self.outgoing.get_nowait())
+            await connection.send_packed_command(packed(commands), check_health=False)
 
-    async def read(self, pubsub: PubSub) -> None:
+    async def read(self, connection: Any) -> None:
         loop, patience = asyncio.get_running_loop(), 2 * self.settings.ping_interval.total_seconds()
         async with asyncio.timeout(patience) as deadline:
             while True:
-                reply = await pubsub.parse_response(block=True)
+                replies = await connection._parser.replies()
                 deadline.reschedule(loop.time() + patience)
-                self.dispatch(reply)
+                for reply in replies:
+                    self.dispatch(reply)
 
-    def dispatch(self, reply: list[bytes]) -> None:
+    def dispatch(self, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            raise reply
         if reply[0] == b"message":
             for listener in tuple(self.listeners.get(reply[1].decode(), ())):
-                self.tell(partial(listener.on_message, reply[2]))
+                self.tell(listener.on_message, reply[2])
         elif reply[0] == b"subscribe":
             self.confirm(reply[1].decode())
 
-    def tell(self, callback: Callable[[], None]) -> None:
+    def tell(self, callback: Callable[..., None], *heard: bytes) -> None:
         try:
-            callback()
+            callback(*heard)
         except Exception:
             logger.exception("redis.listener_failed")
 

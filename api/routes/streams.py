@@ -51,7 +51,7 @@ async def stream_run(
     except (*PostgresUnreachable, *RedisUnreachable) as error:
         logger.warning("stream.store_away", run_id=str(run_id), error=repr(error))
         return ending_comment(resources.settings.streams, "a store is away")
-    return EventStream(resources.streams, run, after)
+    return EventStream(resources.streams, run.id, after)
 
 
 def cursor(header: str | None, query: str | None) -> int:

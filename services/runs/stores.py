@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from uuid import uuid4
 
-from redis.asyncio import Redis
-
 from services.background import Background, repeat
 from services.joining import Joined
 from services.postgres import Pool, open_pool, open_upkeep_pool
-from services.redis import Channels, open_redis
+from services.redis import Channels, Client, open_redis
 from services.runs import lifecycle
 from services.runs.dispatch import Dispatch
 from services.runs.lease import Leases
@@ -34,7 +32,7 @@ class Stores:
     pool: Pool
     upkeep: Pool
     """Connections of what keeps runs and readers alive: no request and no agent can use them up."""
-    redis: Redis
+    redis: Client
     channels: Channels
     leases: Leases
     writer: LogWriter

@@ -286,7 +286,7 @@ async def test_a_server_that_is_busy_with_a_script_counts_as_unreachable_and_com
             endless = asyncio.ensure_future(server.admin.eval("while true do end", 0))
             await eventually(lambda: says_busy(client), within=5)
             await eventually(lambda: channels.pubsub is None, within=5, says="the subscription did not notice")
-            await client.execute_command("SCRIPT", "KILL")
+            await client.script_kill()
             with pytest.raises(exceptions.ResponseError):
                 await endless
             assert await client.ping()

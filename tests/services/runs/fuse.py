@@ -1,6 +1,6 @@
 """A process that dies, or loses its connection, at the nth thing it asks a store: before it is done, or just after."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar, cast
 
@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from services.postgres import Pool
-from services.redis import Channels, Listener, open_redis
+from services.redis import Channels, Client, Listener, open_redis
 from services.settings import RedisSettings
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class Server:
         return answer
 
 
-class FusedRedis(Redis):
+class FusedRedis(Client):
     fuse: Fuse
     server: Server
     origin: Redis
@@ -100,6 +100,10 @@ class FusedRedis(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         run: Any = super().execute_command
         return await self.fuse.guard(lambda: run(*args, **options), lost_redis())
+
+    async def ask(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+        run = super().ask
+        return await self.fuse.guard(lambda: run(commands), lost_redis())
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "FusedPipeline":
         pipeline = FusedPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
