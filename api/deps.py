@@ -1,4 +1,7 @@
-"""What routes ask for: the opened resources of the process and the caller of the request."""
+"""What routes ask for: the opened resources of the process and the caller of the request.
+
+All of them are coroutines: FastAPI hands anything else to a thread, which costs more than most of them do.
+"""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -36,7 +39,7 @@ class Resources:
         return self.stores.pool
 
 
-def resources(request: Request) -> Resources:
+async def resources(request: Request) -> Resources:
     opened: Resources = request.app.state.resources
     return opened
 
@@ -44,7 +47,7 @@ def resources(request: Request) -> Resources:
 ResourcesDep = Annotated[Resources, Depends(resources)]
 
 
-def pool(opened: ResourcesDep) -> Pool:
+async def pool(opened: ResourcesDep) -> Pool:
     return opened.pool
 
 
@@ -54,7 +57,7 @@ BearerDep = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(au
 AccountHeader = Annotated[UUID | None, Header(alias="X-Account-Id")]
 
 
-def user(opened: ResourcesDep, bearer: BearerDep) -> UUID:
+async def user(opened: ResourcesDep, bearer: BearerDep) -> UUID:
     """The user of the Authorization header.
 
     Raises: Unauthenticated.
@@ -64,7 +67,7 @@ def user(opened: ResourcesDep, bearer: BearerDep) -> UUID:
     return verify_access_token(opened.settings.auth, bearer.credentials)
 
 
-def stream_user(opened: ResourcesDep, bearer: BearerDep, token: Annotated[str | None, Query()] = None) -> UUID:
+async def stream_user(opened: ResourcesDep, bearer: BearerDep, token: Annotated[str | None, Query()] = None) -> UUID:
     """As `user`, or of `?token=`: an EventSource cannot send headers."""
     said = bearer.credentials if bearer else token
     if said is None:

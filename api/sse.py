@@ -1,7 +1,9 @@
 """Event streams: the tails of the process drive every reader's `send`; a task works only for one that must wait."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Iterable
+from functools import partial
 from math import ceil
 from uuid import UUID
 
@@ -14,12 +16,18 @@ from starlette.types import Message, Receive, Scope, Send
 from api.transport import Wire, wire_of
 from api.wheel import Wheel
 from services.background import Background, repeat, stop
+from services.errors import NotFound
+from services.joining import Joined
 from services.log import logger
+from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
+from services.runs import readable
+from services.runs.readable import Question, Readable
 from services.runs.tail import Reader
 from services.runs.tails import Tails
 from services.settings import StreamSettings
+from services.threads import MISSING_RUN
 
 TICK_SECONDS = 0.25
 AT_ONCE = 256
@@ -48,8 +56,10 @@ def comment(reason: str) -> bytes:
 class Streams:
     """All open streams of a process: their number is bounded, one wheel pings them, a drain ends them."""
 
-    def __init__(self, settings: StreamSettings, tails: Tails) -> None:
+    def __init__(self, settings: StreamSettings, tails: Tails, pool: Pool) -> None:
         self.settings, self.tails = settings, tails
+        self.runs: Joined[Question, Readable | None] = Joined(partial(readable.find_all, pool))
+        self.server: object = None
         self.ping_seconds = settings.ping_interval.total_seconds()
         self.open_streams: set[Stream] = set()
         self.wheel: Wheel[Stream] = Wheel(ceil(self.ping_seconds / TICK_SECONDS))
@@ -58,6 +68,7 @@ class Streams:
         self.task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
+        self.server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         self.task = asyncio.create_task(repeat(self.tick), name="streams")
 
     async def close(self) -> None:
@@ -66,8 +77,21 @@ class Streams:
 
     @property
     def draining(self) -> bool:
-        """Set by sse-starlette's hook in uvicorn's signal handler: the lifespan's end comes too late (TRAPS 37)."""
-        return AppStatus.should_exit
+        """Whether uvicorn was told to stop: the lifespan's end comes too late (TRAPS 37).
+
+        sse-starlette has a hook in its signal handler, but with `--workers` uvicorn takes the signals before that.
+        """
+        return AppStatus.should_exit or getattr(self.server, "should_exit", False) is True
+
+    async def find(self, account_id: UUID, run_id: UUID) -> Readable:
+        """The run, if the account may read it; those who ask in the same moments share a statement.
+
+        Raises: NotFound; what asyncpg raises when Postgres cannot be asked.
+        """
+        found = await self.runs.ask(Question(account_id, run_id))
+        if found is None:
+            raise NotFound(MISSING_RUN)
+        return found
 
     @property
     def refusal(self) -> str | None:

@@ -1,7 +1,9 @@
 """The stream of a run over a real uvicorn. Its log is written here, as any foreign producer may: RPUSH, PUBLISH new."""
 
 import asyncio
+import ctypes
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
@@ -27,6 +29,7 @@ STREAMS = StreamSettings(
     window_bytes=4096,
     max_streams=8,
 )
+SO_ATTACH_FILTER, BPF_RETURN = 26, 0x06
 LAST = {"type": "status", "status": "stopped", "message": "The run was stopped."}
 
 
@@ -380,6 +383,35 @@ async def test_a_reader_that_was_dropped_costs_no_connection(
         await eventually(lambda: server.server_state.connections, says="it did not connect")
         await eventually(lambda: not server.server_state.connections, says="a reader that sleeps keeps its connection")
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def vanish(connection: socket.socket) -> None:
+    """Acknowledge nothing from now on, and say nothing: the peer of a cut cable (socket(7), SO_ATTACH_FILTER)."""
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+    program = struct.pack("HL", 1, ctypes.addressof(drop_all))
+    connection.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+async def test_a_reader_that_vanished_without_a_word_is_dropped(server: Server, ann: Client, live: str) -> None:
+    await ann.http.aclose()
+    async with asleep(server, ann, live) as sleeper:
+        assert await asyncio.get_running_loop().sock_recv(sleeper, 1 << 16)
+        vanish(sleeper)
+        assert server.server_state.connections
+        await eventually(lambda: not server.server_state.connections, within=10, says="a vanished reader is kept")
+
+
+async def test_a_slow_reader_costs_no_more_than_a_slice_and_delays_nobody(
+    server: Server, ann: Client, live: str, redis: Redis
+) -> None:
+    async with asleep(server, ann, live), ann.stream(live) as other:
+        for first in range(0, 4000, 100):
+            began = asyncio.get_running_loop().time()
+            await say(redis, live, *numbered(first, 100, padding=1000))
+            assert len(await other.take(100)) == 100
+            assert asyncio.get_running_loop().time() - began < 2.5, "it had to wait for one that does not read"
+            held = [protocol.transport.get_write_buffer_size() for protocol in server.server_state.connections]
+            assert max(held) < 512 * 1024
 
 
 async def test_a_reader_that_sends_more_than_a_request_may_hold_is_dropped(

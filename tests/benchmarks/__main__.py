@@ -14,14 +14,22 @@ from services.embedded.cli import on_state
 from services.embedded.console import Console, fail
 from services.embedded.foreground import TERMINATED
 from services.embedded.state import DEFAULT
-from tests.benchmarks import chaos, chunks, command_line, queries, readers, stops, table
+from tests.benchmarks import chaos, chunks, command_line, idle, queries, readers, stops, stream, table
 from tests.benchmarks.benchmark import Benchmark
 from tests.benchmarks.circumstances import machine
 from tests.benchmarks.progress import Progress
 from tests.benchmarks.report import Circumstances, Report, as_json
 from tests.benchmarks.session import Session
 
-BENCHMARKS = (readers.BENCHMARK, stops.BENCHMARK, chaos.BENCHMARK, chunks.BENCHMARK, queries.BENCHMARK)
+BENCHMARKS = (
+    readers.BENCHMARK,
+    stops.BENCHMARK,
+    chaos.BENCHMARK,
+    chunks.BENCHMARK,
+    queries.BENCHMARK,
+    stream.BENCHMARK,
+    idle.BENCHMARK,
+)
 RESULTS = DEFAULT / "bench"
 
 
