@@ -14,7 +14,7 @@ from api.body_limit import BodyLimit
 from api.deps import Resources
 from api.routes import agents, billing, health, mcp, projects, runs, sandboxes, starts, streams, threads
 from api.sse import Streams
-from api.transport import keep_wire
+from api.transport import keep_wire, release
 from services import log
 from services.billing import gate_of
 from services.log import logger
@@ -27,8 +27,12 @@ from services.settings import Settings, load
 
 class Longrun(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        keep_wire(scope, send)
+        wire = keep_wire(scope, send)
         await super().__call__(scope, receive, send)
+        if wire and wire.go_on:
+            go_on, wire.go_on = wire.go_on, None
+            release(scope)
+            await go_on()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

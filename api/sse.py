@@ -148,11 +148,12 @@ class EventStream(EventSourceResponse):
         body = opening(self.streams.settings) + (comment(refusal) if refusal else b"")
         await send({"type": "http.response.body", "body": body, "more_body": not refusal})
         if not refusal:
-            await Stream(self.streams, self.run_id, wire_of(scope)).serve(self.after, receive)
+            wire = wire_of(scope)
+            wire.go_on = partial(Stream(self.streams, self.run_id, wire).serve, self.after, receive)
 
 
 class Stream:
-    """One open stream. Its request's task waits for the end only; what is said is written by whoever has the news."""
+    """One open stream. Its request's task only waits for the end; what is said is written by whoever has the news."""
 
     __slots__ = ("ended", "reader", "run_id", "sent_at", "streams", "task", "wire")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,14 +11,17 @@ from typing import Any
 from starlette.types import Message, Scope, Send
 
 WIRE = "longrun.wire"
+STILL_NEEDED = {"type", "asgi", "http_version", "method", "path", "query_string", "client"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wire:
     """The server's own `send`, unwrapped, and its transport where that is known (uvicorn's is)."""
 
     send: Send
     transport: asyncio.Transport | None
+    go_on: Callable[[], Awaitable[None]] | None = None
+    """What is left of an answer once all layers have returned: none of them is kept for as long as a stream is open."""
 
     def start_send(self, message: Message) -> Awaitable[None] | None:
         """Send without a task: None when that was done at once, else the rest of it, which must be awaited."""
@@ -69,13 +72,21 @@ class Rest:
             return
 
 
-def keep_wire(scope: Scope, send: Send) -> None:
-    """Keep the wire in the scope; only the outermost layer sees the server's `send`."""
-    if scope["type"] == "http":
-        transport = getattr(getattr(send, "__self__", None), "transport", None)
-        scope.setdefault("extensions", {})[WIRE] = Wire(send, transport)
+def keep_wire(scope: Scope, send: Send) -> Wire | None:
+    """Keep the wire in the scope of a request; only the outermost layer sees the server's `send`."""
+    if scope["type"] != "http":
+        return None
+    wire = Wire(send, getattr(getattr(send, "__self__", None), "transport", None))
+    scope.setdefault("extensions", {})[WIRE] = wire
+    return wire
 
 
 def wire_of(scope: Scope) -> Wire:
     wire: Wire = scope["extensions"][WIRE]
     return wire
+
+
+def release(scope: Scope) -> None:
+    """Forget of a request what the server does not look at while it sends the answer."""
+    for name in scope.keys() - STILL_NEEDED:
+        del scope[name]
