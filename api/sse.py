@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from functools import partial
 from math import ceil
@@ -61,6 +62,8 @@ class Streams:
         self.runs: Joined[Question, Readable | None] = Joined(partial(readable.find_all, pool))
         self.server: object = None
         self.ping_seconds = settings.ping_interval.total_seconds()
+        self.clock = time.monotonic()
+        """The time of the newest tick: precise enough for pings, and free."""
         self.open_streams: set[Stream] = set()
         self.wheel: Wheel[Stream] = Wheel(ceil(self.ping_seconds / TICK_SECONDS))
         self.waiting = Background()
@@ -111,6 +114,7 @@ class Streams:
     async def tick(self) -> None:
         """A moment later, ping the streams that are due, or end all of them at a drain."""
         await asyncio.sleep(TICK_SECONDS)
+        self.clock = time.monotonic()
         if self.draining:
             await self.each(tuple(self.open_streams))
         else:
@@ -161,7 +165,7 @@ class Stream:
         self.streams, self.run_id, self.wire = streams, run_id, wire
         self.reader: Reader | None = None
         self.task: asyncio.Task[None] | None = None
-        self.sent_at = asyncio.get_running_loop().time()
+        self.sent_at = streams.clock
         self.ended = False
 
     async def serve(self, after: int, receive: Receive) -> None:
@@ -191,10 +195,11 @@ class Stream:
     def on_news(self) -> None:
         """Write what the window has, at once; hand over to a task when that is not possible."""
         reader = self.reader
-        if reader is None or self.task or self.ended:
+        if self.task or self.ended or reader is None:
             return
-        while batch := reader.held():
-            if len(batch.frames) > SLICE_BYTES:
+        while reader.behind:
+            batch = reader.held()
+            if batch is None or len(batch.frames) > SLICE_BYTES:
                 self.work()
                 return
             reader.take(batch)
@@ -202,8 +207,6 @@ class Stream:
                 return
         if reader.finished:
             self.end()
-        elif reader.behind:
-            self.work()
 
     def write(self, body: bytes, *, more: bool = True) -> bool:
         """Whether it was written at once; if not, a task waits for the reader and goes on from there."""
@@ -213,7 +216,7 @@ class Stream:
         return rest is None
 
     def begin_send(self, body: bytes, *, more: bool) -> Awaitable[None] | None:
-        self.sent_at = asyncio.get_running_loop().time()
+        self.sent_at = self.streams.clock
         try:
             return self.wire.start_send({"type": "http.response.body", "body": body, "more_body": more})
         except (OSError, RuntimeError) as error:  # its own loss: whoever has the news goes on to the next reader
@@ -236,7 +239,7 @@ class Stream:
         idle = not (self.task or self.ended)
         if idle and self.streams.draining:
             self.end(comment("the server is restarting"))
-        left = self.sent_at + self.streams.ping_seconds - asyncio.get_running_loop().time()
+        left = self.sent_at + self.streams.ping_seconds - self.streams.clock
         if left > 0:
             return left
         if idle:
@@ -285,7 +288,7 @@ class Stream:
             await self.send(frames[start : start + SLICE_BYTES])
 
     async def ping_if_silent(self) -> None:
-        if asyncio.get_running_loop().time() - self.sent_at >= self.streams.ping_seconds:
+        if self.streams.clock - self.sent_at >= self.streams.ping_seconds:
             await self.send(PING)
 
     async def send_last(self, words: bytes) -> None:

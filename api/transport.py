@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import Message, Scope, Send
 
@@ -25,8 +25,7 @@ class Wire:
 
     def start_send(self, message: Message) -> Awaitable[None] | None:
         """Send without a task: None when that was done at once, else the rest of it, which must be awaited."""
-        sending = self.send(message)
-        assert isinstance(sending, Coroutine)
+        sending = cast(Coroutine[Any, Any, None], self.send(message))
         try:
             awaited = sending.send(None)
         except StopIteration:

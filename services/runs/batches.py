@@ -15,11 +15,11 @@ class Batch:
     first_id: int
     events: list[bytes]
     last: bool
+    end: int = field(init=False)
     encoded: bytes | None = field(default=None, init=False, repr=False)
 
-    @property
-    def end(self) -> int:
-        return self.first_id + len(self.events)
+    def __post_init__(self) -> None:
+        self.end = self.first_id + len(self.events)
 
     @property
     def frames(self) -> bytes:

@@ -96,8 +96,10 @@ class Tail:
         if not window or event_id < window[0].first_id:
             return None
         newest = window[-1]
-        if event_id >= newest.first_id:
-            return newest.since(event_id) if event_id < newest.end else None
+        if event_id == newest.first_id:
+            return newest
+        if event_id >= newest.end:
+            return None
         return next(batch.since(event_id) for batch in window if batch.end > event_id)
 
 
@@ -128,7 +130,8 @@ class Reader:
 
     @property
     def behind(self) -> bool:
-        return self.tail.end is not None and self.cursor < self.tail.end
+        end = self.tail.end
+        return end is not None and self.cursor < end
 
     @property
     def finished(self) -> bool:

@@ -20,8 +20,6 @@ from services.runs.batches import Batch, make_batch
 from services.runs.tail import READ_EVENTS, RETRY_SECONDS, Reader, Tail, Windows
 from services.settings import StreamSettings
 
-PACE_SECONDS = 0.002
-"""How far apart looks are under load; a log that was silent is looked at in the moment in which it speaks."""
 TOLD_AT_ONCE = 256
 """How many readers are told before the loop does something else."""
 LOOKED_AT_ONCE = 200
@@ -37,7 +35,6 @@ class Tails:
         self.tails: dict[UUID, Tail] = {}
         self.dirty: dict[Tail, None] = {}
         self.news = asyncio.Event()
-        self.looked_at = 0.0
         self.tasks: list[asyncio.Task[None]] = []
         self.looks = Background()
 
@@ -114,7 +111,6 @@ class Tails:
     async def read_marked(self) -> None:
         """Wait for news, then read them all; what could not be read is marked again."""
         await self.news.wait()
-        await self.keep_pace()
         self.news.clear()
         tails = [tail for tail in self.dirty if tail.readers and not tail.over]
         self.dirty.clear()
@@ -125,13 +121,6 @@ class Tails:
             await asyncio.sleep(RETRY_SECONDS)
             for tail in tails:
                 self.mark(tail)
-
-    async def keep_pace(self) -> None:
-        loop = asyncio.get_running_loop()
-        early = self.looked_at + PACE_SECONDS - loop.time()
-        if early > 0:
-            await asyncio.sleep(early)
-        self.looked_at = loop.time()
 
     async def read_news(self, tails: list[Tail]) -> None:
         """One LRANGE for each run that has news, all of them (or as many as memory should hold) in one round trip."""

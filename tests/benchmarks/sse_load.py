@@ -14,7 +14,7 @@ from typing import Any, cast
 import orjson
 import uvloop
 
-FRAME = re.compile(rb'id: (\d+)\ndata: \{"t":(\d+)')
+FRAME = re.compile(rb'id: (\d+)\ndata: \{"t": ?(\d+)')
 CHUNK_END = b"\n\n\r\n"
 HEAD_END = b"\r\n\r\n"
 CONNECTING_AT_ONCE = 100

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 MAX_CONNECTIONS = 100_000
+POLL_SECONDS = 0.5
 ENDS = ("STOP", "END_STREAM", "ERROR")
 
 
@@ -35,13 +36,13 @@ async def events(redis: Redis, run_id: str) -> AsyncIterator[str]:
     channels = [redis.pubsub(), redis.pubsub()]
     await channels[0].subscribe(f"agent_run:{run_id}:new_response")
     await channels[1].subscribe(f"agent_run:{run_id}:control")
-    listeners = [asyncio.create_task(listen(channel, heard)) for channel in channels]
+    listeners = [asyncio.create_task(listen(channels[0], heard)), asyncio.create_task(poll(channels[1], heard))]
     yield "retry: 3000\n\n"
     try:
         word = "new"
         while word not in ENDS:
             for event in await redis.lrange(key, told, -1):
-                yield f"id: {told}\ndata: {json.dumps(json.loads(event), separators=(',', ':'))}\n\n"
+                yield f"id: {told}\ndata: {json.dumps(json.loads(event))}\n\n"
                 told += 1
             word = await heard.get()
     finally:
@@ -54,4 +55,11 @@ async def events(redis: Redis, run_id: str) -> AsyncIterator[str]:
 async def listen(channel: PubSub, heard: "asyncio.Queue[str]") -> None:
     async for message in channel.listen():
         if message["type"] == "message":
+            heard.put_nowait(message["data"])
+
+
+async def poll(channel: PubSub, heard: "asyncio.Queue[str]") -> None:
+    while True:
+        message = await channel.get_message(ignore_subscribe_messages=True, timeout=POLL_SECONDS)
+        if message:
             heard.put_nowait(message["data"])
