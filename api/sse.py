@@ -1,7 +1,9 @@
 """Event streams: the tails of the process drive every reader's `send`; a task works only for one that must wait."""
 
 import asyncio
+import resource
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from functools import partial
@@ -35,7 +37,8 @@ AT_ONCE = 256
 """How many streams are written to before the loop does something else."""
 HEADERS = {"Cache-Control": "no-cache, no-transform"}
 
-SLICE_BYTES = 256 * 1024
+SLICE_BYTES = 64 * 1024
+OTHER_FILES = 100
 MEDIA_TYPE = "text/event-stream"
 PING = b": ping\n\n"
 END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -54,11 +57,17 @@ def comment(reason: str) -> bytes:
     return b": %b, reconnect\n\n" % reason.encode()
 
 
+def room_for_streams(open_files: int) -> int:
+    """How many of the files that a process may open are for streams: the others are for everything else it does."""
+    return open_files - open_files // 10 - OTHER_FILES if open_files != resource.RLIM_INFINITY else sys.maxsize
+
+
 class Streams:
     """All open streams of a process: their number is bounded, one wheel pings them, a drain ends them."""
 
     def __init__(self, settings: StreamSettings, tails: Tails, pool: Pool) -> None:
         self.settings, self.tails = settings, tails
+        self.most = min(settings.max_streams, room_for_streams(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         self.runs: Joined[Question, Readable | None] = Joined(partial(readable.find_all, pool))
         self.server: object = None
         self.ping_seconds = settings.ping_interval.total_seconds()
@@ -71,6 +80,8 @@ class Streams:
         self.task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
+        if self.most < self.settings.max_streams:
+            logger.warning("streams.limited_by_open_files", most=self.most, wanted=self.settings.max_streams)
         self.server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         self.task = asyncio.create_task(repeat(self.tick), name="streams")
 
@@ -101,7 +112,7 @@ class Streams:
         """Why no stream can be opened now."""
         if self.draining:
             return "the server is restarting"
-        return "too many streams on this server" if len(self.open_streams) >= self.settings.max_streams else None
+        return "too many streams on this server" if len(self.open_streams) >= self.most else None
 
     def add(self, stream: "Stream") -> None:
         self.open_streams.add(stream)

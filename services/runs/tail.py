@@ -74,16 +74,15 @@ class Tail:
         self.telling = self.untold = False
         self.heard_at = 0.0
 
-    @property
-    def read_count(self) -> int:
-        """How many events to read at once: about a window's worth."""
-        return max(1, min(READ_EVENTS, int(self.windows.window_bytes / self.mean_bytes)))
+    def count_in(self, size: int) -> int:
+        """How many events to read at once, to hold about so many bytes."""
+        return max(1, min(READ_EVENTS, int(size / self.mean_bytes)))
 
     def learn(self, found: list[bytes]) -> None:
         self.mean_bytes = (self.mean_bytes + sum(map(len, found)) / len(found)) / 2
 
     def extend(self, batch: Batch) -> None:
-        if not batch.events:
+        if not (batch.events and self.readers):
             return
         self.learn(batch.events)
         self.end, self.over = batch.end, batch.last

@@ -23,6 +23,9 @@ from services.settings import StreamSettings
 TOLD_AT_ONCE = 256
 """How many readers are told before the loop does something else."""
 LOOKED_AT_ONCE = 200
+READ_BACK_BYTES = 64 * 1024
+"""How much one that is behind reads at once: thousands of them may be slow at the same time."""
+READ_BACK_AT_ONCE = 4
 LOOKED_UP_AT_ONCE = 500
 
 
@@ -37,6 +40,7 @@ class Tails:
         self.news = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
         self.looks = Background()
+        self.reads = asyncio.Semaphore(READ_BACK_AT_ONCE)
 
     def open(self) -> None:
         self.tasks = [
@@ -131,7 +135,7 @@ class Tails:
             await self.read_lists(tails[first : first + LOOKED_AT_ONCE])
 
     async def read_lists(self, tails: list[Tail]) -> None:
-        looks = [(tail, tail.end or 0, tail.read_count) for tail in tails]
+        looks = [(tail, tail.end or 0, tail.count_in(self.settings.window_bytes)) for tail in tails]
         answers = await self.ask([("LRANGE", tail.key, end, end + count - 1) for tail, end, count in looks], [])
         now = asyncio.get_running_loop().time()
         for (tail, end, count), found in zip(looks, answers, strict=True):
@@ -181,9 +185,10 @@ class Tails:
 
     async def read(self, tail: Tail, first_id: int) -> Batch | None:
         """Events from `first_id` on for one reader that is behind the window: Redis first, else the archive."""
-        found = await self.read_list(tail, first_id)
-        if not found:
-            found = await archive.read(self.pool, tail.run_id, first_id, blocks=1)
+        async with self.reads:
+            found = await self.read_list(tail, first_id)
+            if not found:
+                found = await archive.read(self.pool, tail.run_id, first_id, blocks=1)
         if found:
             tail.learn(found)
         if not found and tail.over and not tail.gone:
@@ -193,7 +198,7 @@ class Tails:
         return make_batch(first_id, found) if found else None
 
     async def read_list(self, tail: Tail, first_id: int) -> list[bytes]:
-        last_id = first_id + tail.read_count - 1
+        last_id = first_id + tail.count_in(READ_BACK_BYTES) - 1
         try:
             return cast(list[bytes], await self.redis.lrange(tail.key, first_id, last_id))
         except RedisUnreachable:

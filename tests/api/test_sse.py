@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from sse_starlette.sse import AppStatus
 
 from api.app import create_app
+from api.sse import room_for_streams
 from services.postgres import Pool
 from services.settings import Settings, StreamSettings
 from tests.acceptance.client import Client, Event, until
@@ -399,6 +400,21 @@ async def test_a_reader_that_vanished_without_a_word_is_dropped(server: Server, 
         vanish(sleeper)
         assert server.server_state.connections
         await eventually(lambda: not server.server_state.connections, within=10, says="a vanished reader is kept")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_reader_that_vanished_is_gone_within_a_minute(settings: Settings, ann: Client, live: str) -> None:
+    """With the durations that an operator gets."""
+    async with serving(settings) as server, asleep(server, ann, live) as sleeper:
+        assert await asyncio.get_running_loop().sock_recv(sleeper, 1 << 16)
+        vanish(sleeper)
+        await eventually(lambda: not server.server_state.connections, within=60, says="a vanished reader is kept")
+
+
+@pytest.mark.parametrize(("open_files", "streams"), [(1024, 822), (20_000, 17_900), (65_536, 58_883)])
+def test_some_of_the_files_that_may_be_open_are_kept_for_everything_else(open_files: int, streams: int) -> None:
+    assert room_for_streams(open_files) == streams
 
 
 async def test_a_slow_reader_costs_no_more_than_a_slice_and_delays_nobody(

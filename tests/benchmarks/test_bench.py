@@ -84,6 +84,28 @@ async def test_lists_are_measured_on_a_filled_database(bench: Bench, tmp_path: P
     assert all(row["limit"] > 0 for row in rows if row["group"].startswith("GET "))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("stream", "--readers", "4", "--seconds", "1", "--rounds", "1"),
+        ("idle", "--streams", "20", "--seconds", "2", "--rounds", "1", "--ordinary", "4", "--reference", "4"),
+    ],
+    ids=["stream", "idle"],
+)
+async def test_streams_are_measured_beside_their_limit_and_the_reference(
+    bench: Bench, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    process = bench(*arguments, "--broker", "redis", "--json", "figures.json", "--svg", "plot.svg")
+    output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)
+    assert process.returncode == 0, output
+    rows = orjson.loads((tmp_path / "figures.json").read_bytes())["rows"]
+    assert len({row["group"] for row in rows}) == 2
+    costs = [row for row in rows if row["name"] == "server's CPU per delivered event"]
+    assert all(row["limit"] > 0 and row["longrun"] > 0 and row["reference"] > 0 for row in costs)
+    assert all(row["longrun"] == 0 for row in rows if row["name"] == "gaps")
+    assert all(0 < row["longrun"] <= 8 for row in rows if row["name"] == "server's connections to Redis")
+
+
 async def test_asked_to_stop_it_leaves_nothing_behind(bench: Bench) -> None:
     process = bench("stops", "--stops", "10000", "--broker", "redis")
     await line_starting(process, "  limit: ", WITHIN_SECONDS)
