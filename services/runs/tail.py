@@ -76,15 +76,16 @@ class Tail:
 
     def count_in(self, size: int) -> int:
         """How many events to read at once, to hold about so many bytes."""
-        return max(1, min(READ_EVENTS, int(size / self.mean_bytes)))
+        count = int(size / self.mean_bytes)
+        return READ_EVENTS if count > READ_EVENTS else count or 1
 
-    def learn(self, found: list[bytes]) -> None:
-        self.mean_bytes = (self.mean_bytes + sum(map(len, found)) / len(found)) / 2
+    def learn(self, batch: Batch) -> None:
+        self.mean_bytes = (self.mean_bytes + batch.size / len(batch.events)) / 2
 
     def extend(self, batch: Batch) -> None:
         if not (batch.events and self.readers):
             return
-        self.learn(batch.events)
+        self.learn(batch)
         self.end, self.over = batch.end, batch.last
         self.last = batch if batch.last else None
         self.windows.add(self, batch)

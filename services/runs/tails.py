@@ -189,13 +189,15 @@ class Tails:
             found = await self.read_list(tail, first_id)
             if not found:
                 found = await archive.read(self.pool, tail.run_id, first_id, blocks=1)
-        if found:
-            tail.learn(found)
         if not found and tail.over and not tail.gone:
             await self.check_expired(tail)
         if not found and tail.expired:
             return tail.last
-        return make_batch(first_id, found) if found else None
+        if not found:
+            return None
+        batch = make_batch(first_id, found)
+        tail.learn(batch)
+        return batch
 
     async def read_list(self, tail: Tail, first_id: int) -> list[bytes]:
         last_id = first_id + tail.count_in(READ_BACK_BYTES) - 1

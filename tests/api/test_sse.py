@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from sse_starlette.sse import AppStatus
 
 from api.app import create_app
-from api.sse import room_for_streams
+from api.sse import Streams, room_for_streams
 from services.postgres import Pool
 from services.settings import Settings, StreamSettings
 from tests.acceptance.client import Client, Event, until
@@ -305,6 +305,24 @@ async def test_readers_of_a_run_share_one_subscription_which_goes_with_the_last(
         return await redis.pubsub_numsub(channel) == [(channel.encode(), 0)]
 
     await until(left)
+
+
+async def test_readers_of_a_run_share_its_reads_and_need_no_task_once_they_have_caught_up(
+    server: Server, ann: Client, live: str, redis: Redis
+) -> None:
+    open_streams: Streams = server.config.loaded_app.state.resources.streams
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(ann.stream(live)) for _ in range(STREAMS.max_streams)]
+        await say(redis, live, *numbered(0, 1))
+        await asyncio.gather(*(stream.take(1) for stream in streams))
+        await eventually(lambda: len(open_streams.open_streams) == STREAMS.max_streams)
+        await redis.config_resetstat()
+        for number in range(1, 21):
+            await say(redis, live, *numbered(number, 1))
+            await asyncio.gather(*(stream.take(1) for stream in streams))
+        reads = (await redis.info("commandstats"))["cmdstat_lrange"]["calls"]
+        assert reads < 2 * 20, "about one for each event (and one now and then, to be sure)"
+        assert not open_streams.waiting.tasks
 
 
 async def test_too_many_streams_are_told_to_come_again_and_find_room_later(
