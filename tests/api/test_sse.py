@@ -7,6 +7,7 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -310,7 +311,7 @@ async def test_readers_of_a_run_share_one_subscription_which_goes_with_the_last(
 async def test_readers_of_a_run_share_its_reads_and_need_no_task_once_they_have_caught_up(
     server: Server, ann: Client, live: str, redis: Redis
 ) -> None:
-    open_streams: Streams = server.config.loaded_app.state.resources.streams
+    open_streams: Streams = cast(Any, server.config.loaded_app).app.state.resources.streams
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(ann.stream(live)) for _ in range(STREAMS.max_streams)]
         await say(redis, live, *numbered(0, 1))
