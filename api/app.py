@@ -1,5 +1,6 @@
 """The application: `uvicorn --factory api.app:create_app`."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -25,6 +26,10 @@ from services.secrets import Secrets
 from services.settings import Settings, load
 
 
+COLLECTIONS = (10_000, 20, 100)
+"""How many more objects there must be for a young collection, and how many of each for one of the next age."""
+
+
 class Longrun(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wire = keep_wire(scope, send)
@@ -37,7 +42,9 @@ class Longrun(FastAPI):
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API of one process; its resources open with the lifespan."""
-    settings = settings or load()
+    if settings is None:
+        collect_rarely()
+        settings = load()
     log.configure(settings)
     app = Longrun(title="Longrun", version="0.1.0", lifespan=lifespan, middleware=middleware(settings))
     app.state.settings = settings
@@ -45,6 +52,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for routes in (health, starts, runs, streams, threads, projects, agents, billing, sandboxes, mcp):
         app.include_router(routes.router, prefix="/api")
     return app
+
+
+def collect_rarely() -> None:
+    """A full collection looks at all that thousands of streams hold and stops every one of them for as long.
+
+    What is imported by now is never looked at again; nearly everything else goes by its reference count.
+    """
+    gc.freeze()
+    gc.set_threshold(*COLLECTIONS)
 
 
 def middleware(settings: Settings) -> list[Middleware]:

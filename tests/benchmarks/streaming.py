@@ -30,7 +30,19 @@ SERVERS = {
     "longrun": ("--factory", "api.app:create_app"),
     "reference": ("--factory", "tests.benchmarks.reference.reader:create_app"),
 }
-OPTIONS = ("--host", "127.0.0.1", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--backlog", "8192")
+OPTIONS = (
+    "--host",
+    "127.0.0.1",
+    "--loop",
+    "uvloop",
+    "--http",
+    "httptools",
+    "--no-access-log",
+    "--backlog",
+    "8192",
+    "--timeout-keep-alive",
+    "75",
+)
 SETTLE_SECONDS = 1.0
 
 
