@@ -25,8 +25,7 @@ from services.sandbox.providers import make_provider
 from services.secrets import Secrets
 from services.settings import Settings, load
 
-
-COLLECTIONS = (10_000, 20, 100)
+COLLECTIONS = (10_000, 20, 20)
 """How many more objects there must be for a young collection, and how many of each for one of the next age."""
 
 

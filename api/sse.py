@@ -200,6 +200,7 @@ class Stream:
         self.streams.discard(self)
         if self.reader:
             self.streams.tails.leave(self.reader)
+            self.reader = None  # each knows the other, and nobody should have to look for such rings
         if self.task:
             self.task.cancel()
 

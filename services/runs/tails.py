@@ -87,6 +87,7 @@ class Tails:
             self.dirty.pop(tail, None)
             self.windows.forget(tail)
             self.channels.remove(keys.news(tail.run_id), tail.listener)
+            del tail.listener  # each knows the other
 
     def mark(self, tail: Tail) -> None:
         self.dirty[tail] = None
