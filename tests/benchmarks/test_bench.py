@@ -84,6 +84,7 @@ async def test_lists_are_measured_on_a_filled_database(bench: Bench, tmp_path: P
     assert all(row["limit"] > 0 for row in rows if row["group"].startswith("GET "))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
