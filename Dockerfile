@@ -1,5 +1,6 @@
 # What agents work in, for SANDBOX=docker: put in what they shall find. It needs python3, a shell, and a /workspace that
-# any user may write to.
+# any user may write to. For the browser tools add chromium-headless-shell and fonts-liberation, and playwright to the
+# packages of the workers (the extra `browser`).
 FROM python:3.11-slim-bookworm AS sandbox
 RUN apt-get update && \
     apt-get install -y --no-install-recommends bash curl file git jq less procps ripgrep unzip zip && \

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from httpx2 import AsyncClient
 
 from agent import response_processor
+from agent.browser.driver import Driver
 from agent.calls import ToolCall
 from agent.tools.base import Registry
 from services.billing.gate import Gate
@@ -99,6 +100,9 @@ class RunContext:
     opened: "asyncio.Future[Sandbox] | None" = None
     editing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever reads a file in order to change it: calls may be made at the same time."""
+    browser_driver: Driver = field(default_factory=Driver)
+    browsing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever acts in the browser."""
     tracer: Tracer = UNTRACED
 
     def count(self, stored: Message) -> None:

@@ -83,7 +83,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
         stores = await enter_stores(settings, stack)
-        open_streams = Streams(settings.streams, stores.tails, stores.pool)
+        open_streams = Streams(settings.streams, stores.shards, stores.pool)
         open_streams.open()
         stack.push_async_callback(open_streams.close)
         sandboxes = make_provider(settings.sandbox, partial(wants_network, stores.pool))

@@ -27,6 +27,7 @@ from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
 from services.runs import readable
 from services.runs.readable import Question, Readable
+from services.runs.shards import Shards
 from services.runs.tail import Reader
 from services.runs.tails import Tails
 from services.settings import StreamSettings
@@ -65,8 +66,8 @@ def room_for_streams(open_files: int) -> int:
 class Streams:
     """All open streams of a process: their number is bounded, one wheel pings them, a drain ends them."""
 
-    def __init__(self, settings: StreamSettings, tails: Tails, pool: Pool) -> None:
-        self.settings, self.tails = settings, tails
+    def __init__(self, settings: StreamSettings, shards: Shards, pool: Pool) -> None:
+        self.settings, self.shards = settings, shards
         self.most = min(settings.max_streams, room_for_streams(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         self.runs: Joined[Question, Readable | None] = Joined(partial(readable.find_all, pool))
         self.server: object = None
@@ -181,12 +182,12 @@ class Stream:
 
     async def serve(self, after: int, receive: Receive) -> None:
         """Until the reader or the stream is at its end."""
-        wire, streams = self.wire, self.streams
+        wire, streams, tails = self.wire, self.streams, self.tails
         wire.expect_answers(streams.settings.send_timeout)
         streams.add(self)
         try:
             try:
-                self.reader = await streams.tails.join(self.run_id, after=after, on_news=self.on_news)
+                self.reader = await tails.join(self.run_id, after=after, on_news=self.on_news)
             except RedisUnreachable as error:
                 self.say_store_is_away(error)
             else:
@@ -195,11 +196,15 @@ class Stream:
         finally:
             self.close()
 
+    @property
+    def tails(self) -> Tails:
+        return self.streams.shards.of(self.run_id).tails
+
     def close(self) -> None:
         self.ended = True
         self.streams.discard(self)
         if self.reader:
-            self.streams.tails.leave(self.reader)
+            self.tails.leave(self.reader)
             self.reader = None  # each knows the other, and nobody should have to look for such rings
         if self.task:
             self.task.cancel()

@@ -207,6 +207,13 @@ class Leaving:
 
 
 class Rabbit(Leaving, RabbitmqBroker):
+    queue_type = "classic"
+
+    def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
+        arguments = super()._build_queue_arguments(queue_name)  # type: ignore[no-untyped-call]
+        # What exists was declared without a type, and may not be declared otherwise (TRAPS 15).
+        return arguments if self.queue_type == "classic" else {**arguments, "x-queue-type": self.queue_type}
+
     @property
     def consumer_class(self) -> type[StampedConsumer]:
         return StampedConsumer
@@ -240,12 +247,14 @@ def make_broker(settings: Settings, middleware: list[dramatiq.Middleware] | None
             heartbeat_timeout=int(broker.redis_heartbeat_timeout.total_seconds() * 1000),
             maintenance_chance=broker.redis_maintenance_chance,
         )
-    return Rabbit(
+    rabbit = Rabbit(
         url=[connection_url(url, broker) for url in broker.amqp_url.split(";")],
         middleware=middleware or [],
         confirm_delivery=True,
-        max_priority=MAX_PRIORITY,
+        max_priority=MAX_PRIORITY if broker.queue_type == "classic" else None,
     )
+    rabbit.queue_type = broker.queue_type
+    return rabbit
 
 
 def connection_url(url: str, broker: BrokerSettings) -> str:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -70,7 +70,10 @@ class PostgresSettings(Section):
 
 
 class RedisSettings(Section):
-    model_config = SettingsConfigDict(env_prefix="REDIS_")
+    """One server, or several that runs are spread over: `urls` then takes the place of `url`, host and port."""
+
+    model_config = SettingsConfigDict(env_prefix="REDIS_", hide_input_in_errors=True)
+    urls: SecretStr = SecretStr("")
     url: SecretStr = SecretStr("")
     host: str = "127.0.0.1"
     port: int = Field(6379, ge=1, le=65535)
@@ -82,10 +85,40 @@ class RedisSettings(Section):
 
     @property
     def dsn(self) -> str:
-        """The URL of our database number: REDIS_URL, else built from host, port and password."""
+        """The URL of our database number on the first server: of REDIS_URLS, REDIS_URL, or host, port and password."""
+        if self.listed:
+            return self.listed[0]
         if self.url.get_secret_value():
             return self.url.get_secret_value()
         return redis_url(self.host, self.port, self.password.get_secret_value(), 0)
+
+    @property
+    def listed(self) -> list[str]:
+        return [url.strip() for url in self.urls.get_secret_value().split(",") if url.strip()]
+
+    @property
+    def servers(self) -> "list[RedisSettings]":
+        """Settings of each server by itself; the first is the home of what belongs to no run."""
+        each = [{"urls": SecretStr(""), "url": SecretStr(url)} for url in self.listed]
+        return [self.model_copy(update=changes) for changes in each] or [self]
+
+    @property
+    def name(self) -> str:
+        """What runs know a server by: what follows `#` in its URL, else its address and database number."""
+        return urlsplit(self.dsn).fragment or database_address(self.dsn)
+
+    @model_validator(mode="after")
+    def name_each_server_once(self) -> "RedisSettings":
+        if any(not is_redis_url(url) for url in self.listed):
+            raise ValueError(
+                "REDIS_URLS must be addresses like redis://host:6379/0 with commas between them"
+                " (a comma in a password is %2C)"
+            )
+        for what in ([server.name for server in self.servers], list(map(database_address, self.listed))):
+            twice = sorted({one for one in what if what.count(one) > 1})
+            if twice:
+                raise ValueError(f"REDIS_URLS names {twice[0]} twice")
+        return self
 
 
 class BrokerSettings(Section):
@@ -97,6 +130,7 @@ class BrokerSettings(Section):
     user: str = "guest"
     password: SecretStr = SecretStr("guest")
     vhost: str = "/"
+    queue_type: Literal["classic", "quorum"] = "classic"
     connection_attempts: int = Field(3, ge=1)
     retry_delay: Duration = timedelta(seconds=1)
     heartbeat: Duration = timedelta(seconds=30)
@@ -220,6 +254,7 @@ class AgentSettings(Section):
     execute_on_stream: bool = False
     tool_execution: Literal["sequential", "parallel"] = "sequential"
     xml_results_as: Literal["user", "assistant"] = "user"
+    browser_timeout: Span = timedelta(seconds=30)
 
 
 class ModelSettings(Section):
@@ -264,6 +299,7 @@ class SandboxSettings(Section):
     network: bool = False
     network_allowed: bool = False
     slirp: str = ""
+    browser: str = ""
 
 
 class OutgoingSettings(Section):
@@ -368,6 +404,13 @@ class Settings(BaseModel):
         return named or with_next_database(self.redis.dsn)
 
     @model_validator(mode="after")
+    def keep_the_broker_apart(self) -> "Settings":
+        ours = [database_address(url) for url in self.redis.listed]
+        if self.broker.kind == "redis" and database_address(self.broker_redis_url) in ours:
+            raise ValueError("BROKER_REDIS_URL must be a database of its own: REDIS_URLS names the same one")
+        return self
+
+    @model_validator(mode="after")
     def refuse_unsafe_production(self) -> "Settings":
         if self.production and self.auth.secret.get_secret_value() == DEVELOPMENT_JWT_SECRET:
             raise ValueError("JWT_SECRET must be set when ENVIRONMENT=production")
@@ -381,12 +424,32 @@ def redis_url(host: str, port: int, password: str, database: int) -> str:
     return f"redis://{credentials}{host}:{port}/{database}"
 
 
+def is_redis_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        database_of(parts)
+        return bool(parts.path if parts.scheme == "unix" else parts.scheme in ("redis", "rediss") and parts.hostname)
+    except ValueError:
+        return False
+
+
+def database_address(url: str) -> str:
+    """Which database of which server a URL names, without its credentials."""
+    parts = urlsplit(url)
+    server = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+    return f"{server}/{database_of(parts)}"
+
+
+def database_of(parts: SplitResult) -> int:
+    in_path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    return int(dict(parse_qsl(parts.query)).get("db", in_path) or 0)
+
+
 def with_next_database(url: str) -> str:
     """The URL of the database number after that of `url`, whichever way it names it."""
     parts = urlsplit(url)
-    names = dict(parse_qsl(parts.query))
-    in_path = "" if parts.scheme == "unix" else parts.path.strip("/")
-    database = int(names.pop("db", in_path) or 0) + 1
+    names = {name: value for name, value in parse_qsl(parts.query) if name != "db"}
+    database = database_of(parts) + 1
     if parts.scheme == "unix":
         return f"{parts.scheme}://{parts.netloc}{parts.path}?{urlencode({**names, 'db': database})}"
     return urlunsplit(parts._replace(path=f"/{database}", query=urlencode(names)))

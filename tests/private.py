@@ -1,6 +1,7 @@
 """Servers of one test's own, for what no other test may see."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,17 @@ class Valkey:
     url: str
     child: Child
     admin: Redis
+
+    async def kill(self) -> None:
+        """As kill -9 does, with its disk."""
+        self.child.signal(signal.SIGKILL)
+        await self.child.exited()
+        for left in self.child.spec.cwd.glob("appendonlydir/*"):
+            left.unlink()
+
+    async def start_again(self) -> None:
+        self.child.start()
+        await self.child.until_ready()
 
     async def replicate(self, master: "Valkey") -> None:
         """Become a replica of `master`, with all that it holds."""

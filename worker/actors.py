@@ -19,7 +19,7 @@ async def check_health(key: str) -> None:
     """Set `key` to `healthy` for a minute: a worker takes messages and reaches Redis."""
     process = await current_process()
     try:
-        await process.stores.redis.set(str(key), "healthy", ex=HEALTH_KEY_SECONDS)
+        await process.stores.shards.home.redis.set(str(key), "healthy", ex=HEALTH_KEY_SECONDS)
     except Unreachable as error:
         logger.warning("health.not_said", error=repr(error))  # the missing key says it
 

@@ -42,6 +42,7 @@ class Attempt:
             sandboxes=self.process.sandboxes,
             config=AgentConfig.of(self.process.settings.agent),
             gate=self.process.gate,
+            browser_driver=self.process.browser_driver,
         )
 
     async def insist(self, act: Callable[[], Awaitable[T]], *, until_leaving: bool = False) -> T:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from httpx2 import AsyncClient
 
+from agent.browser.driver import Driver
 from services.billing.gate import Gate
 from services.billing.local import LocalGate
 from services.runs.stores import Stores
@@ -21,6 +22,7 @@ class Process:
     sandboxes: SandboxProvider | None = None
     gate: Gate = field(default_factory=LocalGate)
     tracing: Tracing = UNTRACED
+    browser_driver: Driver = field(default_factory=Driver)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once, when the process is asked to stop: no run is begun here any more."""

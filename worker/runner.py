@@ -85,12 +85,12 @@ async def pass_on(process: Process, run: Run, held: Held, ending: HandedOver) ->
 async def claimed(process: Process, run: Run) -> AsyncIterator[tuple[Run, Held] | None]:
     """Lock, subscribe to control, then claim: a stop said from now on is heard, one said before stands in the row."""
     stores = process.stores
-    async with stores.leases.hold(run.id, run.attempt + 1) as held:
+    async with stores.of(run.id).hold(run.id, run.attempt + 1) as held:
         if held is None:
             logger.info("run.held_elsewhere")
             yield None
             return
-        async with control.watch(stores.channels, held):
+        async with control.watch(stores.of(run.id).channels, held):
             row = await claim_surely(process, run, held)
             if row is None:
                 logger.info("run.not_claimed")
@@ -153,12 +153,12 @@ async def see_through(attempt: Attempt) -> Ending:
     finally:
         draining.cancel()
         if log and (log.failure or not log.closing):
-            stores.writer.forget(log)
+            stores.of(attempt.run.id).writer.forget(log)
 
 
 async def opened_log(attempt: Attempt) -> EventLog | None:
     """The run's log, or None when the run was to be let go before the stores answered."""
-    writer, fence = attempt.process.stores.writer, attempt.held.fence
+    writer, fence = attempt.process.stores.of(attempt.run.id).writer, attempt.held.fence
     try:
         return await attempt.insist(lambda: writer.open_log(attempt.run, fence), until_leaving=True)
     except (*RedisUnreachable, *PostgresUnreachable):

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from uuid import UUID
 
 from services.errors import Unavailable
@@ -11,11 +12,15 @@ from services.postgres import Unreachable as PostgresUnreachable
 from services.postgres import transaction
 from services.redis import Unreachable as RedisUnreachable
 from services.runs import closing, idempotency, keys, lifecycle, starting, stopping
+from services.runs.shards import Shard
 from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 from services.runs.stores import Stores
 
 BATCH = 200
 CLOSE_AT_ONCE = 20
+LOCKS_SECONDS = 1.0
+"""How long a server may take to tell of locks: the runs of the others are not to wait for one that hangs."""
+NEVER = datetime.min.replace(tzinfo=UTC)
 EXPIRED = "The run was not started in time: it expired in the queue."
 
 Step = Callable[[Stores], Awaitable[None]]
@@ -79,15 +84,7 @@ async def send_lost(stores: Stores) -> None:
 
 async def rescue(stores: Stores) -> None:
     """Running rows whose driver is dead: heartbeat old and lock absent. A worker that gets the message claims it."""
-    rows = await stores.pool.fetch(
-        f"""
-        SELECT id FROM agent_runs WHERE status = 'running' AND heartbeat_at < now() - $1::interval
-        ORDER BY heartbeat_at LIMIT {BATCH}
-        """,
-        stores.settings.runs.dead_after,
-    )
-    run_ids = [row["id"] for row in rows]
-    dead = await without_lock(stores, run_ids)
+    dead = await dead_runs(stores)
     if dead:
         await send(
             stores,
@@ -100,13 +97,43 @@ async def rescue(stores: Stores) -> None:
         )
 
 
-async def without_lock(stores: Stores, run_ids: list[UUID]) -> list[UUID]:
-    if not run_ids:
-        return []
-    pipeline = stores.redis.pipeline(transaction=False)
+async def dead_runs(stores: Stores) -> list[UUID]:
+    """Some of them, the longest dead first. Of those whose server is away nobody knows: they hide none behind them."""
+    dead: list[UUID] = []
+    away: set[str] = set()
+    after: tuple[datetime, UUID] = NEVER, UUID(int=0)
+    while not dead:
+        rows = await stores.pool.fetch(
+            f"""
+            SELECT id, heartbeat_at FROM agent_runs
+            WHERE status = 'running' AND heartbeat_at < now() - $1::interval AND (heartbeat_at, id) > ($2, $3)
+            ORDER BY heartbeat_at, id LIMIT {BATCH}
+            """,
+            stores.settings.runs.dead_after,
+            *after,
+        )
+        for shard, run_ids in stores.shards.group(row["id"] for row in rows):
+            if shard.name not in away:
+                dead += await without_lock(shard, run_ids, away)
+        if len(rows) < BATCH or not away:
+            break
+        after = rows[-1]["heartbeat_at"], rows[-1]["id"]
+    return dead
+
+
+async def without_lock(shard: Shard, run_ids: Sequence[UUID], away: set[str]) -> list[UUID]:
+    """Those of one server that nobody holds; none, and its name in `away`, when it cannot be asked."""
+    pipeline = shard.redis.pipeline(transaction=False)
     for run_id in run_ids:
         pipeline.exists(keys.lock(run_id))
-    return [run_id for run_id, locked in zip(run_ids, await pipeline.execute(), strict=True) if not locked]
+    try:
+        async with asyncio.timeout(LOCKS_SECONDS):
+            answers = await pipeline.execute()
+    except RedisUnreachable as error:
+        logger.warning("sweeper.server_away", server=shard.name, count=len(run_ids), error=repr(error))
+        away.add(shard.name)
+        return []
+    return [run_id for run_id, locked in zip(run_ids, answers, strict=True) if not locked]
 
 
 async def send(stores: Stores, condition: str, reason: str, *values: object) -> None:
@@ -160,7 +187,7 @@ async def close_cut(stores: Stores) -> None:
         f"""
         SELECT {COLUMNS} FROM agent_runs AS run
         WHERE completed_at IS NOT NULL AND closed_at IS NULL AND updated_at < now() - $1::interval
-        ORDER BY completed_at LIMIT {CLOSE_AT_ONCE} FOR NO KEY UPDATE SKIP LOCKED
+        ORDER BY updated_at LIMIT {CLOSE_AT_ONCE} FOR NO KEY UPDATE SKIP LOCKED
         """,
         stores.settings.runs.close_after,
     )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from agent.browser.chromium import JOB as BROWSER_JOB
 from agent.context import Calling
 from agent.tools.base import ToolResult, tool
 from agent.tools.files import in_workspace
@@ -115,7 +116,7 @@ async def terminate_command(calling: Calling, session_name: SessionName) -> str:
 async def list_commands(calling: Calling) -> str:
     """List the background commands and whether they still run."""
     sandbox = await calling.ctx.sandbox()
-    jobs = await sandbox.jobs()
+    jobs = [job for job in await sandbox.jobs() if job.name != BROWSER_JOB]
     return "\n".join(f"{state_of(job)}: {job.command}" for job in jobs) or "There are no background commands."
 
 

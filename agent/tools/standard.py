@@ -2,8 +2,10 @@
 
 from itertools import chain
 
+from agent.browser import driver
 from agent.tools import conversation, tasks
 from agent.tools.base import Registry, Tool
+from agent.tools.browser import BROWSER
 from agent.tools.expose import PORTS
 from agent.tools.files import FILES
 from agent.tools.shell import SHELL
@@ -24,7 +26,11 @@ GROUPS: dict[str, tuple[Tool, ...]] = {
     "sb_vision_tool": VISION,
     "web_search_tool": WEB,
     "sb_expose_tool": PORTS,
+    "sb_browser_tool": BROWSER,
 }
 """By the names that agents of existing frontends enable them with."""
 
-STANDARD = Registry.of(chain(ALWAYS, *GROUPS.values()))
+UNASKED = {name: tools for name, tools in GROUPS.items() if tools is not BROWSER or driver.installed()}
+"""What a run has whose agent names no groups: not what this installation does not have."""
+
+STANDARD = Registry.of(chain(ALWAYS, *UNASKED.values()))

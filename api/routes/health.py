@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from api.deps import ResourcesDep
 from api.errors import Unreachable
 from services.errors import Unavailable
+from services.runs.shards import Shard, Shards
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -42,22 +43,29 @@ async def alive(resources: ResourcesDep) -> Alive:
 
 @router.get("/ready", responses={503: {"model": Readiness}})
 async def ready(resources: ResourcesDep, response: Response) -> Readiness:
-    """Each dependency and its latency; 503 when one is down."""
-    postgres, redis, broker = await asyncio.gather(
+    """Each dependency and its latency; 503 when one is down. Of several Redis servers one that answers will do."""
+    stores = resources.stores
+    postgres, broker, *servers = await asyncio.gather(
         check("Postgres", resources.pool.fetchval("SELECT 1")),
-        check("Redis", resources.stores.redis.ping()),
-        check("The message broker", resources.stores.dispatch.ping(DEADLINE_SECONDS)),
+        check("The message broker", stores.dispatch.ping(DEADLINE_SECONDS)),
+        *(check("Redis", shard.redis.ping()) for shard in stores.shards.each),
     )
-    ok = postgres.ok and redis.ok and broker.ok
+    redis = {label(stores.shards, shard): found for shard, found in zip(stores.shards.each, servers, strict=True)}
+    ok = postgres.ok and broker.ok and any(server.ok for server in servers)
+    whole = ok and all(server.ok for server in servers)
     if not ok:
         response.status_code = 503
         response.headers["Retry-After"] = Unavailable.headers["Retry-After"]
     return Readiness(
-        status="ok" if ok else "unavailable",
+        status="ok" if whole else "degraded" if ok else "unavailable",
         timestamp=datetime.now(UTC),
         instance_id=resources.stores.instance_id,
-        dependencies={"postgres": postgres, "redis": redis, "broker": broker},
+        dependencies={"postgres": postgres, **redis, "broker": broker},
     )
+
+
+def label(shards: Shards, shard: Shard) -> str:
+    return "redis" if len(shards.each) == 1 else f"redis {shard.name}"
 
 
 async def check(name: str, question: Awaitable[Any]) -> Dependency:

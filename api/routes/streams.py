@@ -41,7 +41,7 @@ async def stream_run(
     try:
         caller = await resolve_caller(resources.pool, resources.seen, user_id, account_id)
         run = await resources.streams.find(caller.account_id, run_id)
-        if await is_read(resources.stores.redis, run, after):
+        if await is_read(resources.stores.of(run_id).redis, run, after):
             return Response(status_code=204)
     except (*PostgresUnreachable, *RedisUnreachable) as error:
         logger.warning("stream.store_away", run_id=str(run_id), error=repr(error))

@@ -30,8 +30,8 @@ HELP = """\
 ./dev lock           compile the three requirements locks [--upgrade]
 ./dev help           this page
 
-DATABASE_URL, REDIS_URL (or REDIS_HOST, REDIS_PORT, REDIS_PASSWORD) and RABBITMQ_URL (or RABBITMQ_HOST,
-RABBITMQ_PORT) in the environment replace the embedded server each, in `run` and `with-services`."""
+DATABASE_URL, REDIS_URL (or REDIS_URLS; or REDIS_HOST, REDIS_PORT, REDIS_PASSWORD) and RABBITMQ_URL (or
+RABBITMQ_HOST, RABBITMQ_PORT) in the environment replace the embedded server each, in `run` and `with-services`."""
 
 LANES = ("-n", "2", "--dist", "loadfile")
 """The whole suite mostly waits: it runs in two lanes, file by file (tests/lanes.py)."""

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,12 @@ from services.embedded.console import EmbeddedError
 from services.embedded.environment import for_a_tool
 
 DOWNLOAD_WITHIN = 300.0
+Resolve = Callable[[Sequence[str], Sequence[str]], Awaitable[Sequence[str]]]
+
+
+async def as_named(packages: Sequence[str], _options: Sequence[str]) -> Sequence[str]:
+    """These and no others."""
+    return packages
 
 
 def unchanged(unpacking: Path, target: Path) -> None:
@@ -20,18 +26,24 @@ def unchanged(unpacking: Path, target: Path) -> None:
 
 
 async def unpack(
-    packages: Sequence[str], target: Path, log: Path, *, adapt: Callable[[Path, Path], None] = unchanged
+    packages: Sequence[str],
+    target: Path,
+    log: Path,
+    *,
+    adapt: Callable[[Path, Path], None] = unchanged,
+    resolve: Resolve = as_named,
 ) -> Path:
     """Download `packages` and unpack them into `target`, once; `adapt(unpacking, target)` may change files first.
 
-    Returns `target`. Raises: EmbeddedError when there is no apt here or the download fails.
+    `resolve` says which packages these come down to, given apt's options. Returns `target`.
+    Raises: EmbeddedError when there is no apt here or the download fails.
     """
     if not is_there(target):
         require_apt(packages[0])
         with lock_beside(target) as lock:
             await until(lambda: is_there(target) or taken(lock))
             if not is_there(target):
-                await download_and_unpack(packages, target, log, adapt)
+                await download_and_unpack(packages, target, log, adapt, resolve)
     return target
 
 
@@ -64,11 +76,11 @@ def taken(lock: int) -> bool:
 
 
 async def download_and_unpack(
-    packages: Sequence[str], target: Path, log: Path, adapt: Callable[[Path, Path], None]
+    packages: Sequence[str], target: Path, log: Path, adapt: Callable[[Path, Path], None], resolve: Resolve
 ) -> None:
     work = Path(tempfile.mkdtemp(prefix="unpacking-", dir=target.parent))
     try:
-        await download(packages, work, log)
+        await download(packages, work, log, resolve)
         root = work / "root"
         for package in packages_in(work):
             await run_to_end(tool(["dpkg-deb", "--extract", package, root], work, log))
@@ -82,14 +94,15 @@ def packages_in(work: Path) -> list[Path]:
     return sorted(work.glob("*.deb"))
 
 
-async def download(packages: Sequence[str], work: Path, log: Path) -> None:
+async def download(packages: Sequence[str], work: Path, log: Path, resolve: Resolve) -> None:
     """With the machine's package lists, or, when they are missing or stale, with lists of our own, as any user may."""
     try:
-        await run_to_end(tool(["apt-get", *private_apt(work, own_lists=False), "download", *packages], work, log))
+        options = private_apt(work, own_lists=False)
+        await run_to_end(tool(["apt-get", *options, "download", *await resolve(packages, options)], work, log))
     except EmbeddedError:
         own = private_apt(work, own_lists=True)
         await run_to_end(tool(["apt-get", *own, "update"], work, log))
-        await run_to_end(tool(["apt-get", *own, "download", *packages], work, log))
+        await run_to_end(tool(["apt-get", *own, "download", *await resolve(packages, own)], work, log))
 
 
 def private_apt(work: Path, *, own_lists: bool) -> list[str]:

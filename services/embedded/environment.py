@@ -15,6 +15,7 @@ class Given:
 
     database_url: str = ""
     redis_url: str = ""
+    redis_urls: str = ""
     broker_redis_url: str = ""
     rabbitmq_url: str = ""
     broker: str = ""
@@ -26,6 +27,7 @@ class Given:
     sandbox_dir: str = ""
     sandbox_bwrap: str = ""
     sandbox_slirp: str = ""
+    sandbox_browser: str = ""
     sandbox_network: bool = False
 
 
@@ -34,7 +36,8 @@ def given(environ: Mapping[str, str] | None = None) -> Given:
     env = os.environ if environ is None else environ
     return Given(
         database_url=env.get("DATABASE_URL", ""),
-        redis_url=env.get("REDIS_URL", "") or redis_address(env),
+        redis_url=first(env.get("REDIS_URLS", "")) or env.get("REDIS_URL", "") or redis_address(env),
+        redis_urls=env.get("REDIS_URLS", ""),
         broker_redis_url=env.get("BROKER_REDIS_URL", ""),
         rabbitmq_url=env.get("RABBITMQ_URL", "") or rabbitmq_address(env),
         broker=env.get("BROKER", ""),
@@ -46,12 +49,17 @@ def given(environ: Mapping[str, str] | None = None) -> Given:
         sandbox_dir=env.get("SANDBOX_DIR", ""),
         sandbox_bwrap=env.get("SANDBOX_BWRAP", ""),
         sandbox_slirp=env.get("SANDBOX_SLIRP", ""),
+        sandbox_browser=env.get("SANDBOX_BROWSER", ""),
         sandbox_network=any(is_set(env.get(name, "")) for name in ("SANDBOX_NETWORK", "SANDBOX_NETWORK_ALLOWED")),
     )
 
 
 def is_set(value: str) -> bool:
     return value.lower() in ("1", "true", "t", "yes", "y", "on")
+
+
+def first(urls: str) -> str:
+    return urls.partition(",")[0].strip()
 
 
 def redis_address(env: Mapping[str, str]) -> str:

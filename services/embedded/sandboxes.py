@@ -4,7 +4,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from services.embedded import debian
+from services.embedded import chromium, debian
 from services.embedded.console import Console, EmbeddedError
 from services.embedded.environment import CHECKOUT, Given
 from services.embedded.state import State
@@ -28,6 +28,11 @@ async def prepare(console: Console, state: State, given: Given) -> dict[str, str
             names["SANDBOX_SLIRP"] = given.sandbox_slirp or await slirp(state.log("apt"))
     except EmbeddedError as error:
         console.say(f"  sandbox    none with a network: {error}")
+    try:
+        if browser := given.sandbox_browser or await chromium.wanted(state.log("apt")):
+            names["SANDBOX_BROWSER"] = browser
+    except EmbeddedError as error:
+        console.say(f"  sandbox    none with a browser: {error}")
     return names
 
 

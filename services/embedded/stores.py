@@ -46,6 +46,7 @@ async def start(supervisor: Supervisor, state: State, wanted: Wanted) -> dict[st
     names = {
         "DATABASE_URL": database,
         "REDIS_URL": redis,
+        "REDIS_URLS": wanted.given.redis_urls,
         "BROKER_REDIS_URL": wanted.given.broker_redis_url or with_next_database(redis),
         "BROKER": broker,
         "JWT_SECRET": wanted.given.jwt_secret or state.jwt_secret,
@@ -80,7 +81,7 @@ async def migrate(supervisor: Supervisor, state: State, database_url: str) -> No
 
 async def start_valkey(supervisor: Supervisor, state: State, wanted: Wanted) -> str:
     if wanted.given.redis_url:
-        supervisor.console.say("  redis      given by REDIS_URL or REDIS_HOST")
+        supervisor.console.say("  redis      given by REDIS_URL, REDIS_URLS or REDIS_HOST")
         return wanted.given.redis_url
     with supervisor.console.step("valkey"):
         await supervisor.start(valkey.prepare(state, fast=wanted.fast))

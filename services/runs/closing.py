@@ -30,7 +30,7 @@ async def say_last(stores: Stores, log: EventLog, run: Run, *before: Event) -> N
     last = events.last_event(run.status, run.error)
     start = [events.status("thread_run_start", run.id)] if log.blank else []
     await log.close(last, *start, *before, events.status("thread_run_end", run.id))
-    await control.announce_end(stores.redis, run.id, run.status)
+    await control.announce_end(stores.of(run.id).redis, run.id, run.status)
 
 
 async def wake_next(stores: Stores, project_id: UUID) -> None:
@@ -50,13 +50,13 @@ async def close_from_outside(stores: Stores, run: Run) -> None:
     What cannot be done now (a store is away) is done by the sweeper.
     """
     await wake_next(stores, run.project_id)
-    fence = Fence(run.id, run.attempt, stores.instance_id)
+    fence, shard = Fence(run.id, run.attempt, stores.instance_id), stores.of(run.id)
     log: EventLog | None = None
     try:
-        async with stores.closers, asyncio.timeout(stores.settings.runs.close_after.total_seconds()):
-            if not await stores.leases.seize(fence):
+        async with shard.closers, asyncio.timeout(stores.settings.runs.close_after.total_seconds()):
+            if not await shard.leases.seize(fence):
                 return
-            log = await stores.writer.open_log(run, fence)
+            log = await shard.writer.open_log(run, fence)
             await finish(stores, log, run)
     except FenceLost:
         logger.info("run.closed_elsewhere", run_id=str(run.id))
@@ -64,7 +64,7 @@ async def close_from_outside(stores: Stores, run: Run) -> None:
         logger.warning("run.close_postponed", run_id=str(run.id), error=repr(error))
     finally:
         if log and (log.failure or not log.closing):
-            stores.writer.forget(log)
+            shard.writer.forget(log)
 
 
 async def finish(stores: Stores, log: EventLog, run: Run) -> None:
@@ -75,7 +75,7 @@ async def finish(stores: Stores, log: EventLog, run: Run) -> None:
         kept = await keep_text(stores, log, run)
         await say_last(stores, log, run, *kept)
         logger.info("run.ended", run_id=str(run.id), status=run.status, attempt=run.attempt, by="outside")
-    await stores.leases.release(log.fence)
+    await stores.of(run.id).leases.release(log.fence)
 
 
 async def keep_text(stores: Stores, log: EventLog, run: Run) -> list[Event]:
@@ -115,7 +115,7 @@ async def since_last_message(stores: Stores, log: EventLog) -> list[bytes]:
 async def read_range(stores: Stores, log: EventLog, start: int, end: int) -> list[bytes]:
     """Events `start` to `end` of a log that this process holds: from Redis, else from the archive and the tail."""
     run_id = log.fence.run_id
-    listed = cast(list[bytes], await stores.redis.lrange(keys.responses(run_id), start, end - 1))
+    listed = cast(list[bytes], await stores.of(run_id).redis.lrange(keys.responses(run_id), start, end - 1))
     if len(listed) == end - start:
         return listed
     archived: list[bytes] = []

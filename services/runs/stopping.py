@@ -9,6 +9,7 @@ from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable
 from services.runs import closing, control, lifecycle, store
+from services.runs.shards import Shard
 from services.runs.store import Run
 from services.runs.stores import Stores
 
@@ -52,11 +53,20 @@ async def announce(stores: Stores, stopped: Sequence[Run]) -> None:
 
 async def heard_by(stores: Stores, runs: Sequence[Run]) -> list[int]:
     """How many heard of the stop of each run."""
+    groups = stores.shards.group(run.id for run in runs)
+    answers = await asyncio.gather(*(heard_on(shard, run_ids) for shard, run_ids in groups))
+    heard = {run_id: count for answer in answers for run_id, count in answer.items()}
+    return [heard[run.id] for run in runs]
+
+
+async def heard_on(shard: Shard, run_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The same for runs of one server; nobody has heard when that is away."""
     try:
-        return await control.announce_stops(stores.redis, [run.id for run in runs])
+        heard = await control.announce_stops(shard.redis, run_ids)
     except Unreachable as error:
-        logger.warning("run.stop_not_announced", count=len(runs), error=repr(error))
-        return [0] * len(runs)
+        logger.warning("run.stop_not_announced", count=len(run_ids), server=shard.name, error=repr(error))
+        return dict.fromkeys(run_ids, 0)
+    return dict(zip(run_ids, heard, strict=True))
 
 
 async def see_them_end(stores: Stores, runs: Sequence[Run], grace: float) -> None:

@@ -27,7 +27,7 @@ async def until_final(stores: Stores, run_id: UUID, seconds: float) -> Run:
     async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(
-                stores.channels.listen(keys.control(run_id), on_message=heard, on_reset=ended.set)
+                stores.of(run_id).channels.listen(keys.control(run_id), on_message=heard, on_reset=ended.set)
             )
         except Unreachable:
             logger.warning("run.wait_without_announcements", run_id=str(run_id))

@@ -69,6 +69,7 @@ class Bubblewrap:
             "arguments": isolation.arguments(spec.memory_bytes),
             "files": isolation.files(network=spec.network),
             "archive": {"path": isolation.AGENT, "content": packed("guest").hex()},
+            "browser": self.browser(),
             "uplink": self.uplink() if spec.network else None,
             "seccomp": syscalls.program().hex(),
             "command": isolation.command(),
@@ -86,6 +87,13 @@ class Bubblewrap:
         if not found or not os.access(found, os.X_OK):
             raise SandboxUnavailable("No sandbox: bubblewrap is missing; install it, or name it by SANDBOX_BWRAP.")
         return found
+
+    def browser(self) -> str:
+        """Raises: SandboxUnavailable when the folder that is named is none."""
+        folder = self.settings.browser and str(Path(self.settings.browser).absolute())
+        if folder and not os.path.isdir(folder):
+            raise SandboxUnavailable(f"No sandbox: SANDBOX_BROWSER names {folder}, which is no folder.")
+        return folder
 
     def uplink(self) -> dict[str, str]:
         """Raises: SandboxUnavailable when there is no slirp4netns."""

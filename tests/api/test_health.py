@@ -3,8 +3,12 @@ from unittest.mock import AsyncMock
 
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
+from redis.asyncio import Redis
 
+from api.app import create_app
 from services.errors import Unavailable
+from services.settings import Settings
 from tests.api.conftest import Person
 
 
@@ -21,6 +25,25 @@ async def test_ready_tells_the_latency_of_each_dependency(nobody: Person) -> Non
     dependencies = answer.json()["dependencies"]
     assert set(dependencies) == {"postgres", "redis", "broker"}
     assert all(it["ok"] and it["latency_ms"] >= 0 and it["error"] is None for it in dependencies.values())
+
+
+@pytest.mark.parametrize(
+    ("away", "code", "status"), [(1, 200, "degraded"), (2, 503, "unavailable")], ids=["one of two", "both"]
+)
+async def test_of_several_redis_servers_each_is_shown_and_one_that_answers_will_do(
+    settings: Settings, redis: Redis, away: int, code: int, status: str
+) -> None:
+    urls = [settings.redis.dsn, "redis://127.0.0.1:1", "redis://127.0.0.1:2"][away - 1 :][:2]
+    names = [f"{url}#{name}" for url, name in zip(urls, ("north", "south"), strict=True)]
+    spread = settings.redis.model_copy(update={"urls": SecretStr(",".join(names))})
+    app = create_app(settings.model_copy(update={"redis": spread}))
+    async with app.router.lifespan_context(app), Person(app, settings) as nobody:
+        answer = await nobody.get("/health/ready")
+    assert answer.status_code == code
+    assert answer.json()["status"] == status
+    dependencies = answer.json()["dependencies"]
+    assert set(dependencies) == {"postgres", "redis north", "redis south", "broker"}
+    assert [dependencies[name]["ok"] for name in ("redis north", "redis south")] == [away == 1, False]
 
 
 async def test_a_dependency_that_is_down_makes_it_503_with_a_sentence(

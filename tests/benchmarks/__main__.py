@@ -14,7 +14,7 @@ from services.embedded.cli import on_state
 from services.embedded.console import Console, fail
 from services.embedded.foreground import TERMINATED
 from services.embedded.state import DEFAULT
-from tests.benchmarks import chaos, chunks, command_line, idle, queries, readers, stops, stream, table
+from tests.benchmarks import chaos, chunks, command_line, idle, queries, readers, simulate, stops, stream, table
 from tests.benchmarks.benchmark import Benchmark
 from tests.benchmarks.circumstances import machine
 from tests.benchmarks.progress import Progress
@@ -29,6 +29,7 @@ BENCHMARKS = (
     queries.BENCHMARK,
     stream.BENCHMARK,
     idle.BENCHMARK,
+    simulate.BENCHMARK,
 )
 RESULTS = DEFAULT / "bench"
 

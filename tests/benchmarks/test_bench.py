@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from services.embedded.orphans import descendants, process_table
+from tests.benchmarks import simulate, sizing
 from tests.services.embedded.conftest import bare_environment, line_starting
 
 WITHIN_SECONDS = 90.0
@@ -105,6 +106,25 @@ async def test_streams_are_measured_beside_their_limit_and_the_reference(
     assert all(row["limit"] > 0 and row["longrun"] > 0 and row["reference"] > 0 for row in costs)
     assert all(row["longrun"] == 0 for row in rows if row["name"] == "gaps")
     assert all(0 < row["longrun"] <= 8 for row in rows if row["name"] == "server's connections to Redis")
+
+
+@pytest.mark.slow
+async def test_the_model_of_a_fleet_is_held_against_a_small_system(bench: Bench, tmp_path: Path) -> None:
+    process = bench("simulate", "--small-runs", "40", "--runs", "100", "--readers", "1000", "--json", "figures.json")
+    output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)
+    assert process.returncode == 0, output
+    rows = {(row["group"], row["name"]): row for row in orjson.loads((tmp_path / "figures.json").read_bytes())["rows"]}
+    assert rows["a small system, measured and simulated", "the model holds (1: yes)"]["longrun"] == 1, output
+    assert rows["a host dies, back after 5 min", "without a driver, longest"]["longrun"] < 20
+    assert rows["deploy, one process at a time", "without a driver, longest"]["longrun"] < 2
+
+
+@pytest.mark.slow
+def test_the_document_shows_what_is_simulated() -> None:
+    """`python -m tests.benchmarks.simulate` writes it anew."""
+    document = sizing.DOCUMENT.read_text()
+    for marks, table in zip((simulate.WORKERS_HERE, simulate.READERS_HERE), simulate.in_a_document(), strict=True):
+        assert document.partition(marks[0])[2].partition(marks[1])[0].strip() == table.strip()
 
 
 async def test_asked_to_stop_it_leaves_nothing_behind(bench: Bench) -> None:

@@ -148,8 +148,8 @@ BREAKS = (
     Break(
         "heartbeats that wait for a connection behind the agents",
         "services/runs/stores.py",
-        "leases = Leases(settings.runs, redis, upkeep, instance_id)",
-        "leases = Leases(settings.runs, redis, pool, instance_id)",
+        "shards = make_shards(settings, upkeep, instance_id)",
+        "shards = make_shards(settings, pool, instance_id)",
         f"{LEASE}::test_whoever_uses_up_the_pool_stops_no_heartbeat_and_no_archive",
     ),
     Break(

@@ -1,3 +1,4 @@
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
@@ -5,11 +6,13 @@ from uuid import uuid4
 import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import ConnectionClosed
 from pydantic import SecretStr
 
 from services import broker as broker_module
-from services.broker import RUN_QUEUE, StampedConsumer, make_broker, run_message
+from services.broker import RUN_QUEUE, StampedConsumer, make_broker, queue_length, run_message
 from services.settings import BrokerSettings, RedisSettings, Settings
+from tests.conftest import named
 
 
 class Channel:
@@ -102,3 +105,26 @@ def test_a_message_names_its_run_and_carries_no_credentials() -> None:
     assert set(sent.kwargs) == {"agent_run_id", "thread_id", "instance_id", "project_id", "model_name"}
     assert sent.actor_name == "run_agent_background"
     assert sent.options == {"broker_priority": 7}
+
+
+def test_a_quorum_queue_takes_and_gives_messages_and_is_no_classic_one() -> None:
+    url, queue = SecretStr(named("RABBITMQ_URL")), f"quorum_{uuid4().hex[:8]}"
+    quorum = make_broker(Settings(broker=BrokerSettings(kind="rabbitmq", url=url, queue_type="quorum")))
+    classic = make_broker(Settings(broker=BrokerSettings(kind="rabbitmq", url=url)))
+    assert isinstance(quorum, RabbitmqBroker)
+    quorum.declare_queue(queue)
+    try:
+        sent = quorum.enqueue(message().copy(queue_name=queue))
+        assert queue_length(quorum, queue) == 1
+        with pytest.raises(ConnectionClosed, match="PRECONDITION_FAILED"):
+            queue_length(classic, queue)
+        with closing(quorum.consume(queue, prefetch=1, timeout=5000)) as consumer:
+            received = next(consumer)
+            assert received
+            assert received.message_id == sent.message_id
+            consumer.ack(received)
+    finally:
+        for suffix in ("", ".DQ", ".XQ"):
+            quorum.channel.queue_delete(f"{queue}{suffix}")
+        quorum.close()
+        classic.close()

@@ -128,3 +128,47 @@ def test_a_pool_smaller_than_its_minimum_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("POSTGRES_POOL_MAX", "5")
     with pytest.raises(ValidationError, match="POSTGRES_POOL_MAX"):
         PostgresSettings()
+
+
+def spread_over(urls: str) -> RedisSettings:
+    return RedisSettings(urls=SecretStr(urls))
+
+
+def test_several_redis_servers_are_known_by_address_or_by_the_name_they_are_given() -> None:
+    redis = spread_over("redis://:word@one:6380/2, rediss://two#north ,unix:///run/redis.sock?db=3")
+    assert [server.name for server in redis.servers] == ["one:6380/2", "north", "/run/redis.sock/3"]
+    assert [server.dsn for server in redis.servers] == redis.listed
+    assert redis.dsn == "redis://:word@one:6380/2"
+
+
+def test_one_redis_server_is_the_only_one() -> None:
+    redis = RedisSettings(url=SecretStr(""), host="one", port=6380)
+    assert [server.dsn for server in redis.servers] == [redis.dsn] == ["redis://one:6380/0"]
+
+
+@pytest.mark.parametrize(
+    ("urls", "why"),
+    [
+        ("redis://one,redis://one:6379/0", "one:6379/0 twice"),
+        ("redis://one,redis://:hidden@one#north", "one:6379/0 twice"),
+        ("redis://one#north,redis://two#north", "north twice"),
+        ("redis://one,two:6379", "redis://host:6379/0"),
+        ("redis://:hidden,hidden@one", "redis://host:6379/0"),
+        ("redis://one/first", "redis://host:6379/0"),
+    ],
+)
+def test_a_list_of_redis_servers_that_cannot_be_meant_is_refused_without_showing_it(urls: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=f"REDIS_URLS.*{re.escape(why)}") as refused:
+        spread_over(urls)
+    assert "hidden" not in str(refused.value)
+
+
+def test_the_broker_shares_no_database_with_any_of_several_servers() -> None:
+    redis = spread_over("redis://one/0,redis://two/1")
+    broker = BrokerSettings(kind="redis", redis_url=SecretStr("redis://:word@two/1"))
+    with pytest.raises(ValidationError, match="BROKER_REDIS_URL"):
+        Settings(redis=redis, broker=broker)
+    beside = spread_over("redis://one/0,redis://one/1")
+    with pytest.raises(ValidationError, match="BROKER_REDIS_URL"):
+        Settings(redis=beside, broker=BrokerSettings(kind="redis", redis_url=SecretStr("")))
+    assert Settings(redis=redis, broker=BrokerSettings(kind="redis", redis_url=SecretStr("")))

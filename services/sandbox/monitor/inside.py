@@ -8,6 +8,8 @@ import socket
 from typing import Any
 
 OPEN_FILES = 4096
+REACHABLE = ["/mnt", "/media"]
+BROWSER = "/opt/browser"
 MS_BIND, MS_REC, MS_PRIVATE, CLONE_NEWNS = 4096, 16384, 1 << 18, 0x00020000
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -34,13 +36,14 @@ class Inside:
         if config["uid"]:
             os.chown("workspace", config["uid"], config["uid"])
         os.chmod("workspace", 0o700)  # whoever was in there may have closed it
-        workspace = self.reachable_workspace()
+        workspace, *browser = self.reachable("workspace", *filter(None, [config["browser"]]))
         self.limit()
         if config["uid"]:
             os.setgroups([])
             os.setgid(config["uid"])
             os.setuid(config["uid"])
         arguments = ["bwrap", *config["arguments"], "--bind", workspace, "/workspace", *files]
+        arguments += [part for found in browser for part in ("--ro-bind", found, BROWSER)]
         arguments += [
             "--seccomp",
             memory(bytes.fromhex(config["seccomp"])),
@@ -51,14 +54,17 @@ class Inside:
         ]
         os.execve(program, [*arguments, "--", *config["command"], json.dumps(agent)], {"PATH": "/usr/bin:/bin"})
 
-    def reachable_workspace(self) -> str:
-        """As root: where the project's own user can reach it, though its folder is closed to all others."""
-        workspace = os.path.realpath("workspace")
+    def reachable(self, *folders: str) -> list[str]:
+        """As root: where the project's own user can reach them, though the folders above are closed to it."""
+        found = [os.path.realpath(folder) for folder in folders]
         if not self.config["uid"] or libc.unshare(CLONE_NEWNS):
-            return workspace
+            return found
         call_mount("none", "/", MS_REC | MS_PRIVATE)
-        call_mount(workspace, "/mnt", MS_BIND)
-        return "/mnt"
+        opened = [os.open(folder, os.O_PATH | os.O_CLOEXEC) for folder in found]  # one mount may hide another's folder
+        mounted = REACHABLE[: len(found)]
+        for descriptor, target in zip(opened, mounted, strict=True):
+            call_mount(f"/proc/self/fd/{descriptor}", target, MS_BIND)
+        return mounted
 
     def limit(self) -> None:
         os.sched_setaffinity(0, self.config["cores"])

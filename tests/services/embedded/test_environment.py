@@ -45,3 +45,8 @@ def test_an_unknown_broker_is_named() -> None:
 def test_the_broker_gets_the_next_database_of_a_given_redis() -> None:
     assert with_next_database("redis://:secret@host:6379/3") == "redis://:secret@host:6379/4"
     assert with_next_database("redis://host") == "redis://host/1"
+
+
+def test_the_first_of_several_redis_servers_is_the_one_that_replaces_ours() -> None:
+    found = given({"REDIS_URLS": "redis://one/2#a, redis://two#b", "REDIS_URL": "redis://three"})
+    assert (found.redis_url, found.redis_urls) == ("redis://one/2#a", "redis://one/2#a, redis://two#b")

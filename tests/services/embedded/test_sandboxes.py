@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from services.embedded import debian, sandboxes
+from services.embedded import chromium, debian, sandboxes
 from services.embedded.console import Console, EmbeddedError
 from services.embedded.environment import Given
 from services.embedded.state import State
@@ -36,9 +36,9 @@ async def test_the_machines_bubblewrap_or_debians_is_named_with_the_folder(state
 
 
 async def test_what_the_environment_names_is_left_alone(state: State) -> None:
-    given = Given(sandbox_dir="/elsewhere", sandbox_bwrap="/my/bwrap")
+    given = Given(sandbox_dir="/elsewhere", sandbox_bwrap="/my/bwrap", sandbox_browser="/my/browser")
     names = await sandboxes.prepare(Console(io.StringIO()), state, given)
-    assert names == {"SANDBOX_DIR": "/elsewhere", "SANDBOX_BWRAP": "/my/bwrap"}
+    assert names == {"SANDBOX_DIR": "/elsewhere", "SANDBOX_BWRAP": "/my/bwrap", "SANDBOX_BROWSER": "/my/browser"}
 
 
 async def test_slirp4netns_is_named_where_a_network_may_be_asked_for(state: State) -> None:
@@ -48,14 +48,17 @@ async def test_slirp4netns_is_named_where_a_network_may_be_asked_for(state: Stat
 
 
 async def test_a_failed_download_is_said_and_stops_nothing(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unpack(*_: object) -> Path:
+    async def unpack(*_: object, **__: object) -> Path:
         raise EmbeddedError("no network")
 
     monkeypatch.setattr(sandboxes, "installed", lambda: "")
     monkeypatch.setattr(debian, "unpack", unpack)
+    monkeypatch.setattr(chromium, "ON_THE_MACHINE", ())
     said = io.StringIO()
-    assert "SANDBOX_BWRAP" not in await sandboxes.prepare(Console(said), state, Given())
+    names = await sandboxes.prepare(Console(said), state, Given())
+    assert not {"SANDBOX_BWRAP", "SANDBOX_BROWSER"} & names.keys()
     assert "refused: no network" in said.getvalue()
+    assert "none with a browser: no network" in said.getvalue()
 
 
 def test_a_package_that_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,28 +124,30 @@ class Driver:
         await self.log.flush()
 
     async def archived(self) -> None:
-        await self.stores.writer.archive_run(self.log)
+        await self.stores.of(self.run.id).writer.archive_run(self.log)
 
 
 @asynccontextmanager
 async def driving(stores: Stores, run: Run | None = None) -> AsyncIterator[Driver]:
     """A run that these stores own, its log open, as the runner does it."""
     run = run or await make_run(stores.pool)
-    async with stores.leases.hold(run.id, run.attempt + 1) as held:
+    shard = stores.of(run.id)
+    async with shard.leases.hold(run.id, run.attempt + 1) as held:
         assert held, "another holds the lock"
         claimed = await claim(stores, run)
-        log = await stores.writer.open_log(claimed, held.fence)
+        log = await shard.writer.open_log(claimed, held.fence)
         try:
             yield Driver(stores, claimed, held, log)
         finally:
             if log.failure or not log.closing:
-                stores.writer.forget(log)
+                shard.writer.forget(log)
 
 
 def die(driver: Driver) -> None:
     """The worker is killed: nobody beats for the run and its log is written no more."""
-    driver.stores.leases.held.pop(driver.held.fence, None)
-    driver.stores.writer.forget(driver.log)
+    shard = driver.stores.of(driver.run.id)
+    shard.leases.held.pop(driver.held.fence, None)
+    shard.writer.forget(driver.log)
 
 
 async def beat(stores: Stores) -> None:
@@ -158,7 +160,7 @@ async def beat(stores: Stores) -> None:
 
 async def bury(stores: Stores, run_id: UUID) -> Run:
     """Time passes after a worker's death: its lock is gone and its heartbeat old."""
-    await stores.redis.delete(keys.lock(run_id))
+    await stores.of(run_id).redis.delete(keys.lock(run_id))
     return await age(stores.pool, run_id, "heartbeat_at")
 
 
@@ -185,7 +187,7 @@ def chunk(run: Run, text: str) -> Event:
 
 async def listed(stores: Stores, run_id: UUID) -> list[bytes]:
     """The log as Redis has it."""
-    return cast(list[bytes], await stores.redis.lrange(keys.responses(run_id), 0, -1))
+    return cast(list[bytes], await stores.of(run_id).redis.lrange(keys.responses(run_id), 0, -1))
 
 
 async def archived(pool: Pool, run_id: UUID) -> list[bytes]:
@@ -212,7 +214,7 @@ async def closed(pool: Pool, run_id: UUID, within: float = 5.0) -> Run:
 async def read_all(stores: Stores, run_id: UUID, *, after: int = -1) -> list[tuple[int, bytes]]:
     """Follow a run to its last event."""
     seen: list[tuple[int, bytes]] = []
-    async with stores.tails.follow(run_id, after=after) as reader:
+    async with stores.of(run_id).tails.follow(run_id, after=after) as reader:
         while not reader.over:
             batch = await reader.next()
             if batch:

@@ -21,7 +21,7 @@ from services.postgres import Unreachable as PostgresUnreachable
 from services.publisher import Publisher
 from services.redis import Unreachable as RedisUnreachable
 from services.redis import open_redis
-from services.runs import archive, keys, lifecycle, store, stores
+from services.runs import archive, keys, lifecycle, shards, store, stores
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.fence import FenceLost
 from services.runs.lease import Held
@@ -177,8 +177,8 @@ class Node:
         with (
             patch.object(stores, "open_pool", pool),
             patch.object(stores, "open_upkeep_pool", upkeep),
-            patch.object(stores, "open_redis", lambda redis: fused_redis(redis, self.fuse, server)),
-            patch.object(stores, "Channels", lambda redis: fused_channels(redis, self.fuse)),
+            patch.object(shards, "open_redis", lambda redis: fused_redis(redis, self.fuse, server)),
+            patch.object(shards, "Channels", lambda redis: fused_channels(redis, self.fuse)),
         ):
             opened = await stack.enter_async_context(open_stores(settings))
         http = await stack.enter_async_context(open_client(settings))

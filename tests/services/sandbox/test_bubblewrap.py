@@ -224,3 +224,24 @@ async def test_a_sandbox_keeps_to_as_many_cores_as_it_may_use(provider: Bubblewr
     assert (await sandbox.exec("nproc")).output == b"1\n"
     assert (await sandbox.exec("taskset -p 3 $$")).exit_code == 1
     assert (await sandbox.exec("nproc")).output == b"1\n"
+
+
+async def test_the_folder_of_the_browser_is_seen_through_closed_ones_and_cannot_be_written(
+    settings: SandboxSettings, project_id: UUID, tmp_path: Path
+) -> None:
+    (tmp_path / "closed" / "browser").mkdir(parents=True)
+    (tmp_path / "closed" / "browser" / "said").write_text("here")
+    (tmp_path / "closed").chmod(0o700)
+    provider = Bubblewrap(settings.model_copy(update={"browser": str(tmp_path / "closed" / "browser")}))
+    try:
+        looked = await (await provider.open(project_id)).exec("cat /opt/browser/said; touch /opt/browser/new")
+    finally:
+        await provider.delete(project_id)
+    assert looked.output.startswith(b"here")
+    assert b"Read-only file system" in looked.output
+
+
+async def test_a_folder_of_the_browser_that_is_none_is_named(settings: SandboxSettings, project_id: UUID) -> None:
+    provider = Bubblewrap(settings.model_copy(update={"browser": "/no/such/folder"}))
+    with pytest.raises(SandboxUnavailable, match="SANDBOX_BROWSER"):
+        await provider.open(project_id)
