@@ -1,5 +1,6 @@
 """The application: `uvicorn --factory api.app:create_app`."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from api.body_limit import BodyLimit
 from api.deps import Resources
 from api.routes import agents, billing, health, mcp, projects, runs, sandboxes, starts, streams, threads
 from api.sse import Streams
-from api.transport import keep_transport
+from api.transport import keep_wire, release
 from services import log
 from services.billing import gate_of
 from services.log import logger
@@ -24,16 +25,25 @@ from services.sandbox.providers import make_provider
 from services.secrets import Secrets
 from services.settings import Settings, load
 
+COLLECTIONS = (10_000, 20, 20)
+"""How many more objects there must be for a young collection, and how many of each for one of the next age."""
+
 
 class Longrun(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        keep_transport(scope, send)
+        wire = keep_wire(scope, send)
         await super().__call__(scope, receive, send)
+        if wire and wire.go_on:
+            go_on, wire.go_on = wire.go_on, None
+            release(scope)
+            await go_on()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API of one process; its resources open with the lifespan."""
-    settings = settings or load()
+    if settings is None:
+        collect_rarely()
+        settings = load()
     log.configure(settings)
     app = Longrun(title="Longrun", version="0.1.0", lifespan=lifespan, middleware=middleware(settings))
     app.state.settings = settings
@@ -41,6 +51,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for routes in (health, starts, runs, streams, threads, projects, agents, billing, sandboxes, mcp):
         app.include_router(routes.router, prefix="/api")
     return app
+
+
+def collect_rarely() -> None:
+    """A full collection looks at all that thousands of streams hold and stops every one of them for as long.
+
+    What is imported by now is never looked at again; nearly everything else goes by its reference count.
+    """
+    gc.freeze()
+    gc.set_threshold(*COLLECTIONS)
 
 
 def middleware(settings: Settings) -> list[Middleware]:
@@ -64,7 +83,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
         stores = await enter_stores(settings, stack)
-        open_streams = Streams(settings.streams, stores.shards)
+        open_streams = Streams(settings.streams, stores.shards, stores.pool)
         open_streams.open()
         stack.push_async_callback(open_streams.close)
         sandboxes = make_provider(settings.sandbox, partial(wants_network, stores.pool))

@@ -1,72 +1,148 @@
-"""The event-stream response: one shared tail per run and process, no task that only waits, bounded sends."""
+"""Event streams: the tails of the process drive every reader's `send`; a task works only for one that must wait."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import resource
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from functools import partial
+from math import ceil
+from uuid import UUID
 
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from api.transport import abort
-from services.background import repeat, stop
+from api.transport import Wire, wire_of
+from api.wheel import Wheel
+from services.background import Background, repeat, stop
+from services.errors import NotFound
+from services.joining import Joined
 from services.log import logger
+from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
+from services.runs import readable
+from services.runs.readable import Question, Readable
 from services.runs.shards import Shards
-from services.runs.store import Run
-from services.runs.tails import Reader
+from services.runs.tail import Reader
+from services.runs.tails import Tails
 from services.settings import StreamSettings
+from services.threads import MISSING_RUN
 
 TICK_SECONDS = 0.25
+AT_ONCE = 256
+"""How many streams are written to before the loop does something else."""
 HEADERS = {"Cache-Control": "no-cache, no-transform"}
 
-SLICE_BYTES = 256 * 1024
+SLICE_BYTES = 64 * 1024
+OTHER_FILES = 100
 MEDIA_TYPE = "text/event-stream"
+PING = b": ping\n\n"
+END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 def ending_comment(settings: StreamSettings, reason: str) -> Response:
     """A stream that ends at once: 200, when to come back, and why (a status would end an EventSource for good)."""
-    return Response(
-        opening(settings) + b": %b, reconnect\n\n" % reason.encode(), headers=HEADERS, media_type=MEDIA_TYPE
-    )
+    return Response(opening(settings) + comment(reason), headers=HEADERS, media_type=MEDIA_TYPE)
 
 
 def opening(settings: StreamSettings) -> bytes:
     return b"retry: %d\n\n" % int(settings.retry.total_seconds() * 1000)
 
 
-class Streams:
-    """All open streams of a process: their number is bounded, one ticker pings them and ends them at a drain."""
+def comment(reason: str) -> bytes:
+    return b": %b, reconnect\n\n" % reason.encode()
 
-    def __init__(self, settings: StreamSettings, shards: Shards) -> None:
+
+def room_for_streams(open_files: int) -> int:
+    """How many of the files that a process may open are for streams: the others are for everything else it does."""
+    return open_files - open_files // 10 - OTHER_FILES if open_files != resource.RLIM_INFINITY else sys.maxsize
+
+
+class Streams:
+    """All open streams of a process: their number is bounded, one wheel pings them, a drain ends them."""
+
+    def __init__(self, settings: StreamSettings, shards: Shards, pool: Pool) -> None:
         self.settings, self.shards = settings, shards
-        self.open_streams: set[EventStream] = set()
+        self.most = min(settings.max_streams, room_for_streams(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+        self.runs: Joined[Question, Readable | None] = Joined(partial(readable.find_all, pool))
+        self.server: object = None
+        self.ping_seconds = settings.ping_interval.total_seconds()
+        self.clock = time.monotonic()
+        """The time of the newest tick: precise enough for pings, and free."""
+        self.open_streams: set[Stream] = set()
+        self.wheel: Wheel[Stream] = Wheel(ceil(self.ping_seconds / TICK_SECONDS))
+        self.waiting = Background()
+        """Tasks of the streams that must wait: for a store, or for their reader."""
         self.task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
+        if self.most < self.settings.max_streams:
+            logger.warning("streams.limited_by_open_files", most=self.most, wanted=self.settings.max_streams)
+        self.server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         self.task = asyncio.create_task(repeat(self.tick), name="streams")
 
     async def close(self) -> None:
         await stop([self.task] if self.task else [])
+        await self.waiting.close()
 
     @property
     def draining(self) -> bool:
-        """Set by sse-starlette's hook in uvicorn's signal handler: the lifespan's end comes too late (TRAPS 37)."""
-        return AppStatus.should_exit
+        """Whether uvicorn was told to stop: the lifespan's end comes too late (TRAPS 37).
+
+        sse-starlette has a hook in its signal handler, but with `--workers` uvicorn takes the signals before that.
+        """
+        return AppStatus.should_exit or getattr(self.server, "should_exit", False) is True
+
+    async def find(self, account_id: UUID, run_id: UUID) -> Readable:
+        """The run, if the account may read it; those who ask in the same moments share a statement.
+
+        Raises: NotFound; what asyncpg raises when Postgres cannot be asked.
+        """
+        found = await self.runs.ask(Question(account_id, run_id))
+        if found is None:
+            raise NotFound(MISSING_RUN)
+        return found
 
     @property
-    def full(self) -> bool:
-        return len(self.open_streams) >= self.settings.max_streams
+    def refusal(self) -> str | None:
+        """Why no stream can be opened now."""
+        if self.draining:
+            return "the server is restarting"
+        return "too many streams on this server" if len(self.open_streams) >= self.most else None
+
+    def add(self, stream: "Stream") -> None:
+        self.open_streams.add(stream)
+        self.wheel.add(stream, ceil(self.ping_seconds / TICK_SECONDS))
+
+    def discard(self, stream: "Stream") -> None:
+        self.open_streams.discard(stream)
+        self.wheel.discard(stream)
 
     async def tick(self) -> None:
-        """A moment later, wake the streams that are due for a ping, or all of them at a drain."""
+        """A moment later, ping the streams that are due, or end all of them at a drain."""
         await asyncio.sleep(TICK_SECONDS)
-        due = asyncio.get_running_loop().time() - self.settings.ping_interval.total_seconds()
-        for stream in tuple(self.open_streams):
-            if self.draining or stream.sent_at <= due:
-                stream.wake()
+        self.clock = time.monotonic()
+        if self.draining:
+            await self.each(tuple(self.open_streams))
+        else:
+            await self.each(self.wheel.turn())
+
+    async def each(self, streams: Iterable["Stream"]) -> None:
+        for count, stream in enumerate(streams, 1):
+            if stream in self.open_streams:
+                self.attend(stream)
+            if count % AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def attend(self, stream: "Stream") -> None:
+        left = stream.attend()
+        if not self.draining:
+            self.wheel.add(stream, ceil(left / TICK_SECONDS))
 
 
 class EventStream(EventSourceResponse):
@@ -75,87 +151,193 @@ class EventStream(EventSourceResponse):
     An EventSource gives up for good on any status but 200: what ends a stream early is said in a comment.
     """
 
-    def __init__(self, streams: Streams, run: Run, after: int) -> None:
+    def __init__(self, streams: Streams, run_id: UUID, after: int) -> None:
         super().__init__(nothing(), headers=HEADERS, ping=0)
-        self.streams, self.run, self.after = streams, run, after
-        self.sent_at = 0.0
-        self.gone = False
-        self.dropped = False
-        self.reader: Reader | None = None
-
-    def wake(self) -> None:
-        if self.reader:
-            self.reader.wake()
+        self.streams, self.run_id, self.after = streams, run_id, after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if scope["method"] != "HEAD":
-            await self.speak(receive, send)
-        if self.dropped:
-            await abort(scope)
-        elif not self.gone:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def speak(self, receive: Receive, send: Send) -> None:
-        await self.write(send, opening(self.streams.settings))
-        if self.streams.draining or self.streams.full:
-            reason = b"the server is restarting" if self.streams.draining else b"too many streams on this server"
-            await self.write(send, b": %b, reconnect\n\n" % reason)
+        if scope["method"] == "HEAD":
+            await send(END)
             return
-        self.streams.open_streams.add(self)
-        listener = asyncio.create_task(self.notice_disconnect(receive))
-        try:
-            await self.follow(send)
-        except (*RedisUnreachable, *PostgresUnreachable) as error:
-            logger.warning("stream.store_away", run_id=str(self.run.id), error=repr(error))
-            await self.write(send, b": the event store is away, reconnect\n\n")
-        finally:
-            listener.cancel()
-            self.streams.open_streams.discard(self)
+        refusal = self.streams.refusal
+        body = opening(self.streams.settings) + (comment(refusal) if refusal else b"")
+        await send({"type": "http.response.body", "body": body, "more_body": not refusal})
+        if not refusal:
+            wire = wire_of(scope)
+            wire.go_on = partial(Stream(self.streams, self.run_id, wire).serve, self.after, receive)
 
-    async def follow(self, send: Send) -> None:
-        async with self.streams.shards.of(self.run.id).tails.follow(self.run.id, after=self.after) as reader:
-            self.reader = reader
-            while not (self.gone or reader.over):
-                batch = await reader.next()
-                if batch:
-                    await self.write_all(send, batch.frames)
-                if self.streams.draining and not reader.over:
-                    await self.write(send, b": the server is restarting, reconnect\n\n")
-                    return
-                if not batch and self.silent:
-                    await self.write(send, b": ping\n\n")
+
+class Stream:
+    """One open stream. Its request's task only waits for the end; what is said is written by whoever has the news."""
+
+    __slots__ = ("ended", "reader", "run_id", "sent_at", "streams", "task", "wire")
+
+    def __init__(self, streams: Streams, run_id: UUID, wire: Wire) -> None:
+        self.streams, self.run_id, self.wire = streams, run_id, wire
+        self.reader: Reader | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.sent_at = streams.clock
+        self.ended = False
+
+    async def serve(self, after: int, receive: Receive) -> None:
+        """Until the reader or the stream is at its end."""
+        wire, streams, tails = self.wire, self.streams, self.tails
+        wire.expect_answers(streams.settings.send_timeout)
+        streams.add(self)
+        try:
+            try:
+                self.reader = await tails.join(self.run_id, after=after, on_news=self.on_news)
+            except RedisUnreachable as error:
+                self.say_store_is_away(error)
+            else:
+                self.on_news()
+            await until_disconnected(receive, wire)
+        finally:
+            self.close()
 
     @property
-    def silent(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        return now - self.sent_at >= self.streams.settings.ping_interval.total_seconds()
+    def tails(self) -> Tails:
+        return self.streams.shards.of(self.run_id).tails
 
-    async def write_all(self, send: Send, frames: bytes) -> None:
+    def close(self) -> None:
+        self.ended = True
+        self.streams.discard(self)
+        if self.reader:
+            self.tails.leave(self.reader)
+            self.reader = None  # each knows the other, and nobody should have to look for such rings
+        if self.task:
+            self.task.cancel()
+
+    def on_news(self) -> None:
+        """Write what the window has, at once; hand over to a task when that is not possible."""
+        reader = self.reader
+        if self.task or self.ended or reader is None:
+            return
+        while reader.behind:
+            batch = reader.held()
+            if batch is None or len(batch.frames) > SLICE_BYTES:
+                self.work()
+                return
+            reader.take(batch)
+            if not self.write(batch.frames):
+                return
+        if reader.finished:
+            self.end()
+
+    def write(self, body: bytes, *, more: bool = True) -> bool:
+        """Whether it was written at once; if not, a task waits for the reader and goes on from there."""
+        rest = self.begin_send(body, more=more)
+        if rest:
+            self.work(rest)
+        return rest is None
+
+    def begin_send(self, body: bytes, *, more: bool) -> Awaitable[None] | None:
+        self.sent_at = self.streams.clock
+        try:
+            return self.wire.start_send({"type": "http.response.body", "body": body, "more_body": more})
+        except (OSError, RuntimeError) as error:  # its own loss: whoever has the news goes on to the next reader
+            logger.warning("stream.write_failed", run_id=str(self.run_id), error=repr(error))
+            self.ended = True
+            self.wire.abort()
+            return None
+
+    def end(self, last_words: bytes = b"") -> None:
+        """The server sees that the answer is complete, and `receive` tells the request's task."""
+        self.ended = True
+        self.write(last_words, more=False)
+
+    def say_store_is_away(self, error: Exception) -> None:
+        logger.warning("stream.store_away", run_id=str(self.run_id), error=repr(error))
+        self.end(comment("the event store is away"))
+
+    def attend(self) -> float:
+        """Do what a silent stream, or one that is to end, needs; returns for how many seconds it needs nothing."""
+        idle = not (self.task or self.ended)
+        if idle and self.streams.draining:
+            self.end(comment("the server is restarting"))
+        left = self.sent_at + self.streams.ping_seconds - self.streams.clock
+        if left > 0:
+            return left
+        if idle:
+            self.write(PING)
+        return self.streams.ping_seconds
+
+    def work(self, rest: Awaitable[None] | None = None) -> None:
+        self.task = self.streams.waiting.spawn(self.catch_up(rest))
+
+    async def catch_up(self, rest: Awaitable[None] | None) -> None:
+        """Bring a reader up to its tail at its own pace; from there on it needs no task."""
+        try:
+            if rest:
+                await self.patiently(rest)
+            if not self.ended and self.reader:
+                await self.read_on(self.reader)
+        except TooSlow:
+            logger.info("stream.reader_dropped", run_id=str(self.run_id))
+            self.ended = True
+            self.wire.abort()
+        except (*RedisUnreachable, *PostgresUnreachable) as error:
+            self.task = None
+            self.say_store_is_away(error)
+        finally:
+            if self.task is asyncio.current_task():
+                self.task = None
+
+    async def read_on(self, reader: Reader) -> None:
+        while reader.behind and not self.wire.closing:
+            batch = await reader.fetch()
+            if batch:
+                await self.send_all(batch.frames)
+            elif not reader.over:
+                await reader.wait_for_stores()
+                await self.ping_if_silent()
+            if self.streams.draining:
+                break
+        if reader.finished:
+            await self.send_last(b"")
+        elif self.streams.draining:
+            await self.send_last(comment("the server is restarting"))
+
+    async def send_all(self, frames: bytes) -> None:
         """In slices, so that a large batch is never wholly in a socket's buffer."""
         for start in range(0, len(frames), SLICE_BYTES):
-            if not self.gone:
-                await self.write(send, frames[start : start + SLICE_BYTES])
+            await self.send(frames[start : start + SLICE_BYTES])
 
-    async def write(self, send: Send, data: bytes) -> None:
-        """Send within the time limit; a reader that does not read is dropped, its cursor is its own."""
+    async def ping_if_silent(self) -> None:
+        if self.streams.clock - self.sent_at >= self.streams.ping_seconds:
+            await self.send(PING)
+
+    async def send_last(self, words: bytes) -> None:
+        self.ended = True
+        await self.send(words, more=False)
+
+    async def send(self, body: bytes, *, more: bool = True) -> None:
+        rest = self.begin_send(body, more=more)
+        if rest:
+            await self.patiently(rest)
+
+    async def patiently(self, rest: Awaitable[None]) -> None:
+        """Wait for a reader, but not for ever: its cursor is its own. Raises: TooSlow."""
         try:
             async with asyncio.timeout(self.streams.settings.send_timeout.total_seconds()):
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+                await rest
         except TimeoutError:
-            logger.info("stream.reader_dropped", run_id=str(self.run.id))
-            self.gone = self.dropped = True
-        self.sent_at = asyncio.get_running_loop().time()
+            raise TooSlow from None
 
-    async def notice_disconnect(self, receive: Receive) -> None:
-        """One that sends more than a request may hold is dropped: nobody would notice when it leaves."""
-        try:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        except HTTPException:
-            self.dropped = True
-        self.gone = True
-        self.wake()
+
+class TooSlow(Exception):
+    """The reader does not read."""
+
+
+async def until_disconnected(receive: Receive, wire: Wire) -> None:
+    """One that sends more than a request may hold is dropped: nobody would notice when it leaves."""
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    except HTTPException:
+        wire.abort()
+        await asyncio.sleep(0)  # uvicorn must see the loss before the answer ends unfinished
 
 
 async def nothing() -> AsyncIterator[bytes]:

@@ -194,6 +194,7 @@ class StreamSettings(Section):
     send_timeout: Span = timedelta(seconds=30)
     silence: Span = timedelta(seconds=5)
     window_bytes: int = Field(256 * 1024, ge=1024)
+    windows_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     max_streams: int = Field(20_000, ge=1)
 
 

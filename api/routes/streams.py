@@ -10,13 +10,11 @@ from api.auth import resolve_caller
 from api.deps import AccountHeader, ResourcesDep, stream_user
 from api.errors import invalid
 from api.sse import EventStream, ending_comment
-from services import threads
-from services.errors import NotFound
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
-from services.runs import store, tails
-from services.runs.store import Run
+from services.runs import tails
+from services.runs.readable import Readable
 
 router = APIRouter(tags=["runs"])
 
@@ -42,16 +40,13 @@ async def stream_run(
     after = cursor(last_event_id_header, last_event_id)
     try:
         caller = await resolve_caller(resources.pool, resources.seen, user_id, account_id)
-        await threads.readable_by_run(resources.pool, caller.account_id, run_id)
-        run = await store.get(resources.pool, run_id)
-        if run is None:
-            raise NotFound(threads.MISSING_RUN)
+        run = await resources.streams.find(caller.account_id, run_id)
         if await is_read(resources.stores.of(run_id).redis, run, after):
             return Response(status_code=204)
     except (*PostgresUnreachable, *RedisUnreachable) as error:
         logger.warning("stream.store_away", run_id=str(run_id), error=repr(error))
         return ending_comment(resources.settings.streams, "a store is away")
-    return EventStream(resources.streams, run, after)
+    return EventStream(resources.streams, run.id, after)
 
 
 def cursor(header: str | None, query: str | None) -> int:
@@ -64,7 +59,7 @@ def cursor(header: str | None, query: str | None) -> int:
     return int(said)
 
 
-async def is_read(redis: Redis, run: Run, after: int) -> bool:
+async def is_read(redis: Redis, run: Readable, after: int) -> bool:
     """Whether the run has ended and its last event is at or before the cursor."""
     last = await tails.last_id(redis, run)
     return last is not None and after >= last

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from services.redis import Channels
+from services.channels import Channels
 from services.runs import keys
 from services.runs.lease import Held
 

@@ -3,18 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from typing import Any, cast
 
 from redis import exceptions
-from redis.asyncio import Redis
 
 from services.background import Background, repeat, stop
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
+from services.redis import Client, Command
 from services.redis import Unreachable as RedisUnreachable
-from services.round_trip import Command, exchange
 from services.runs import archive, events, keys
 from services.runs.archive import Block
 from services.runs.event_log import BATCH_EVENTS, EventLog
@@ -50,9 +48,8 @@ VOID = events.Event("status", {"status_type": "void"})
 class LogWriter:
     """Moves what the process's logs have pending into Redis, and their tails into Postgres."""
 
-    def __init__(self, settings: RunSettings, redis: Redis, pool: Pool, leases: Leases) -> None:
+    def __init__(self, settings: RunSettings, redis: Client, pool: Pool, leases: Leases) -> None:
         self.settings, self.redis, self.pool, self.leases = settings, redis, pool, leases
-        self.exchange = partial(exchange, redis)
         self.script = redis.register_script(APPEND)
         self.ttl_ms = int(settings.log_ttl.total_seconds() * 1000)
         self.epoch = ""
@@ -167,7 +164,7 @@ class LogWriter:
         if not batches:
             return True
         try:
-            answers = await self.exchange([self.append_of(log, batch) for log, batch in batches])
+            answers = await self.redis.ask([self.append_of(log, batch) for log, batch in batches])
         except RedisUnreachable as error:
             logger.warning("log.redis_unreachable", error=repr(error))
             self.notify_all(log for log, _ in batches)

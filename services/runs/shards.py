@@ -7,10 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from redis.asyncio import Redis
-
+from services.channels import Channels
 from services.postgres import Pool
-from services.redis import Channels, open_redis
+from services.redis import Client, open_redis
 from services.runs.doubt import Doubt
 from services.runs.lease import Held, Leases
 from services.runs.log_writer import LogWriter
@@ -27,7 +26,7 @@ class Shard:
     """One Redis server as this process uses it. Nothing in it waits for another server."""
 
     name: str
-    redis: Redis
+    redis: Client
     channels: Channels
     leases: Leases
     writer: LogWriter

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID, uuid4
 
-from redis.asyncio import Redis
-
 from services.background import Background, repeat
+from services.channels import Channels
 from services.joining import Joined
 from services.postgres import Pool, open_pool, open_upkeep_pool
-from services.redis import Channels
+from services.redis import Client
 from services.runs import lifecycle
 from services.runs.dispatch import Dispatch
 from services.runs.lease import Leases
@@ -42,7 +41,7 @@ class Stores:
         return self.shards.of(run_id)
 
     @property
-    def redis(self) -> Redis:
+    def redis(self) -> Client:
         """The home server's client, for what belongs to no run. A run's is `of(run_id).redis`; so with all below."""
         return self.shards.home.redis
 

@@ -1,207 +1,47 @@
-"""Following logs: one shared tail per run and process, fed by one subscription and one pipeline."""
+"""Following logs: one shared tail per run and process, fed by one subscription and one round trip for all."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
 
 from services.background import Background, repeat, stop
+from services.channels import Channels
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
-from services.redis import Channels
+from services.redis import Client
 from services.redis import Unreachable as RedisUnreachable
 from services.runs import archive, events, keys
-from services.runs.store import Run
+from services.runs.batches import Batch, make_batch
+from services.runs.tail import READ_EVENTS, RETRY_SECONDS, Reader, Tail, Windows
 from services.settings import StreamSettings
 
-READ_EVENTS = 500
-EVENT_BYTES = 2048
-"""How large an event is thought to be before one was seen: reads are bounded in bytes by their count."""
-RETRY_SECONDS = 0.2
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Consecutive events from id `first_id` on; `last` says that the run's last event is among them."""
-
-    first_id: int
-    events: list[bytes]
-    last: bool
-
-    @property
-    def end(self) -> int:
-        return self.first_id + len(self.events)
-
-    @cached_property
-    def frames(self) -> bytes:
-        """The batch as server-sent events, encoded once for all readers."""
-        return b"".join(
-            b"id: %d\ndata: %b\n\n" % (number, data_lines(event))
-            for number, event in enumerate(self.events, self.first_id)
-        )
-
-    def since(self, event_id: int) -> "Batch":
-        """The part from `event_id` on; the batch itself when that is all of it."""
-        skipped = event_id - self.first_id
-        return self if skipped <= 0 else Batch(event_id, self.events[skipped:], self.last)
-
-
-def data_lines(event: bytes) -> bytes:
-    """An event that a foreign producer wrote over several lines has one `data:` for each."""
-    return event if b"\n" not in event and b"\r" not in event else b"\ndata: ".join(event.splitlines())
-
-
-def make_batch(first_id: int, found: list[bytes]) -> Batch:
-    """A batch that ends with the last event, if that is among the events found."""
-    for position, event in enumerate(found):
-        if events.final_status(event):
-            return Batch(first_id, found[: position + 1], True)
-    return Batch(first_id, found, False)
-
-
-class Tail:
-    """The newest events of one run, shared by its readers in this process."""
-
-    def __init__(self, run_id: UUID, window_bytes: int) -> None:
-        self.run_id, self.window_bytes = run_id, window_bytes
-        self.end: int | None = None
-        """The id after the newest event seen, None before the first look."""
-        self.window: deque[Batch] = deque()
-        self.size = 0
-        self.mean_bytes = float(EVENT_BYTES)
-        self.over = False
-        self.expired = False
-        """Whether retention has taken all but the last event."""
-        self.gone = False
-        """Whether the run was deleted: what Redis still has of it is told, and nothing ends it."""
-        self.readers: set[Reader] = set()
-        self.heard_at = 0.0
-
-    @property
-    def read_count(self) -> int:
-        """How many events to read at once: about a window's worth."""
-        return max(1, min(READ_EVENTS, int(self.window_bytes / self.mean_bytes)))
-
-    def learn(self, found: list[bytes]) -> None:
-        self.mean_bytes = (self.mean_bytes + sum(map(len, found)) / len(found)) / 2
-
-    def extend(self, batch: Batch) -> None:
-        if not batch.events:
-            return
-        self.learn(batch.events)
-        self.window.append(batch)
-        self.end, self.over = batch.end, batch.last
-        self.size += sum(map(len, batch.events))
-        while self.size > self.window_bytes and len(self.window) > 1:
-            self.size -= sum(map(len, self.window.popleft().events))
-        for reader in tuple(self.readers):
-            reader.wake()
-
-    def give_up(self) -> None:
-        """The run was deleted, and nobody says anything of it any more."""
-        self.over = self.gone = True
-        for reader in tuple(self.readers):
-            reader.wake()
-
-    def held(self, event_id: int) -> Iterator[Batch]:
-        """What the window holds from `event_id` on; nothing when that is older than the window."""
-        if not self.window or event_id < self.window[0].first_id:
-            return
-        for batch in self.window:
-            if batch.end > event_id:
-                yield batch.since(event_id)
-
-
-def wake(tails: Iterable[Tail]) -> None:
-    for reader in [reader for tail in tails for reader in tail.readers]:
-        reader.wake()
-
-
-async def answers_of(pipeline: Pipeline, nothing: Any) -> list[Any]:
-    """The answers; `nothing` for a key that somebody has put something else for: the others are read all the same.
-
-    Raises: redis errors when Redis cannot be asked.
-    """
-    answers = await pipeline.execute(raise_on_error=False)
-    for answer in answers:
-        if isinstance(answer, RedisUnreachable):
-            raise answer
-    refused = [answer for answer in answers if isinstance(answer, ResponseError)]
-    if refused:
-        logger.error("tails.unreadable", count=len(refused), error=repr(refused[0]))
-    return [nothing if isinstance(answer, ResponseError) else answer for answer in answers]
-
-
-class Reader:
-    """One follower: a cursor and a wake-up, no buffer of its own."""
-
-    def __init__(self, tails: "Tails", tail: Tail, cursor: int) -> None:
-        self.tails, self.tail, self.cursor = tails, tail, cursor
-        self.over = False
-        self.waiter: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        if self.waiter and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    async def next(self) -> Batch | None:
-        """The next events, or None when somebody woke the reader for another reason.
-
-        Raises: redis or asyncpg errors when neither store can be read.
-        """
-        if self.over:
-            return None
-        if self.tail.over and not self.behind:
-            self.over = True  # the cursor was beyond the last event
-            return None
-        batch = self.newest()
-        if batch is None and self.behind:
-            batch = await self.tails.read(self.tail, self.cursor)
-            if batch is None and self.tail.gone:
-                self.over = True
-            elif batch is None:
-                await asyncio.sleep(RETRY_SECONDS)  # Redis lost it, and it is not archived or refilled yet
-        elif batch is None:
-            await self.sleep()
-            batch = self.newest()
-        if batch:
-            self.cursor, self.over = batch.end, batch.last
-        return batch
-
-    def newest(self) -> Batch | None:
-        return next(self.tail.held(self.cursor), None)
-
-    @property
-    def behind(self) -> bool:
-        return self.tail.end is not None and self.cursor < self.tail.end
-
-    async def sleep(self) -> None:
-        self.waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self.waiter
-        finally:
-            self.waiter = None
+TOLD_AT_ONCE = 256
+"""How many readers are told before the loop does something else."""
+LOOKED_AT_ONCE = 200
+READ_BACK_BYTES = 64 * 1024
+"""How much one that is behind reads at once: thousands of them may be slow at the same time."""
+READ_BACK_AT_ONCE = 4
+LOOKED_UP_AT_ONCE = 500
 
 
 class Tails:
-    """All tails of a process. Follow with `follow`; nothing else is needed."""
+    """All tails of a process. Follow with `follow`, or with `join` and `leave`; nothing else is needed."""
 
-    def __init__(self, settings: StreamSettings, redis: Redis, pool: Pool, channels: Channels) -> None:
+    def __init__(self, settings: StreamSettings, redis: Client, pool: Pool, channels: Channels) -> None:
         self.settings, self.redis, self.pool, self.channels = settings, redis, pool, channels
+        self.windows = Windows(settings.window_bytes, settings.windows_bytes)
         self.tails: dict[UUID, Tail] = {}
         self.dirty: dict[Tail, None] = {}
         self.news = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
         self.looks = Background()
+        self.reads = asyncio.Semaphore(READ_BACK_AT_ONCE)
 
     def open(self) -> None:
         self.tasks = [
@@ -215,33 +55,64 @@ class Tails:
 
     @asynccontextmanager
     async def follow(self, run_id: UUID, *, after: int = -1) -> AsyncIterator[Reader]:
+        """`join` for the length of the block."""
+        reader = await self.join(run_id, after=after)
+        try:
+            yield reader
+        finally:
+            self.leave(reader)
+
+    async def join(self, run_id: UUID, *, after: int = -1, on_news: Callable[[], None] | None = None) -> Reader:
         """A reader of the run's events with ids above `after`: subscribed first, then read, each once, in order.
 
-        Raises: redis ConnectionError when the subscription is not confirmed.
+        Whoever joins must leave. Raises: redis ConnectionError when the subscription is not confirmed.
         """
         tail = self.tails.get(run_id)
         if tail is None:
-            tail = self.tails[run_id] = Tail(run_id, self.settings.window_bytes)
-        reader = Reader(self, tail, after + 1)
+            tail = self.tails[run_id] = Tail(run_id, self.windows, self.mark)
+        reader = Reader(tail, after + 1, self.read, on_news)
         tail.readers.add(reader)
         try:
-            async with self.channels.listen(
-                keys.news(run_id), on_message=self.hear(tail), on_reset=lambda: self.mark(tail)
-            ):
-                self.mark(tail)
-                yield reader
-        finally:
-            tail.readers.discard(reader)
-            if not tail.readers and self.tails.get(run_id) is tail:
-                del self.tails[run_id]
-                self.dirty.pop(tail, None)
+            await self.channels.add(keys.news(run_id), tail.listener)
+        except BaseException:
+            self.leave(reader)
+            raise
+        self.mark(tail)
+        return reader
 
-    def hear(self, tail: Tail) -> Callable[[bytes], None]:
-        return lambda _: self.mark(tail)
+    def leave(self, reader: Reader) -> None:
+        tail = reader.tail
+        tail.readers.discard(reader)
+        if not tail.readers and self.tails.get(tail.run_id) is tail:
+            del self.tails[tail.run_id]
+            self.dirty.pop(tail, None)
+            self.windows.forget(tail)
+            self.channels.remove(keys.news(tail.run_id), tail.listener)
+            del tail.listener  # each knows the other
 
     def mark(self, tail: Tail) -> None:
         self.dirty[tail] = None
         self.news.set()
+
+    def tell(self, tail: Tail) -> None:
+        """Wake all readers of a tail; many of them in slices, beside everything else."""
+        if len(tail.readers) <= TOLD_AT_ONCE:
+            for reader in tuple(tail.readers):
+                reader.wake()
+            return
+        tail.untold = True
+        if not tail.telling:
+            tail.telling = True
+            self.looks.spawn(self.tell_in_slices(tail))
+
+    async def tell_in_slices(self, tail: Tail) -> None:
+        while tail.untold:
+            tail.untold = False
+            for count, reader in enumerate(tuple(tail.readers), 1):
+                reader.wake()
+                if count % TOLD_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        tail.telling = False
 
     async def read_marked(self) -> None:
         """Wait for news, then read them all; what could not be read is marked again."""
@@ -258,64 +129,82 @@ class Tails:
                 self.mark(tail)
 
     async def read_news(self, tails: list[Tail]) -> None:
-        """One LRANGE for each run that has news, all in one round trip."""
+        """One LRANGE for each run that has news, all of them (or as many as memory should hold) in one round trip."""
         fresh = [tail for tail in tails if tail.end is None]
         if fresh:
             await self.find_ends(fresh)
-        if not tails:
-            return
-        looks = [(tail, tail.end or 0, tail.read_count) for tail in tails]
-        pipeline = self.redis.pipeline(transaction=False)
-        for tail, end, count in looks:
-            pipeline.lrange(keys.responses(tail.run_id), end, end + count - 1)
+        for first in range(0, len(tails), LOOKED_AT_ONCE):
+            await self.read_lists(tails[first : first + LOOKED_AT_ONCE])
+
+    async def read_lists(self, tails: list[Tail]) -> None:
+        looks = [(tail, tail.end or 0, tail.count_in(self.settings.window_bytes)) for tail in tails]
+        answers = await self.ask([("LRANGE", tail.key, end, end + count - 1) for tail, end, count in looks], [])
         now = asyncio.get_running_loop().time()
-        for (tail, end, count), found in zip(looks, await answers_of(pipeline, []), strict=True):
+        for (tail, end, count), found in zip(looks, answers, strict=True):
             if found:
                 tail.heard_at = now
                 self.extend(tail, end, found)
             if len(found) == count:
                 self.mark(tail)
 
+    async def ask(self, commands: Sequence[tuple[str | int, ...]], nothing: Any) -> list[Any]:
+        """The answers; `nothing` for a key that somebody has put something else for: the others are read all the same.
+
+        Raises: redis errors when Redis cannot be asked.
+        """
+        answers = await self.redis.ask(commands)
+        for answer in answers:
+            if isinstance(answer, RedisUnreachable):
+                raise answer
+        refused = [answer for answer in answers if isinstance(answer, ResponseError)]
+        if not refused:
+            return answers
+        logger.error("tails.unreadable", count=len(refused), error=repr(refused[0]))
+        return [nothing if isinstance(answer, ResponseError) else answer for answer in answers]
+
     def extend(self, tail: Tail, first_id: int, found: list[bytes]) -> None:
         """Add what was read from `first_id` on, unless another look was faster."""
         if tail.end == first_id:
             tail.extend(make_batch(first_id, found))
+            self.tell(tail)
 
     async def find_ends(self, tails: list[Tail]) -> None:
         """Where a tail begins: a little before the list's end; older events each reader reads for itself."""
-        pipeline = self.redis.pipeline(transaction=False)
-        for tail in tails:
-            pipeline.llen(keys.responses(tail.run_id))
-        lengths = await answers_of(pipeline, 0)
+        lengths = await self.ask([("LLEN", tail.key) for tail in tails], 0)
         for tail, length in zip(tails, lengths, strict=True):
             tail.end = max(length - READ_EVENTS, 0)
         self.looks.spawn(self.look_up([tail for tail, length in zip(tails, lengths, strict=True) if length == 0]))
-        wake(tails)
+        for tail in tails:
+            self.tell(tail)
 
     async def look_up(self, tails: list[Tail]) -> None:
         """What the rows say of logs that Redis does not have; beside the reading of the others, which need no row."""
         try:
-            await self.check(tails)
+            for first in range(0, len(tails), LOOKED_UP_AT_ONCE):
+                await self.check(tails[first : first + LOOKED_UP_AT_ONCE])
         except PostgresUnreachable as error:
             logger.warning("tails.postgres_unreachable", error=repr(error))
 
     async def read(self, tail: Tail, first_id: int) -> Batch | None:
         """Events from `first_id` on for one reader that is behind the window: Redis first, else the archive."""
-        found = await self.read_list(tail, first_id)
-        if not found:
-            found = await archive.read(self.pool, tail.run_id, first_id, blocks=1)
-        if found:
-            tail.learn(found)
+        async with self.reads:
+            found = await self.read_list(tail, first_id)
+            if not found:
+                found = await archive.read(self.pool, tail.run_id, first_id, blocks=1)
         if not found and tail.over and not tail.gone:
             await self.check_expired(tail)
         if not found and tail.expired:
-            return tail.window[-1]
-        return make_batch(first_id, found) if found else None
+            return tail.last
+        if not found:
+            return None
+        batch = make_batch(first_id, found)
+        tail.learn(batch)
+        return batch
 
     async def read_list(self, tail: Tail, first_id: int) -> list[bytes]:
-        key, last_id = keys.responses(tail.run_id), first_id + tail.read_count - 1
+        last_id = first_id + tail.count_in(READ_BACK_BYTES) - 1
         try:
-            return cast(list[bytes], await self.redis.lrange(key, first_id, last_id))
+            return cast(list[bytes], await self.redis.lrange(tail.key, first_id, last_id))
         except RedisUnreachable:
             return []
 
@@ -329,10 +218,8 @@ class Tails:
             self.mark(tail)
         await self.look_up(silent)
 
-    async def check(self, tails: list[Tail]) -> None:
+    async def check(self, tails: Sequence[Tail]) -> None:
         """Read from the archive what it has and the list has not; when both are gone, say the end of the row."""
-        if not tails:
-            return
         rows = await self.pool.fetch(
             "SELECT id, archived_events, event_count, status, error FROM agent_runs WHERE id = ANY($1)",
             [tail.run_id for tail in tails],
@@ -341,10 +228,11 @@ class Tails:
         for tail in tails:
             row = ends.get(tail.run_id)
             if row is None:
-                tail.give_up()
+                tail.over = tail.gone = True
+                self.tell(tail)
             if row and tail.end == 0 and not tail.window:
                 tail.end = max(row["archived_events"] - READ_EVENTS, 0)
-                wake([tail])
+                self.tell(tail)
             while row and not tail.over and tail.end is not None and tail.end < row["archived_events"]:
                 end = tail.end
                 found = await archive.read(self.pool, tail.run_id, end)
@@ -353,6 +241,7 @@ class Tails:
                 elif row["event_count"] is not None:
                     tail.expired = True
                     tail.extend(Batch(row["event_count"] - 1, [events.last_event(row["status"], row["error"])], True))
+                    self.tell(tail)
                 else:
                     break
 
@@ -370,7 +259,18 @@ class Tails:
         )
 
 
-async def last_id(redis: Redis, run: Run) -> int | None:
+class Ended(Protocol):
+    """What a row says of the end of its run."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def final(self) -> bool: ...
+    @property
+    def event_count(self) -> int | None: ...
+
+
+async def last_id(redis: Redis, run: Ended) -> int | None:
     """The id of the last event of a run that has ended and said so, or None while readers may still wait for it."""
     if run.event_count is not None:
         return run.event_count - 1

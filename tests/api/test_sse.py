@@ -1,10 +1,13 @@
 """The stream of a run over a real uvicorn. Its log is written here, as any foreign producer may: RPUSH, PUBLISH new."""
 
 import asyncio
+import ctypes
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -13,6 +16,7 @@ from redis.asyncio import Redis
 from sse_starlette.sse import AppStatus
 
 from api.app import create_app
+from api.sse import Streams, room_for_streams
 from services.postgres import Pool
 from services.settings import Settings, StreamSettings
 from tests.acceptance.client import Client, Event, until
@@ -27,6 +31,7 @@ STREAMS = StreamSettings(
     window_bytes=4096,
     max_streams=8,
 )
+SO_ATTACH_FILTER, BPF_RETURN = 26, 0x06
 LAST = {"type": "status", "status": "stopped", "message": "The run was stopped."}
 
 
@@ -303,6 +308,24 @@ async def test_readers_of_a_run_share_one_subscription_which_goes_with_the_last(
     await until(left)
 
 
+async def test_readers_of_a_run_share_its_reads_and_need_no_task_once_they_have_caught_up(
+    server: Server, ann: Client, live: str, redis: Redis
+) -> None:
+    open_streams: Streams = cast(Any, server.config.loaded_app).app.state.resources.streams
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(ann.stream(live)) for _ in range(STREAMS.max_streams)]
+        await say(redis, live, *numbered(0, 1))
+        await asyncio.gather(*(stream.take(1) for stream in streams))
+        await eventually(lambda: len(open_streams.open_streams) == STREAMS.max_streams)
+        await redis.config_resetstat()
+        for number in range(1, 21):
+            await say(redis, live, *numbered(number, 1))
+            await asyncio.gather(*(stream.take(1) for stream in streams))
+        reads = (await redis.info("commandstats"))["cmdstat_lrange"]["calls"]
+        assert reads < 2 * 20, "about one for each event (and one now and then, to be sure)"
+        assert not open_streams.waiting.tasks
+
+
 async def test_too_many_streams_are_told_to_come_again_and_find_room_later(
     ann: Client, live: str, redis: Redis
 ) -> None:
@@ -380,6 +403,50 @@ async def test_a_reader_that_was_dropped_costs_no_connection(
         await eventually(lambda: server.server_state.connections, says="it did not connect")
         await eventually(lambda: not server.server_state.connections, says="a reader that sleeps keeps its connection")
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def vanish(connection: socket.socket) -> None:
+    """Acknowledge nothing from now on, and say nothing: the peer of a cut cable (socket(7), SO_ATTACH_FILTER)."""
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+    program = struct.pack("HL", 1, ctypes.addressof(drop_all))
+    connection.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+async def test_a_reader_that_vanished_without_a_word_is_dropped(server: Server, ann: Client, live: str) -> None:
+    await ann.http.aclose()
+    async with asleep(server, ann, live) as sleeper:
+        assert await asyncio.get_running_loop().sock_recv(sleeper, 1 << 16)
+        vanish(sleeper)
+        assert server.server_state.connections
+        await eventually(lambda: not server.server_state.connections, within=10, says="a vanished reader is kept")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_reader_that_vanished_is_gone_within_a_minute(settings: Settings, ann: Client, live: str) -> None:
+    """With the durations that an operator gets."""
+    async with serving(settings) as server, asleep(server, ann, live) as sleeper:
+        assert await asyncio.get_running_loop().sock_recv(sleeper, 1 << 16)
+        vanish(sleeper)
+        await eventually(lambda: not server.server_state.connections, within=60, says="a vanished reader is kept")
+
+
+@pytest.mark.parametrize(("open_files", "streams"), [(1024, 822), (20_000, 17_900), (65_536, 58_883)])
+def test_some_of_the_files_that_may_be_open_are_kept_for_everything_else(open_files: int, streams: int) -> None:
+    assert room_for_streams(open_files) == streams
+
+
+async def test_a_slow_reader_costs_no_more_than_a_slice_and_delays_nobody(
+    server: Server, ann: Client, live: str, redis: Redis
+) -> None:
+    async with asleep(server, ann, live), ann.stream(live) as other:
+        for first in range(0, 4000, 100):
+            began = asyncio.get_running_loop().time()
+            await say(redis, live, *numbered(first, 100, padding=1000))
+            assert len(await other.take(100)) == 100
+            assert asyncio.get_running_loop().time() - began < 2.5, "it had to wait for one that does not read"
+            held = [protocol.transport.get_write_buffer_size() for protocol in server.server_state.connections]
+            assert max(held) < 512 * 1024
 
 
 async def test_a_reader_that_sends_more_than_a_request_may_hold_is_dropped(

@@ -14,7 +14,21 @@ from services.embedded.cli import on_state
 from services.embedded.console import Console, fail
 from services.embedded.foreground import TERMINATED
 from services.embedded.state import DEFAULT
-from tests.benchmarks import burst, chaos, chunks, command_line, queries, readers, simulate, start, stop, table, write
+from tests.benchmarks import (
+    burst,
+    chaos,
+    chunks,
+    command_line,
+    idle,
+    queries,
+    readers,
+    simulate,
+    start,
+    stop,
+    stream,
+    table,
+    write,
+)
 from tests.benchmarks.benchmark import Benchmark
 from tests.benchmarks.circumstances import machine
 from tests.benchmarks.progress import Progress
@@ -26,6 +40,8 @@ BENCHMARKS = (
     chaos.BENCHMARK,
     chunks.BENCHMARK,
     queries.BENCHMARK,
+    stream.BENCHMARK,
+    idle.BENCHMARK,
     simulate.BENCHMARK,
     start.BENCHMARK,
     burst.BENCHMARK,

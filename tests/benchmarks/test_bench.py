@@ -105,6 +105,29 @@ async def test_lists_are_measured_on_a_filled_database(bench: Bench, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("stream", "--readers", "4", "--seconds", "1", "--rounds", "1"),
+        ("idle", "--streams", "20", "--seconds", "2", "--rounds", "1", "--ordinary", "4", "--reference", "4"),
+    ],
+    ids=["stream", "idle"],
+)
+async def test_streams_are_measured_beside_their_limit_and_the_reference(
+    bench: Bench, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    process = bench(*arguments, "--broker", "redis", "--json", "figures.json", "--svg", "plot.svg")
+    output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)
+    assert process.returncode == 0, output
+    rows = orjson.loads((tmp_path / "figures.json").read_bytes())["rows"]
+    assert len({row["group"] for row in rows}) == 2
+    costs = [row for row in rows if row["name"] == "server's CPU per delivered event"]
+    assert all(row["limit"] > 0 and row["longrun"] > 0 and row["reference"] > 0 for row in costs)
+    assert all(row["longrun"] == 0 for row in rows if row["name"] == "gaps")
+    assert all(0 < row["longrun"] <= 8 for row in rows if row["name"] == "server's connections to Redis")
+
+
+@pytest.mark.slow
 async def test_the_model_of_a_fleet_is_held_against_a_small_system(bench: Bench, tmp_path: Path) -> None:
     process = bench("simulate", "--small-runs", "40", "--runs", "100", "--readers", "1000", "--json", "figures.json")
     output, _ = await asyncio.to_thread(process.communicate, timeout=WITHIN_SECONDS)

@@ -73,25 +73,25 @@ BREAKS = (
         "LRANGE before SUBSCRIBE, and nothing read after it",
         "services/runs/tails.py",
         """\
-            async with self.channels.listen(
-                keys.news(run_id), on_message=self.hear(tail), on_reset=lambda: self.mark(tail)
-            ):
-                self.mark(tail)
-                yield reader
+            await self.channels.add(keys.news(run_id), tail.listener)
+        except BaseException:
+            self.leave(reader)
+            raise
+        self.mark(tail)
 """,
         """\
             await self.read_news([tail])
-            async with self.channels.listen(
-                keys.news(run_id), on_message=self.hear(tail), on_reset=lambda: self.mark(tail)
-            ):
-                yield reader
+            await self.channels.add(keys.news(run_id), tail.listener)
+        except BaseException:
+            self.leave(reader)
+            raise
 """,
         f"{TAILS}::test_the_last_word_said_while_a_reader_subscribes_is_heard_at_once",
     ),
     Break(
         "nothing is read again after a reconnect",
-        "services/runs/tails.py",
-        "on_reset=lambda: self.mark(tail)",
+        "services/runs/tail.py",
+        "on_reset=lambda: mark(self)",
         "on_reset=lambda: None",
         f"{TAILS}::test_what_nobody_announced_is_found_when_the_subscription_comes_back",
     ),

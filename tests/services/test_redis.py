@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from redis import exceptions
 from redis.asyncio import Redis
 
-from services.redis import Channels, Parser, ServerUnfit, Unreachable, open_redis
+from services.channels import Channels
+from services.redis import Parser, ServerUnfit, Unreachable, open_redis
 from services.settings import RedisSettings, Settings
 from tests.private import private_valkey
 from tests.proxy import Proxy
@@ -286,7 +287,7 @@ async def test_a_server_that_is_busy_with_a_script_counts_as_unreachable_and_com
             endless = asyncio.ensure_future(server.admin.eval("while true do end", 0))
             await eventually(lambda: says_busy(client), within=5)
             await eventually(lambda: channels.pubsub is None, within=5, says="the subscription did not notice")
-            await client.execute_command("SCRIPT", "KILL")
+            await client.script_kill()
             with pytest.raises(exceptions.ResponseError):
                 await endless
             assert await client.ping()

@@ -4,11 +4,9 @@ from datetime import timedelta
 
 import pytest
 from pydantic import SecretStr
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from services.redis import Unreachable, open_redis
-from services.round_trip import exchange
+from services.redis import Client, Unreachable, open_redis
 from services.settings import RedisSettings, Settings
 from tests.proxy import Proxy
 
@@ -20,7 +18,7 @@ async def proxy(settings: Settings) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def far(proxy: Proxy) -> AsyncIterator[Redis]:
+async def far(proxy: Proxy) -> AsyncIterator[Client]:
     """A client with one connection and half a second's patience."""
     half = timedelta(seconds=0.5)
     settings = RedisSettings(url=SecretStr(proxy.url), socket_timeout=half, connect_timeout=half)
@@ -29,7 +27,7 @@ async def far(proxy: Proxy) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-async def test_answers_stand_in_the_order_of_their_commands_and_a_refused_one_refuses_no_other(redis: Redis) -> None:
+async def test_answers_stand_in_the_order_of_their_commands_and_a_refused_one_refuses_no_other(redis: Client) -> None:
     commands = [
         ("SET", "key", "value", "EX", 60),
         ("RPUSH", "key", b"x"),
@@ -37,42 +35,42 @@ async def test_answers_stand_in_the_order_of_their_commands_and_a_refused_one_re
         ("EVAL", "return {'ok', 7}", 0),
         ("GET", "key"),
     ]
-    done, refused, unknown, script, value = await exchange(redis, commands)
+    done, refused, unknown, script, value = await redis.ask(commands)
     assert (done, script, value) == (b"OK", [b"ok", 7], b"value")
     assert isinstance(refused, ResponseError)
     assert isinstance(unknown, NoScriptError)
 
 
-async def test_words_of_every_kind_and_size_arrive_as_they_are(redis: Redis) -> None:
+async def test_words_of_every_kind_and_size_arrive_as_they_are(redis: Client) -> None:
     words = (b"", b"\r\n\x00", "é", 7, b"x" * 2_000_000)
     commands = [("RPUSH", "list", *words), ("LRANGE", "list", 0, -1), ("DEL", "list")]
-    assert await exchange(redis, commands) == [5, [b"", b"\r\n\x00", "é".encode(), b"7", b"x" * 2_000_000], 1]
+    assert await redis.ask(commands) == [5, [b"", b"\r\n\x00", "é".encode(), b"7", b"x" * 2_000_000], 1]
 
 
-async def test_answers_that_come_too_late_are_no_later_commands_answers(far: Redis, proxy: Proxy) -> None:
-    assert await exchange(far, [("SET", "a", "1", "EX", 60), ("SET", "b", "2", "EX", 60)]) == [b"OK", b"OK"]
+async def test_answers_that_come_too_late_are_no_later_commands_answers(far: Client, proxy: Proxy) -> None:
+    assert await far.ask([("SET", "a", "1", "EX", 60), ("SET", "b", "2", "EX", 60)]) == [b"OK", b"OK"]
     proxy.stall()
     with pytest.raises(Unreachable):
-        await exchange(far, [("GET", "a")])
+        await far.ask([("GET", "a")])
     proxy.restore()
-    assert await exchange(far, [("GET", "b")]) == [b"2"]
+    assert await far.ask([("GET", "b")]) == [b"2"]
 
 
-async def test_one_that_is_cancelled_leaves_no_answers_behind(far: Redis, proxy: Proxy) -> None:
-    await exchange(far, [("SET", "a", "1", "EX", 60), ("SET", "b", "2", "EX", 60)])
+async def test_one_that_is_cancelled_leaves_no_answers_behind(far: Client, proxy: Proxy) -> None:
+    await far.ask([("SET", "a", "1", "EX", 60), ("SET", "b", "2", "EX", 60)])
     proxy.lose_replies()
-    asking = asyncio.create_task(exchange(far, [("GET", "a")]))
+    asking = asyncio.create_task(far.ask([("GET", "a")]))
     await asyncio.sleep(0.1)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     proxy.restore()
-    assert await exchange(far, [("GET", "b")]) == [b"2"]
+    assert await far.ask([("GET", "b")]) == [b"2"]
 
 
-async def test_a_connection_that_breaks_between_two_answers_is_told_and_replaced(far: Redis, proxy: Proxy) -> None:
-    await exchange(far, [("SET", "a", "1", "EX", 60)])
+async def test_a_connection_that_breaks_between_two_answers_is_told_and_replaced(far: Client, proxy: Proxy) -> None:
+    await far.ask([("SET", "a", "1", "EX", 60)])
     proxy.cut_after(3)
     with pytest.raises(Unreachable):
-        await exchange(far, [("GET", "a"), ("GET", "a")])
-    assert await exchange(far, [("GET", "a")]) == [b"1"]
+        await far.ask([("GET", "a"), ("GET", "a")])
+    assert await far.ask([("GET", "a")]) == [b"1"]

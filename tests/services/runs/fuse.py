@@ -9,9 +9,9 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from services.channels import Channels, Listener
 from services.postgres import Pool
-from services.redis import Channels, Listener, open_redis
-from services.round_trip import Command, exchange
+from services.redis import Client, Command, open_redis
 from services.settings import RedisSettings
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Server:
         return answer
 
 
-class FusedRedis(Redis):
+class FusedRedis(Client):
     fuse: Fuse
     server: Server
     origin: Redis
@@ -101,6 +101,10 @@ class FusedRedis(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         run: Any = super().execute_command
         return await self.fuse.guard(lambda: run(*args, **options), lost_redis())
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        run = super().ask
+        return await self.fuse.guard(lambda: run(commands), lost_redis())
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "FusedPipeline":
         pipeline = FusedPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
@@ -123,10 +127,6 @@ def fused_redis(settings: RedisSettings, fuse: Fuse, server: Server) -> FusedRed
     client = cast(FusedRedis, FusedRedis.from_pool(origin.connection_pool))
     client.fuse, client.server, client.origin = fuse, server, origin
     return client
-
-
-def fused_exchange(redis: Redis, fuse: Fuse) -> Callable[[Sequence[Command]], Awaitable[list[Any]]]:
-    return lambda commands: fuse.guard(lambda: exchange(redis, commands), lost_redis())
 
 
 def fused_channels(settings: RedisSettings, fuse: Fuse) -> Channels:

@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from services.postgres import transaction
-from services.round_trip import Command
+from services.redis import Command
 from services.runs import archive, events, keys, lifecycle, log_writer
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.events import Event
@@ -105,16 +105,16 @@ async def test_what_does_not_fit_into_one_round_trip_comes_with_the_next(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_writer, "ROUND_TRIP_BYTES", 20_000)
-    sent, exchange = list[int](), stores.writer.exchange
+    sent, ask = list[int](), stores.redis.ask
 
     async def count(commands: Sequence[Command]) -> list[Any]:
         sent.append(len(commands))
-        return await exchange(commands)
+        return await ask(commands)
 
     async with AsyncExitStack() as stack:
         drivers = [await stack.enter_async_context(driving(stores)) for _ in range(5)]
         await asyncio.gather(*(driver.archived() for driver in drivers))
-        monkeypatch.setattr(stores.writer, "exchange", count)
+        monkeypatch.setattr(stores.redis, "ask", count)
         for driver in drivers:
             await driver.log.append(*(chunk(driver.run, f"{number} {'x' * 10_000}") for number in range(3)))
         for driver in drivers:

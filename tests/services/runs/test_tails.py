@@ -1,6 +1,5 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from random import Random
 from typing import Any, TypeVar
@@ -8,9 +7,10 @@ from uuid import UUID
 
 import pytest
 
+from services.channels import Listener
 from services.runs import events, keys, lifecycle, tails
+from services.runs.batches import Batch, make_batch
 from services.runs.stores import Stores, open_stores
-from services.runs.tails import Batch, make_batch
 from services.settings import Settings
 from tests.proxy import Proxy
 from tests.services.runs.conftest import reaching_redis_by
@@ -103,15 +103,13 @@ async def test_the_last_word_said_while_a_reader_subscribes_is_heard_at_once(
 ) -> None:
     async with open_stores(never_looking(settings)) as other, driving(stores) as driver:
         await driver.say("first")
-        listen = other.channels.listen
+        add = other.channels.add
 
-        @asynccontextmanager
-        async def listen_late(*arguments: Any, **options: Any) -> AsyncIterator[None]:
+        async def add_late(name: str, listener: Listener) -> None:
             await finish(driver)
-            async with listen(*arguments, **options):
-                yield
+            await add(name, listener)
 
-        monkeypatch.setattr(other.channels, "listen", listen_late)
+        monkeypatch.setattr(other.channels, "add", add_late)
         seen = await within(5, read_all(other, driver.run.id))
         assert_each_once(seen, await listed(stores, driver.run.id))
 

@@ -29,7 +29,7 @@ from services.runs.store import Run
 from services.runs.stores import Stores, open_stores
 from services.settings import RunSettings, Settings, StreamSettings
 from tests.services.runs import seeds
-from tests.services.runs.fuse import Fuse, Killed, Server, fused_channels, fused_exchange, fused_pool, fused_redis
+from tests.services.runs.fuse import Fuse, Killed, Server, fused_channels, fused_pool, fused_redis
 from tests.services.runs.ledger import Ledger, Sight, token
 from worker import endings, runner, sweeper
 from worker.attempt import Attempt
@@ -186,7 +186,6 @@ class Node:
         for task in loops:
             task.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
-        opened.writer.exchange = fused_exchange(opened.redis, self.fuse)  # type: ignore[assignment]
         await opened.dispatch.publisher.close()
         opened.dispatch.publisher = cast(Publisher, self.world.queue)
         self.process = Process(settings, opened, http)
