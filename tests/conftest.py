@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from xdist.remote import Producer
 
 from services.postgres import Pool, open_pool
 from services.redis import open_redis
@@ -22,7 +23,7 @@ from services.runs.stores import Stores, open_stores
 from services.sandbox.protocol import SandboxProvider
 from services.sandbox.providers import make_provider
 from services.settings import BrokerSettings, PostgresSettings, RedisSettings, RunSettings, Settings
-from tests.lanes import OwnStores, stores_of_this_lane
+from tests.lanes import FromBothEnds, OwnStores, stores_of_this_lane
 
 if TYPE_CHECKING:
     from tests.acceptance.operators import Deployment
@@ -55,9 +56,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = bool(config.getoption("--slow"))
-    chosen = [item for item in items if (item.get_closest_marker("slow") is not None) == wanted]
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = chosen
+    parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        parts[item.get_closest_marker("slow") is not None].append(item)
+    config.hook.pytest_deselected(items=parts[not wanted])
+    items[:] = parts[wanted]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if own := session.config.stash.get(lane, None):
+        own.ready()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FromBothEnds:
+    return FromBothEnds(config, log)
 
 
 used = pytest.StashKey[list["Deployment"]]()
