@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -23,6 +22,8 @@ from services.runs.stores import Stores, open_stores
 from services.sandbox.protocol import SandboxProvider
 from services.sandbox.providers import make_provider
 from services.settings import BrokerSettings, PostgresSettings, RedisSettings, RunSettings, Settings
+from tests import databases
+from tests.databases import Databases
 from tests.lanes import FromBothEnds, OwnStores, stores_of_this_lane
 
 if TYPE_CHECKING:
@@ -113,18 +114,21 @@ def template() -> Iterator[str]:
 
 
 async def administer(*statements: str) -> None:
-    conn = await asyncpg.connect(named("DATABASE_URL"))
-    for statement in statements:
-        await conn.execute(statement)
-    await conn.close()
+    await databases.administer(named("DATABASE_URL"), *statements)
+
+
+@pytest.fixture(scope="session")
+def copies(template: str) -> Iterator[Databases]:
+    copies = Databases(named("DATABASE_URL"), template)
+    yield copies
+    copies.close()
 
 
 @pytest.fixture
-async def database_url(template: str) -> AsyncIterator[str]:
-    name = f"longrun_test_{uuid4().hex[:12]}"
-    await administer(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield with_path(named("DATABASE_URL"), name)
-    await administer(f"DROP DATABASE {name} WITH (FORCE)")
+def database_url(copies: Databases) -> Iterator[str]:
+    """A database that holds nothing but the schema, whatever the test before did to its own."""
+    with copies.lent() as name:
+        yield with_path(named("DATABASE_URL"), name)
 
 
 @pytest.fixture
