@@ -1,6 +1,9 @@
 """The one HTTP client of a process (TRAPS 30): pooled, with bounded waits."""
 
-from httpx2 import AsyncClient, Limits, Timeout
+import ssl
+from functools import lru_cache
+
+from httpx2 import AsyncClient, Limits, Timeout, create_ssl_context
 
 from services.settings import Settings
 
@@ -12,7 +15,14 @@ def open_client(settings: Settings) -> AsyncClient:
 
     A read waits as long as a silent model may (LLM_IDLE_TIMEOUT); callers with less patience pass their own timeout.
     """
-    return AsyncClient(limits=LIMITS, timeout=timeouts(settings), headers={"User-Agent": "longrun"})
+    headers = {"User-Agent": "longrun"}
+    return AsyncClient(limits=LIMITS, timeout=timeouts(settings), headers=headers, verify=tls())
+
+
+@lru_cache(maxsize=1)
+def tls() -> ssl.SSLContext:
+    """One for all clients of a process: its certificates take 20 ms and memory to load."""
+    return create_ssl_context()
 
 
 def timeouts(settings: Settings) -> Timeout:

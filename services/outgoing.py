@@ -3,17 +3,17 @@
 import asyncio
 import re
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from functools import lru_cache, partial
+from functools import partial
 
 import httpcore2
 import httpx2
 from httpcore2 import SOCKET_OPTION, AnyIOBackend, AsyncNetworkBackend, AsyncNetworkStream
 
 from services.addresses import Address, Reach, parse, reach
+from services.http import tls
 from services.settings import OutgoingSettings, Settings
 
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
@@ -134,12 +134,6 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
 
 def describes_body(header: str) -> bool:
     return header.lower() in ("content-encoding", "content-length", "transfer-encoding")
-
-
-@lru_cache(maxsize=1)
-def tls() -> ssl.SSLContext:
-    """One for all guarded clients: its certificates take milliseconds and memory to load."""
-    return httpx2.create_ssl_context()
 
 
 class GuardedNetwork(AsyncNetworkBackend):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from xdist.remote import Producer
 
 from services.postgres import Pool, open_pool
 from services.redis import open_redis
@@ -22,7 +22,9 @@ from services.runs.stores import Stores, open_stores
 from services.sandbox.protocol import SandboxProvider
 from services.sandbox.providers import make_provider
 from services.settings import BrokerSettings, PostgresSettings, RedisSettings, RunSettings, Settings
-from tests.lanes import OwnStores, stores_of_this_lane
+from tests import databases
+from tests.databases import Databases
+from tests.lanes import FromBothEnds, OwnStores, stores_of_this_lane
 
 if TYPE_CHECKING:
     from tests.acceptance.operators import Deployment
@@ -55,9 +57,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = bool(config.getoption("--slow"))
-    chosen = [item for item in items if (item.get_closest_marker("slow") is not None) == wanted]
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = chosen
+    parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        parts[item.get_closest_marker("slow") is not None].append(item)
+    config.hook.pytest_deselected(items=parts[not wanted])
+    items[:] = parts[wanted]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if own := session.config.stash.get(lane, None):
+        own.ready()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FromBothEnds:
+    return FromBothEnds(config, log)
 
 
 used = pytest.StashKey[list["Deployment"]]()
@@ -100,18 +114,21 @@ def template() -> Iterator[str]:
 
 
 async def administer(*statements: str) -> None:
-    conn = await asyncpg.connect(named("DATABASE_URL"))
-    for statement in statements:
-        await conn.execute(statement)
-    await conn.close()
+    await databases.administer(named("DATABASE_URL"), *statements)
+
+
+@pytest.fixture(scope="session")
+def copies(template: str) -> Iterator[Databases]:
+    copies = Databases(named("DATABASE_URL"), template)
+    yield copies
+    copies.close()
 
 
 @pytest.fixture
-async def database_url(template: str) -> AsyncIterator[str]:
-    name = f"longrun_test_{uuid4().hex[:12]}"
-    await administer(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield with_path(named("DATABASE_URL"), name)
-    await administer(f"DROP DATABASE {name} WITH (FORCE)")
+def database_url(copies: Databases) -> Iterator[str]:
+    """A database that holds nothing but the schema, whatever the test before did to its own."""
+    with copies.lent() as name:
+        yield with_path(named("DATABASE_URL"), name)
 
 
 @pytest.fixture

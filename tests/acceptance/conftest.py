@@ -10,9 +10,17 @@ import pytest
 from tests.acceptance.client import Client
 from tests.acceptance.operators import SCALED, Deployment, empty_stores
 from tests.conftest import administer, failed, named, used, with_path
+from tests.databases import copy_of
 from tests.fakes import FakeModel
 
 Deploy = Callable[..., Awaitable[Deployment]]
+Share = Callable[..., Awaitable[Deployment]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has a deployment of its own comes last: the shared one would have to be started again after each."""
+    items.sort(key=lambda item: "deploy" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
@@ -39,21 +47,22 @@ class Standing:
 
     def __init__(self, template: str, fake: FakeModel, folder: Path) -> None:
         self.template, self.folder = template, folder
-        self.names = {**SCALED, **model_settings(fake)}
+        self.usual = {**SCALED, **model_settings(fake)}
         self.deployment: Deployment | None = None
         self.database = ""
 
-    async def at(self, broker: str) -> Deployment:
-        """An API and two live workers; what the test before killed is started again."""
-        if self.deployment and self.deployment.broker == broker:
+    async def at(self, broker: str, others: dict[str, str]) -> Deployment:
+        """An API and two live workers with these settings; what the test before killed is started again."""
+        names = {**self.usual, **others}
+        if self.deployment and (self.deployment.broker, self.deployment.environment) == (broker, names):
             await self.deployment.refill(workers=2)
             return self.deployment
         await self.close()
         self.database = f"longrun_test_{uuid4().hex[:12]}"
-        await administer(f"CREATE DATABASE {self.database} TEMPLATE {self.template}")
+        await administer(copy_of(self.template, self.database))
         folder = self.folder / self.database
         folder.mkdir()
-        self.deployment = Deployment(folder, broker, with_path(named("DATABASE_URL"), self.database), self.names)
+        self.deployment = Deployment(folder, broker, with_path(named("DATABASE_URL"), self.database), names)
         await start(self.deployment, workers=2)
         return self.deployment
 
@@ -74,13 +83,27 @@ def standing(template: str, fake: FakeModel, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-async def system(standing: Standing, broker: str, request: pytest.FixtureRequest) -> AsyncIterator[Deployment]:
-    """The shared deployment: whole before the test, settled after it."""
-    deployment = await standing.at(broker)
-    request.node.stash[used] = [deployment]
-    deployment.begin_test()
-    yield deployment
-    await check(request.node, [deployment])
+async def share(standing: Standing, broker: str, request: pytest.FixtureRequest) -> AsyncIterator[Share]:
+    """`await share(NAME="value")`: the shared deployment, whole before the test, settled after it.
+
+    It is started anew only for settings that the test before did not have.
+    """
+    shared: list[Deployment] = []
+    request.node.stash[used] = shared
+
+    async def share(**names: str) -> Deployment:
+        deployment = await standing.at(broker, names)
+        shared.append(deployment)
+        deployment.begin_test()
+        return deployment
+
+    yield share
+    await check(request.node, shared)
+
+
+@pytest.fixture
+async def system(share: Share) -> Deployment:
+    return await share()
 
 
 @pytest.fixture

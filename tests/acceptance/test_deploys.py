@@ -37,7 +37,7 @@ CTRL_C = [("group", signal.SIGINT)]
 @pytest.mark.parametrize(
     ("broker", "signals"),
     [("redis", TWICE), ("rabbitmq", CTRL_C)],
-    ids=["twice", "ctrl-c"],
+    ids=["redis-twice", "rabbitmq-ctrl-c"],
     indirect=["broker"],
     scope="session",
 )

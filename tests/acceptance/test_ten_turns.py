@@ -15,7 +15,7 @@ from services.sandbox.providers import make_provider
 from services.settings import SandboxSettings
 from tests import fakes
 from tests.acceptance.client import Client, Event, Started, check_whole_log
-from tests.acceptance.conftest import Deploy
+from tests.acceptance.conftest import Share
 from tests.acceptance.operators import Deployment
 from tests.agent.mcp import hosts
 from tests.agent.mcp.hosts import Host
@@ -90,8 +90,8 @@ class Site:
 
 
 @pytest.fixture
-async def site(deploy: Deploy, sums: Host) -> AsyncIterator[Site]:
-    deployment = await deploy(workers=2, OUTGOING_ALLOW_PRIVATE="true", LLM_IDLE_TIMEOUT="30s")
+async def site(share: Share, sums: Host) -> AsyncIterator[Site]:
+    deployment = await share(OUTGOING_ALLOW_PRIVATE="true", LLM_IDLE_TIMEOUT="30s")
     async with deployment.client() as client:
         started = await client.initiate("demo/echo")
         sandbox = await make_provider(SandboxSettings()).open(UUID(started.project_id))

@@ -24,7 +24,7 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
         write_between(Path(path), *BREAKS_HERE, sabotage.table())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab_folder() -> Iterator[Path]:
     """A folder that the user of PostgreSQL may pass through, unlike `tmp_path`."""
     path = Path(tempfile.mkdtemp(prefix="longrun-lab-"))
@@ -33,7 +33,7 @@ def lab_folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def standing_lab(lab_folder: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
     scale = REAL if request.config.getoption("--slow") else SCALED
     stack = AsyncExitStack()

@@ -1,6 +1,7 @@
 """The lab: private stores, two APIs and several workers, a load on them, and the clock of a recovery."""
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
@@ -42,13 +43,14 @@ SETTLE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Scale:
-    """Settings of API and workers, and what an outage of so many real seconds lasts here."""
+    """Settings of API and workers, and what an outage of so many real seconds lasts here, `longest` at most."""
 
     names: dict[str, str]
     factor: float = 1.0
+    longest: float = math.inf
 
     def seconds(self, real: float) -> float:
-        return real * self.factor
+        return min(real * self.factor, self.longest)
 
 
 SCALED = Scale(
@@ -66,8 +68,9 @@ SCALED = Scale(
         "RABBITMQ_CONNECTION_ATTEMPTS": "1",
     },
     factor=0.1,
+    longest=6.0,
 )
-"""A tenth of the real durations."""
+"""A tenth of the real durations; what lasts for minutes, four times as long as a driver may be silent."""
 REAL = Scale({})
 
 

@@ -36,7 +36,7 @@ class Rotation(AsyncBaseTransport):
     def __init__(self, ports: Callable[[], Sequence[int]]) -> None:
         self.ports = ports
         self.turn = 0
-        self.inner = AsyncHTTPTransport(limits=Limits(max_connections=None))
+        self.inner = AsyncHTTPTransport(verify=False, limits=Limits(max_connections=None))
 
     async def handle_async_request(self, request: Request) -> Response:
         self.turn += 1

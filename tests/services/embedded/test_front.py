@@ -17,6 +17,12 @@ from tests.services.embedded.conftest import Dev, bare_environment, line_startin
 COMMAND = ("sh", "-c", "setsid sleep 300 & echo started $!; wait")
 
 
+@pytest.fixture
+def given(database_url: str, redis_url: str) -> dict[str, str]:
+    """Stores that run already, for what is not about their start."""
+    return {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+
+
 async def started(dev: Dev, folder: Path, *options: str) -> tuple[subprocess.Popen[str], int]:
     """The front, and the grandchild of its command."""
     process = dev("with-services", *options, "--state", folder / "state", "--", *COMMAND)
@@ -81,8 +87,8 @@ async def test_asked_to_stop_once_or_twice_it_stops_everything(dev: Dev, folder:
     assert not set(everything) & set(process_table())
 
 
-async def test_the_commands_exit_code_is_ours(dev: Dev) -> None:
-    process = dev("with-services", "--", "sh", "-c", "exit 7")
+async def test_the_commands_exit_code_is_ours(dev: Dev, given: dict[str, str]) -> None:
+    process = dev("with-services", "--", "sh", "-c", "exit 7", **given)
     output, _ = await asyncio.to_thread(process.communicate)
     assert process.returncode == 7, output
 
@@ -111,8 +117,8 @@ def test_what_is_imported_once_is_compiled_once_whatever_the_environment_says(da
     assert "bytecode=yes" in ran.stdout.splitlines(), ran.stderr
 
 
-async def test_an_unknown_command_is_said(dev: Dev) -> None:
-    process = dev("with-services", "--", "no-such-command")
+async def test_an_unknown_command_is_said(dev: Dev, given: dict[str, str]) -> None:
+    process = dev("with-services", "--", "no-such-command", **given)
     output, _ = await asyncio.to_thread(process.communicate)
     assert process.returncode == 1
     assert "there is no command 'no-such-command'" in output
