@@ -18,6 +18,7 @@ from services.runs.shards import Shards
 from services.runs.store import Run
 from services.runs.tails import Reader
 from services.settings import StreamSettings
+from services.stream_tokens import StreamPass
 
 TICK_SECONDS = 0.25
 HEADERS = {"Cache-Control": "no-cache, no-transform"}
@@ -75,13 +76,19 @@ class EventStream(EventSourceResponse):
     An EventSource gives up for good on any status but 200: what ends a stream early is said in a comment.
     """
 
-    def __init__(self, streams: Streams, run: Run, after: int) -> None:
+    def __init__(self, streams: Streams, run: Run, after: int, admitted: StreamPass) -> None:
         super().__init__(nothing(), headers=HEADERS, ping=0)
-        self.streams, self.run, self.after = streams, run, after
+        self.streams, self.run, self.after, self.admitted = streams, run, after, admitted
         self.sent_at = 0.0
         self.gone = False
         self.dropped = False
+        self.refused = False
         self.reader: Reader | None = None
+
+    def refuse(self) -> None:
+        """Whoever reads may not do so any more: end the stream."""
+        self.refused = True
+        self.wake()
 
     def wake(self) -> None:
         if self.reader:
@@ -118,6 +125,9 @@ class EventStream(EventSourceResponse):
             self.reader = reader
             while not (self.gone or reader.over):
                 batch = await reader.next()
+                if self.refused:
+                    await self.write(send, b": this stream is not yours any more\n\n")
+                    return
                 if batch:
                     await self.write_all(send, batch.frames)
                 if self.streams.draining and not reader.over:
