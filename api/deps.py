@@ -99,12 +99,12 @@ async def stream_identity(
 StreamIdentityDep = Annotated[Identity | None, Depends(stream_identity)]
 
 
-async def caller(request: Request, opened: ResourcesDep, who: IdentityDep, account_id: AccountHeader = None) -> Caller:
+async def caller(request: Request, opened: ResourcesDep, who: IdentityDep, named: AccountHeader = None) -> Caller:
     """Whoever may do what the route says in the account that is asked for.
 
     Raises: Forbidden; NotFound for an account in the path that is not the caller's.
     """
-    found = await resolve_caller(opened.pool, opened.seen, who, account_id, path=account_of_path(request))
+    found = await resolve_caller(opened.pool, opened.seen, who, named, path=account_of_path(request))
     access.check(found, access.access_of(request))
     return found
 

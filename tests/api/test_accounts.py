@@ -1,0 +1,63 @@
+"""Accounts and their members over HTTP."""
+
+from tests.api.conftest import Person
+from tests.api.world import add_member, made
+
+
+async def test_the_personal_account_comes_first_and_others_follow(ann: Person) -> None:
+    team = await made(ann, "/accounts", {"name": " Team "})
+    listed = (await ann.get("/accounts")).json()["accounts"]
+    assert [(each["name"], each["personal"], each["role"]) for each in listed] == [
+        (str(ann.user_id), True, "owner"),
+        ("Team", False, "owner"),
+    ]
+    assert listed[1] == team
+
+
+async def test_members_work_in_an_account_together(ann: Person, bob: Person) -> None:
+    team = (await made(ann, "/accounts", {"name": "Team"}))["account_id"]
+    in_team = {"X-Account-Id": team}
+    assert (await bob.get("/threads", headers=in_team)).status_code == 403
+    await add_member(ann, team, "member", bob.user_id)
+    thread_id = (await bob.post("/threads", data={"name": "Garden"}, headers=in_team)).json()["thread_id"]
+    assert (await ann.get(f"/threads/{thread_id}", headers=in_team)).status_code == 200
+    assert (await ann.get(f"/threads/{thread_id}")).status_code == 404
+    roles = {each["user_id"]: each["role"] for each in (await bob.get(f"/accounts/{team}/members")).json()["members"]}
+    assert roles == {str(ann.user_id): "owner", str(bob.user_id): "member"}
+
+
+async def test_a_viewer_reads_and_is_told_why_nothing_more(ann: Person, bob: Person) -> None:
+    team = (await made(ann, "/accounts", {"name": "Team"}))["account_id"]
+    await add_member(ann, team, "viewer", bob.user_id)
+    answer = await bob.post("/threads", data={"name": "Garden"}, headers={"X-Account-Id": team})
+    assert answer.status_code == 403
+    assert answer.json() == {"detail": "Your role in this account is viewer; this takes owner or member."}
+
+
+async def test_somebody_who_leaves_is_out_at_once(ann: Person, bob: Person) -> None:
+    team = (await made(ann, "/accounts", {"name": "Team"}))["account_id"]
+    await add_member(ann, team, "viewer", bob.user_id)
+    assert (await bob.post(f"/accounts/{team}/leave")).status_code == 200
+    assert (await bob.get(f"/accounts/{team}/members")).status_code == 404
+    assert (await bob.get("/threads", headers={"X-Account-Id": team})).status_code == 403
+
+
+async def test_the_last_owner_can_neither_leave_nor_become_less(ann: Person, bob: Person) -> None:
+    team = (await made(ann, "/accounts", {"name": "Team"}))["account_id"]
+    await add_member(ann, team, "member", bob.user_id)
+    me = f"/accounts/{team}/members/{ann.user_id}"
+    answers = [
+        await ann.delete(me),
+        await ann.post(f"/accounts/{team}/leave"),
+        await ann.patch(me, json={"role": "member"}),
+    ]
+    assert [answer.status_code for answer in answers] == [409] * 3
+    assert (await ann.post(f"/accounts/{ann.user_id}/leave")).status_code == 409
+    await ann.patch(f"/accounts/{team}/members/{bob.user_id}", json={"role": "owner"})
+    assert (await ann.delete(me)).status_code == 200
+
+
+async def test_malformed_ids_in_a_path_are_named(ann: Person) -> None:
+    answer = await ann.get("/accounts/mine/members")
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["path", "account_id"]
