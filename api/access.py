@@ -14,19 +14,21 @@ from api.auth import Caller
 from services.errors import Forbidden
 from services.members import Role
 
-Action = Literal["read", "write", "admin", "person"]
-"""`person` is what only somebody who signed in may do for themselves, never an API key."""
+Action = Literal["read", "write", "admin", "end", "person"]
+"""`end` and `person` are for those who signed in, never for an API key: of an owner, and of anybody for themselves."""
 
 ROLES: dict[Action, tuple[Role, ...]] = {
     "read": ("owner", "member", "viewer"),
     "write": ("owner", "member"),
     "admin": ("owner",),
+    "end": ("owner",),
     "person": ("owner", "member", "viewer"),
 }
 SCOPES: dict[Action, tuple[str, ...]] = {
     "read": ("runs:read", "admin"),
     "write": ("runs:write", "admin"),
     "admin": ("admin",),
+    "end": (),
     "person": (),
 }
 """The scopes of an API key of which any one lets it."""
@@ -89,6 +91,7 @@ ROUTES = {
     "DELETE /api-keys/{key_id}": Access("api key", "admin"),
     "GET /accounts": Access("person", "person"),
     "POST /accounts": Access("person", "person"),
+    "DELETE /accounts/{account_id}": Access("account", "end"),
     "GET /accounts/{account_id}/members": Access("account", "read"),
     "POST /accounts/{account_id}/members": Access("account", "admin"),
     "PATCH /accounts/{account_id}/members/{user_id}": Access("account", "admin"),
@@ -122,6 +125,6 @@ def check(caller: Caller, access: Access) -> None:
 
 
 def missing_scope(action: Action) -> str:
-    if action == "person":
+    if not SCOPES[action]:
         return "This cannot be done with an API key: sign in."
     return f"This API key does not have the scope {SCOPES[action][0]}."

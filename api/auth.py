@@ -52,6 +52,12 @@ class SeenUsers:
         if len(self.users) > self.size:
             self.users.popitem(last=False)
 
+    def forget(self, user_id: UUID) -> None:
+        self.users.pop(user_id, None)
+
+    def forget_all(self) -> None:
+        self.users.clear()
+
 
 async def resolve_caller(
     pool: Pool, seen: SeenUsers, who: Identity, header: UUID | None, *, path: UUID | None = None

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from services.errors import Conflict
 from services.members import Role
-from services.postgres import Connection, Executor
+from services.postgres import LONG_SECONDS, Connection, Executor
 
 MAX_ACCOUNTS = 100
 
@@ -95,3 +95,8 @@ async def of_user(conn: Executor, user_id: UUID) -> list[Membership]:
         user_id,
     )
     return [Membership(**row) for row in rows]
+
+
+async def delete(conn: Connection, account_id: UUID) -> None:
+    """Delete an account with its members, keys, agents, and whatever else is still there."""
+    await conn.execute("DELETE FROM accounts WHERE account_id = $1", account_id, timeout=LONG_SECONDS)

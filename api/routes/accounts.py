@@ -8,13 +8,16 @@ from pydantic import BaseModel
 
 from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.fields import Line
-from api.routes.projects import Deleted
-from services import accounts, members
+from api.routes.projects import Deleted, remove_project
+from services import accounts, members, projects
 from services.accounts import Membership
 from services.members import Member, Role
 from services.postgres import transaction
+from services.projects import Project
 
 router = APIRouter(prefix="/accounts", tags=["accounts"])
+
+PROJECTS_AT_A_TIME = 100
 
 
 class AccountIn(BaseModel):
@@ -73,6 +76,27 @@ async def create_account(asked: AccountIn, caller: CallerDep, pool: PoolDep) -> 
     """An account beside the personal one, which others may be added to."""
     async with transaction(pool) as conn:
         return shown(await accounts.create(conn, caller.user_id, asked.name))
+
+
+@router.delete("/{account_id}")
+async def delete_account(account_id: UUID, caller: CallerDep, resources: ResourcesDep) -> Deleted:
+    """Stops the runs of the account, then deletes all that is in it, projects first, and its sandboxes.
+
+    What does not fit into one request goes on with the next. A personal account begins anew when its owner comes back.
+    """
+    while found := await some_projects(resources, caller.account_id):
+        for project in found:
+            await remove_project(resources, caller.account_id, project.project_id)
+    async with transaction(resources.pool) as conn:
+        await accounts.delete(conn, caller.account_id)
+    resources.seen.forget(caller.account_id)
+    await resources.known_keys.announce(caller.account_id)
+    return Deleted(message="Account deleted.")
+
+
+async def some_projects(resources: Resources, account_id: UUID) -> list[Project]:
+    async with resources.pool.acquire() as conn:
+        return await projects.page(conn, account_id, limit=PROJECTS_AT_A_TIME, offset=0)
 
 
 @router.get("/{account_id}/members")

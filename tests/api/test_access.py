@@ -113,12 +113,15 @@ CASES = {
     "DELETE /api-keys/{key_id}": Case(),
     "GET /accounts": Case(),
     "POST /accounts": Case(json={"name": "New"}),
+    "DELETE /accounts/{account_id}": Case(),
     "GET /accounts/{account_id}/members": Case(),
     "POST /accounts/{account_id}/members": Case(json={"user_id": str(uuid4())}),
     "PATCH /accounts/{account_id}/members/{user_id}": Case(json={"role": "viewer"}),
     "DELETE /accounts/{account_id}/members/{user_id}": Case(),
     "POST /accounts/{account_id}/leave": Case(),
 }
+FATAL = {"DELETE /accounts/{account_id}", "POST /accounts/{account_id}/leave"}
+"""After these there is nobody left to ask as, or about."""
 GUARDED = {name: case for name, case in CASES.items() if name not in access.OPEN}
 
 
@@ -327,8 +330,8 @@ async def test_a_role_in_an_account_lets_do_what_it_is_for(ann: Person, person: 
         for name in GUARDED:
             action = access.ROUTES[name].action
             lets = role == "owner" or action in ("read", "person") or (role == "member" and action == "write")
-            if name.endswith("/leave"):
-                continue  # he would be gone
+            if name in FATAL:
+                continue
             answer = await ask(bob, name, Things(account_id=team), headers={"X-Account-Id": team})
             assert (answer.status_code != 403) == lets, (role, name, answer.text)
             assert answer.status_code != 401, (role, name)

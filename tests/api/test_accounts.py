@@ -1,5 +1,6 @@
 """Accounts and their members over HTTP."""
 
+from services.postgres import Pool
 from tests.api.conftest import Person
 from tests.api.world import add_member, made
 
@@ -55,6 +56,34 @@ async def test_the_last_owner_can_neither_leave_nor_become_less(ann: Person, bob
     assert (await ann.post(f"/accounts/{ann.user_id}/leave")).status_code == 409
     await ann.patch(f"/accounts/{team}/members/{bob.user_id}", json={"role": "owner"})
     assert (await ann.delete(me)).status_code == 200
+
+
+async def test_a_deleted_account_takes_all_that_is_in_it_along(ann: Person, bob: Person, pool: Pool) -> None:
+    team = (await made(ann, "/accounts", {"name": "Team"}))["account_id"]
+    await add_member(ann, team, "member", bob.user_id)
+    in_team = {"X-Account-Id": team}
+    mine, theirs = await ann.make_run(), (await bob.post("/threads", data={"name": "G"}, headers=in_team)).json()
+    start = {"model_name": "demo/echo"}
+    await bob.post(f"/thread/{theirs['thread_id']}/agent/start", json=start, headers=in_team)
+    await made(ann, "/agents", {"name": "Gardener"})
+    assert (await bob.delete(f"/accounts/{team}")).status_code == 403
+    assert (await ann.delete(f"/accounts/{team}")).json() == {"message": "Account deleted."}
+    assert (await ann.delete(f"/accounts/{team}")).status_code == 404
+    assert (await bob.get("/threads", headers=in_team)).status_code == 403
+    for table in ("projects", "threads", "agent_runs", "api_keys", "account_members"):
+        rows = await pool.fetch(f"SELECT * FROM {table}")
+        assert team not in repr([dict(row) for row in rows]), table
+    assert (await ann.get(f"/agent-run/{mine}")).status_code == 200
+
+
+async def test_a_deleted_personal_account_begins_anew_and_empty(ann: Person, pool: Pool) -> None:
+    await ann.make_run()
+    assert (await ann.delete(f"/accounts/{ann.user_id}")).status_code == 200
+    assert (await ann.get("/threads")).json()["threads"] == []
+    await ann.make_thread()
+    await pool.execute("DELETE FROM accounts")  # as another process would, of which this one hears nothing
+    assert (await ann.post("/threads", data={"name": "Garden"})).status_code == 404
+    await ann.make_thread()
 
 
 async def test_malformed_ids_in_a_path_are_named(ann: Person) -> None:
