@@ -92,6 +92,7 @@ ROUTES = {
     "GET /accounts": Access("person", "person"),
     "POST /accounts": Access("person", "person"),
     "DELETE /accounts/{account_id}": Access("account", "end"),
+    "GET /accounts/{account_id}/export": Access("account", "admin"),
     "GET /accounts/{account_id}/members": Access("account", "read"),
     "POST /accounts/{account_id}/members": Access("account", "admin"),
     "PATCH /accounts/{account_id}/members/{user_id}": Access("account", "admin"),

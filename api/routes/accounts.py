@@ -4,12 +4,13 @@ from datetime import datetime
 from uuid import UUID
 
 from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.fields import Line
 from api.routes.projects import Deleted, remove_project
-from services import accounts, members, projects
+from services import accounts, export, members, projects
 from services.accounts import Membership
 from services.members import Member, Role
 from services.postgres import transaction
@@ -97,6 +98,13 @@ async def delete_account(account_id: UUID, caller: CallerDep, resources: Resourc
 async def some_projects(resources: Resources, account_id: UUID) -> list[Project]:
     async with resources.pool.acquire() as conn:
         return await projects.page(conn, account_id, limit=PROJECTS_AT_A_TIME, offset=0)
+
+
+@router.get("/{account_id}/export", response_class=StreamingResponse)
+async def export_account(account_id: UUID, caller: CallerDep, pool: PoolDep) -> StreamingResponse:
+    """All rows of the account as lines of JSON, each with its `kind`; files of sandboxes are not among them."""
+    headers = {"Content-Disposition": f'attachment; filename="{caller.account_id}.ndjson"'}
+    return StreamingResponse(export.lines(pool, caller.account_id), media_type="application/x-ndjson", headers=headers)
 
 
 @router.get("/{account_id}/members")

@@ -114,6 +114,7 @@ CASES = {
     "GET /accounts": Case(),
     "POST /accounts": Case(json={"name": "New"}),
     "DELETE /accounts/{account_id}": Case(),
+    "GET /accounts/{account_id}/export": Case(),
     "GET /accounts/{account_id}/members": Case(),
     "POST /accounts/{account_id}/members": Case(json={"user_id": str(uuid4())}),
     "PATCH /accounts/{account_id}/members/{user_id}": Case(json={"role": "viewer"}),

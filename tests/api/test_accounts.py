@@ -1,5 +1,9 @@
 """Accounts and their members over HTTP."""
 
+from collections import Counter
+
+import orjson
+
 from services.postgres import Pool
 from tests.api.conftest import Person
 from tests.api.world import add_member, made
@@ -56,6 +60,30 @@ async def test_the_last_owner_can_neither_leave_nor_become_less(ann: Person, bob
     assert (await ann.post(f"/accounts/{ann.user_id}/leave")).status_code == 409
     await ann.patch(f"/accounts/{team}/members/{bob.user_id}", json={"role": "owner"})
     assert (await ann.delete(me)).status_code == 200
+
+
+async def test_an_export_has_every_row_once_and_no_secret(ann: Person, bob: Person) -> None:
+    mcp = {"name": "w", "type": "http", "config": {"url": "https://w.example/mcp", "headers": {"X-Key": "hidden-word"}}}
+    await made(ann, "/agents", {"name": "Gardener", "custom_mcps": [mcp]})
+    key = await made(ann, "/api-keys", {"title": "ci"})
+    threads = [(await ann.make_thread())[0] for _ in range(53)]
+    for number in range(103):
+        await made(ann, f"/threads/{threads[0]}/messages/add", {"message": f"message {number}"})
+    run_id = await ann.make_run(threads[1])
+    other, _ = await bob.make_thread()
+    answer = await ann.get(f"/accounts/{ann.user_id}/export")
+    rows = [orjson.loads(line) for line in answer.text.splitlines()]
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{ann.user_id}.ndjson"'
+    kinds = Counter(row["kind"] for row in rows)
+    assert kinds == {
+        "account": 1, "member": 1, "agent": 1, "agent_version": 1, "api_key": 1, "project": 53, "thread": 53,
+        "message": 103, "agent_run": 1,
+    }  # fmt: skip
+    texts = [row["content"]["content"] for row in rows if row["kind"] == "message"]
+    assert texts == [f"message {number}" for number in range(103)]
+    assert run_id in answer.text
+    for secret in ("hidden-word", "sealed", key["secret_key"], "secret_hash", other, str(bob.user_id)):
+        assert secret not in answer.text
 
 
 async def test_a_deleted_account_takes_all_that_is_in_it_along(ann: Person, bob: Person, pool: Pool) -> None:
