@@ -2,8 +2,12 @@
 
 import binascii
 from base64 import urlsafe_b64decode
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from time import time
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +19,8 @@ from services.jwks import KeySet, PublicKey
 from services.settings import AuthSettings
 
 MAX_TOKEN_CHARS = 16 * 1024
+MAX_KNOWN = 10_000
+KNOWN_SECONDS = 60.0
 REQUIRED = ["exp", "sub", "aud"]
 INVALID = "The token is not valid."
 
@@ -26,12 +32,28 @@ def sign_access_token(secret: str, user_id: UUID, *, lifetime: timedelta, audien
     return jwt.encode(claims, secret, algorithm="HS256")
 
 
+@dataclass(frozen=True, slots=True)
+class Claims:
+    user_id: UUID
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A token that held a moment ago: looking that up costs 2 µs, verifying it again 80 (HS256) to 150 (ES256)."""
+
+    user_id: UUID
+    until: float
+
+
 class AccessTokens:
     """Judges access tokens: which algorithms and keys count is configured, a token only chooses among them."""
 
-    def __init__(self, settings: AuthSettings, key_set: KeySet | None = None) -> None:
-        self.settings = settings
-        self.key_set = key_set
+    def __init__(
+        self, settings: AuthSettings, key_set: KeySet | None = None, clock: Callable[[], float] = time
+    ) -> None:
+        self.settings, self.key_set, self.clock = settings, key_set, clock
+        self.verified: OrderedDict[bytes, Verified] = OrderedDict()
 
     async def user_of(self, token: str) -> UUID:
         """The user of a token whose signature, expiry, audience and (when set) issuer hold.
@@ -41,15 +63,31 @@ class AccessTokens:
         """
         if len(token) > MAX_TOKEN_CHARS:
             raise Unauthenticated("The token is too long.")
+        name = sha256(token.encode(errors="replace")).digest()
+        known = self.verified.get(name)
+        if known and self.clock() < known.until:
+            return known.user_id
+        claims = await self.verify(token)
+        self.keep(name, claims)
+        return claims.user_id
+
+    async def verify(self, token: str) -> Claims:
         algorithm, key_id = named_key(token)
         if algorithm not in self.settings.algorithms:
             raise Unauthenticated(INVALID)
         keys = self.settings.secrets if algorithm == "HS256" else await self.issuers_keys(algorithm, key_id)
         claims = self.claims_of(token, algorithm, keys)
         try:
-            return UUID(claims["sub"])
+            return Claims(UUID(claims["sub"]), float(claims["exp"]))
         except ValueError as error:
             raise Unauthenticated(INVALID) from error
+
+    def keep(self, name: bytes, claims: Claims) -> None:
+        """A minute is short beside how long a key that was withdrawn still counts (JWT_JWKS_REFRESH)."""
+        until = min(self.clock() + KNOWN_SECONDS, claims.expires_at)
+        self.verified[name] = Verified(claims.user_id, until)
+        if len(self.verified) > MAX_KNOWN:
+            self.verified.popitem(last=False)
 
     async def issuers_keys(self, algorithm: str, key_id: str | None) -> list[PublicKey]:
         assert self.key_set

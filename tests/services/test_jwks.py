@@ -143,14 +143,16 @@ async def test_an_issuer_that_answers_nonsense_is_as_one_that_is_away(
 async def test_a_token_without_a_key_id_takes_the_only_key_of_its_algorithm(
     tokens: AccessTokens, issuer: Issuer, clock: Clock
 ) -> None:
-    nameless = jwt.encode(claims(), ec_signer().private, algorithm="ES256")
-    await tokens.user_of(nameless)
+    def nameless() -> str:
+        return jwt.encode(claims(), ec_signer().private, algorithm="ES256")
+
+    await tokens.user_of(nameless())
     issuer.signers.append(ec_signer("ec-2"))
     clock.now += 301
-    await tokens.user_of(nameless)
+    await tokens.user_of(nameless())
     await eventually(lambda: tokens.key_set and len(tokens.key_set.keys) == 3)
     with pytest.raises(Unauthenticated):
-        await tokens.user_of(nameless)
+        await tokens.user_of(nameless())
 
 
 def test_weak_foreign_and_symmetric_keys_are_passed_over() -> None:

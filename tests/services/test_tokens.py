@@ -1,5 +1,6 @@
 from base64 import urlsafe_b64encode
 from datetime import timedelta
+from time import time
 from uuid import UUID, uuid4
 
 import jwt
@@ -97,6 +98,31 @@ async def test_a_new_secret_signs_while_the_one_before_still_verifies() -> None:
     assert await user_of(sign_access_token(rotated.secrets[0], user_id, lifetime=HOUR), rotated) == user_id
     with pytest.raises(Unauthenticated):
         await user_of(old, AuthSettings(secret=SecretStr(NEXT_SECRET)))
+
+
+async def test_a_token_that_held_is_known_for_a_minute_but_never_beyond_its_end() -> None:
+    now = time()
+    tokens = AccessTokens(AUTH, clock=lambda: now)
+    long, short = (sign_access_token(SECRET, uuid4(), lifetime=timedelta(seconds=each)) for each in (3600, 20))
+    users = [await tokens.user_of(long), await tokens.user_of(short)]
+    tokens.settings = AuthSettings(secret=SecretStr(NEXT_SECRET))  # neither would hold again
+    now += 15
+    assert [await tokens.user_of(long), await tokens.user_of(short)] == users
+    now += 6
+    assert await tokens.user_of(long) == users[0]
+    with pytest.raises(Unauthenticated):
+        await tokens.user_of(short)
+    now += 40
+    with pytest.raises(Unauthenticated):
+        await tokens.user_of(long)
+
+
+async def test_the_tokens_that_are_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.tokens.MAX_KNOWN", 2)
+    tokens = AccessTokens(AUTH)
+    for _ in range(4):
+        await tokens.user_of(sign_access_token(SECRET, uuid4(), lifetime=HOUR))
+    assert len(tokens.verified) == 2
 
 
 @pytest.mark.parametrize("url", ["", "https://issuer.example/jwks"])
