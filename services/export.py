@@ -18,9 +18,9 @@ NEWER_THAN_ALL = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A kind of row, newest first; `key` and created_at say where the next page begins, as the tables' indexes do."""
+    """The rows of a table, newest first; `key` and created_at say where the next page begins, as the tables' indexes do."""
 
-    kind: str
+    record: str
     key: str
     rows: str
 
@@ -67,7 +67,7 @@ MESSAGES = f"SELECT * FROM messages WHERE thread_id = $1 AND position > $2 ORDER
 
 
 async def lines(pool: Pool, account_id: UUID) -> AsyncIterator[bytes]:
-    """One JSON object a line, with its `kind`; the messages of a thread follow it. Secrets are masked.
+    """One JSON object a line, with what it is in `record`; the messages of a thread follow it. Secrets are masked.
 
     Every page is a statement of its own, and no connection is held between two of them.
     """
@@ -76,8 +76,8 @@ async def lines(pool: Pool, account_id: UUID) -> AsyncIterator[bytes]:
         while rows := await pool.fetch(part.page, account_id, *after):
             after = (rows[-1]["created_at"], rows[-1][part.key])
             for row in rows:
-                yield line(part.kind, dict(row))
-                if part.kind == "thread":
+                yield line(part.record, dict(row))
+                if part.record == "thread":
                     async for message in messages(pool, row["thread_id"]):
                         yield message
 
@@ -90,14 +90,14 @@ async def messages(pool: Pool, thread_id: UUID) -> AsyncIterator[bytes]:
             yield line("message", dict(row))
 
 
-def line(kind: str, row: dict[str, Any]) -> bytes:
-    return orjson.dumps({"kind": kind, **shown(kind, row)}, default=str, option=orjson.OPT_APPEND_NEWLINE)
+def line(record: str, row: dict[str, Any]) -> bytes:
+    return orjson.dumps({"record": record, **shown(record, row)}, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def shown(kind: str, row: dict[str, Any]) -> dict[str, Any]:
+def shown(record: str, row: dict[str, Any]) -> dict[str, Any]:
     """A row as anybody of the account may see it."""
-    if kind == "agent_version":
+    if record == "agent_version":
         return {**row, **{name: masked(row[name]) for name in ("configured_mcps", "custom_mcps")}}
-    if kind == "project":
+    if record == "project":
         return {**row, "sandbox": {name: row["sandbox"][name] for name in SHOWN_OF_SANDBOX if name in row["sandbox"]}}
     return row

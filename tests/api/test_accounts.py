@@ -74,12 +74,12 @@ async def test_an_export_has_every_row_once_and_no_secret(ann: Person, bob: Pers
     answer = await ann.get(f"/accounts/{ann.user_id}/export")
     rows = [orjson.loads(line) for line in answer.text.splitlines()]
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{ann.user_id}.ndjson"'
-    kinds = Counter(row["kind"] for row in rows)
+    kinds = Counter(row["record"] for row in rows)
     assert kinds == {
         "account": 1, "member": 1, "agent": 1, "agent_version": 1, "api_key": 1, "project": 53, "thread": 53,
         "message": 103, "agent_run": 1,
     }  # fmt: skip
-    texts = [row["content"]["content"] for row in rows if row["kind"] == "message"]
+    texts = [row["content"]["content"] for row in rows if row["record"] == "message"]
     assert texts == [f"message {number}" for number in range(103)]
     assert run_id in answer.text
     for secret in ("hidden-word", "sealed", key["secret_key"], "secret_hash", other, str(bob.user_id)):

@@ -188,7 +188,8 @@ async def test_those_who_may_read_on_are_not_disturbed(people: People, monkeypat
         assert (await stream.rest())[-1].final == "stopped"
 
 
-async def test_tokens_are_in_no_access_log(settings: Settings, redis: Redis) -> None:
+async def test_tokens_are_in_no_access_log(settings: Settings, redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "uvicorn.access")
     lines = io.StringIO()
     handler = logging.StreamHandler(lines)
     handler.setFormatter(AccessFormatter('%(client_addr)s - "%(request_line)s" %(status_code)s', use_colors=False))
