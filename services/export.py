@@ -18,7 +18,7 @@ NEWER_THAN_ALL = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The rows of a table, newest first; `key` and created_at say where the next page begins, as the tables' indexes do."""
+    """The rows of a table, newest first; created_at and `key` say where the next page begins, as its index does."""
 
     record: str
     key: str

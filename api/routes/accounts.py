@@ -102,7 +102,7 @@ async def some_projects(resources: Resources, account_id: UUID) -> list[Project]
 
 @router.get("/{account_id}/export", response_class=StreamingResponse)
 async def export_account(account_id: UUID, caller: CallerDep, pool: PoolDep) -> StreamingResponse:
-    """All rows of the account as lines of JSON, each says in `record` what it is; files of sandboxes are not among them."""
+    """All rows of the account as lines of JSON that say in `record` what they are; no files of sandboxes."""
     headers = {"Content-Disposition": f'attachment; filename="{caller.account_id}.ndjson"'}
     return StreamingResponse(export.lines(pool, caller.account_id), media_type="application/x-ndjson", headers=headers)
 
