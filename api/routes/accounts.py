@@ -96,8 +96,8 @@ async def delete_account(account_id: UUID, caller: CallerDep, resources: Resourc
 
 
 async def some_projects(resources: Resources, account_id: UUID) -> list[Project]:
-    async with resources.pool.acquire() as conn:
-        return await projects.page(conn, account_id, limit=PROJECTS_AT_A_TIME, offset=0)
+    found, _ = await projects.page(resources.pool, account_id, limit=PROJECTS_AT_A_TIME, offset=0)
+    return found
 
 
 @router.get("/{account_id}/export", response_class=StreamingResponse)
