@@ -264,6 +264,7 @@ async def test_public_things_may_be_read_by_whoever_signed_in_and_changed_by_nob
     hers = await things_of(ann)
     (await ann.patch(f"/{public.format(**hers.ids)}", json={"is_public": True})).raise_for_status()
     await ann.post(f"/agent-run/{hers.run_id}/stop")
+    await ann.get(f"/agent-run/{hers.run_id}/stream")  # to its end
     for name in filter(names_things, GUARDED):
         declared = access.ROUTES[name]
         answer = await ask(bob, name, hers)
