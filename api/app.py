@@ -10,20 +10,40 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from api import errors
+from api import access, errors
 from api.body_limit import BodyLimit
 from api.deps import Resources
-from api.routes import agents, billing, health, mcp, projects, runs, sandboxes, starts, streams, threads
+from api.recheck import Recheck
+from api.routes import (
+    accounts,
+    agents,
+    api_keys,
+    billing,
+    health,
+    mcp,
+    projects,
+    runs,
+    sandboxes,
+    starts,
+    streams,
+    threads,
+)
 from api.sse import Streams
 from api.transport import keep_wire, release
 from services import log
 from services.billing import gate_of
+from services.http import open_client
+from services.jwks import KeySet
+from services.known_keys import KnownKeys
 from services.log import logger
 from services.projects import wants_network
 from services.runs.stores import Stores, open_stores
 from services.sandbox.providers import make_provider
 from services.secrets import Secrets
 from services.settings import Settings, load
+from services.tokens import AccessTokens
+
+ROUTE_MODULES = (health, starts, runs, streams, threads, projects, agents, billing, sandboxes, mcp, accounts, api_keys)
 
 COLLECTIONS = (10_000, 20, 20)
 """How many more objects there must be for a young collection, and how many of each for one of the next age."""
@@ -48,7 +68,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = Longrun(title="Longrun", version="0.1.0", lifespan=lifespan, middleware=middleware(settings))
     app.state.settings = settings
     errors.install(app)
-    for routes in (health, starts, runs, streams, threads, projects, agents, billing, sandboxes, mcp):
+    access.require_declared(routes.router for routes in ROUTE_MODULES)
+    for routes in ROUTE_MODULES:
         app.include_router(routes.router, prefix="/api")
     return app
 
@@ -86,11 +107,38 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         open_streams = Streams(settings.streams, stores.shards, stores.pool)
         open_streams.open()
         stack.push_async_callback(open_streams.close)
+        recheck = Recheck(open_streams, stores.upkeep)
+        recheck.open()
+        stack.push_async_callback(recheck.close)
         sandboxes = make_provider(settings.sandbox, partial(wants_network, stores.pool))
-        secrets = Secrets.of(settings.secrets)
-        app.state.resources = Resources(settings, stores, open_streams, sandboxes, secrets, gate_of(settings))
+        app.state.resources = Resources(
+            settings,
+            stores,
+            open_streams,
+            sandboxes,
+            Secrets.of(settings.secrets),
+            gate_of(settings),
+            await enter_access_tokens(settings, stack),
+            enter_known_keys(stores, stack),
+        )
         logger.info("api.started", instance_id=stores.instance_id)
         yield
+
+
+async def enter_access_tokens(settings: Settings, stack: AsyncExitStack) -> AccessTokens:
+    """With the issuer's keys where there is one; they are fetched when the first token needs them."""
+    if not settings.auth.jwks_url:
+        return AccessTokens(settings.auth)
+    key_set = KeySet(settings.auth, await stack.enter_async_context(open_client(settings)))
+    stack.push_async_callback(key_set.close)
+    return AccessTokens(settings.auth, key_set)
+
+
+def enter_known_keys(stores: Stores, stack: AsyncExitStack) -> KnownKeys:
+    known_keys = KnownKeys(stores.settings.api_keys, stores.pool, stores.redis, stores.channels)
+    known_keys.open()
+    stack.push_async_callback(known_keys.close)
+    return known_keys
 
 
 async def enter_stores(settings: Settings, stack: AsyncExitStack) -> Stores:

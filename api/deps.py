@@ -8,18 +8,23 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Header, Query, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from api.auth import Caller, SeenUsers, resolve_caller
+from api import access
+from api.auth import Caller, Identity, SeenUsers, resolve_caller
+from api.errors import Unreachable
 from api.sse import Streams
+from services import stream_tokens
 from services.billing.gate import Gate
-from services.errors import Unauthenticated
+from services.errors import Unauthenticated, Unavailable
+from services.known_keys import KnownKeys
+from services.log import logger
 from services.postgres import Pool
 from services.runs.stores import Stores
 from services.sandbox.protocol import SandboxProvider
 from services.secrets import Secrets
 from services.settings import Settings
-from services.tokens import verify_access_token
+from services.tokens import AccessTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Resources:
     sandboxes: SandboxProvider
     secrets: Secrets
     gate: Gate
+    access_tokens: AccessTokens
+    known_keys: KnownKeys
     seen: SeenUsers = field(default_factory=SeenUsers)
 
     @property
@@ -54,31 +61,60 @@ async def pool(opened: ResourcesDep) -> Pool:
 PoolDep = Annotated[Pool, Depends(pool)]
 
 BearerDep = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+KeyHeader = Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+TokenQuery = Annotated[str | None, Query()]
 AccountHeader = Annotated[UUID | None, Header(alias="X-Account-Id")]
 
 
-async def user(opened: ResourcesDep, bearer: BearerDep) -> UUID:
-    """The user of the Authorization header.
-
-    Raises: Unauthenticated.
-    """
-    if bearer is None:
+async def identity(opened: ResourcesDep, bearer: BearerDep, key: KeyHeader = None) -> Identity:
+    """Who the Authorization header says it is, or else X-API-Key. Raises: Unauthenticated, Unavailable."""
+    if bearer:
+        return Identity(await opened.access_tokens.user_of(bearer.credentials))
+    if key is None:
         raise Unauthenticated
-    return verify_access_token(opened.settings.auth, bearer.credentials)
+    holder = await opened.known_keys.holder(key)
+    return Identity(holder.user_id, key=holder)
 
 
-async def stream_user(opened: ResourcesDep, bearer: BearerDep, token: Annotated[str | None, Query()] = None) -> UUID:
-    """As `user`, or of `?token=`: an EventSource cannot send headers."""
+IdentityDep = Annotated[Identity, Depends(identity)]
+
+
+async def stream_identity(
+    opened: ResourcesDep, bearer: BearerDep, key: KeyHeader = None, token: TokenQuery = None
+) -> Identity | None:
+    """As `identity`, or as `?token=` says: an EventSource cannot send headers. None when nobody can tell right now."""
     said = bearer.credentials if bearer else token
-    if said is None:
-        raise Unauthenticated
-    return verify_access_token(opened.settings.auth, said)
+    try:
+        if said is None:
+            return await identity(opened, bearer, key)
+        admitted = stream_tokens.read(opened.settings, said)
+        if admitted:
+            return Identity(admitted.user_id, stream=admitted)
+        return Identity(await opened.access_tokens.user_of(said))
+    except (Unavailable, *Unreachable) as error:
+        logger.warning("stream.identity_unknown", error=repr(error))
+        return None
 
 
-async def caller(
-    opened: ResourcesDep, user_id: Annotated[UUID, Depends(user)], account_id: AccountHeader = None
-) -> Caller:
-    return await resolve_caller(opened.pool, opened.seen, user_id, account_id)
+StreamIdentityDep = Annotated[Identity | None, Depends(stream_identity)]
+
+
+async def caller(request: Request, opened: ResourcesDep, who: IdentityDep, named: AccountHeader = None) -> Caller:
+    """Whoever may do what the route says in the account that is asked for.
+
+    Raises: Forbidden; NotFound for an account in the path that is not the caller's.
+    """
+    found = await resolve_caller(opened.pool, opened.seen, who, named, path=account_of_path(request))
+    access.check(found, access.access_of(request))
+    return found
+
+
+def account_of_path(request: Request) -> UUID | None:
+    """The account that the path names; one that is malformed is refused by the route itself."""
+    try:
+        return UUID(request.path_params["account_id"])
+    except (KeyError, ValueError):
+        return None
 
 
 CallerDep = Annotated[Caller, Depends(caller)]

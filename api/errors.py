@@ -79,6 +79,7 @@ async def store_unreachable(request: Request, error: Exception) -> Response:
 async def parent_gone(request: Request, error: Exception) -> Response:
     """What was checked a moment ago has been deleted since, and took with it what this request would add to it."""
     logger.info("api.parent_gone", path=request.url.path, error=repr(error))
+    request.app.state.resources.seen.forget_all()  # it may be a personal account, which the next request makes anew
     return await app_error(request, NotFound())
 
 

@@ -31,6 +31,7 @@ from services.runs.shards import Shards
 from services.runs.tail import Reader
 from services.runs.tails import Tails
 from services.settings import StreamSettings
+from services.stream_tokens import StreamPass
 from services.threads import MISSING_RUN
 
 TICK_SECONDS = 0.25
@@ -42,6 +43,7 @@ SLICE_BYTES = 64 * 1024
 OTHER_FILES = 100
 MEDIA_TYPE = "text/event-stream"
 PING = b": ping\n\n"
+REFUSED = b": this stream is not yours any more\n\n"
 END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -151,9 +153,9 @@ class EventStream(EventSourceResponse):
     An EventSource gives up for good on any status but 200: what ends a stream early is said in a comment.
     """
 
-    def __init__(self, streams: Streams, run_id: UUID, after: int) -> None:
+    def __init__(self, streams: Streams, admitted: StreamPass, after: int) -> None:
         super().__init__(nothing(), headers=HEADERS, ping=0)
-        self.streams, self.run_id, self.after = streams, run_id, after
+        self.streams, self.admitted, self.after = streams, admitted, after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -165,20 +167,25 @@ class EventStream(EventSourceResponse):
         await send({"type": "http.response.body", "body": body, "more_body": not refusal})
         if not refusal:
             wire = wire_of(scope)
-            wire.go_on = partial(Stream(self.streams, self.run_id, wire).serve, self.after, receive)
+            wire.go_on = partial(Stream(self.streams, self.admitted, wire).serve, self.after, receive)
 
 
 class Stream:
     """One open stream. Its request's task only waits for the end; what is said is written by whoever has the news."""
 
-    __slots__ = ("ended", "reader", "run_id", "sent_at", "streams", "task", "wire")
+    __slots__ = ("admitted", "ended", "reader", "refused", "sent_at", "streams", "task", "wire")
 
-    def __init__(self, streams: Streams, run_id: UUID, wire: Wire) -> None:
-        self.streams, self.run_id, self.wire = streams, run_id, wire
+    def __init__(self, streams: Streams, admitted: StreamPass, wire: Wire) -> None:
+        self.streams, self.admitted, self.wire = streams, admitted, wire
         self.reader: Reader | None = None
         self.task: asyncio.Task[None] | None = None
         self.sent_at = streams.clock
+        self.refused = False
         self.ended = False
+
+    @property
+    def run_id(self) -> UUID:
+        return self.admitted.run_id
 
     async def serve(self, after: int, receive: Receive) -> None:
         """Until the reader or the stream is at its end."""
@@ -247,6 +254,12 @@ class Stream:
         self.ended = True
         self.write(last_words, more=False)
 
+    def refuse(self) -> None:
+        """Whoever reads may not do so any more: end the stream."""
+        self.refused = True
+        if not (self.task or self.ended):
+            self.end(REFUSED)
+
     def say_store_is_away(self, error: Exception) -> None:
         logger.warning("stream.store_away", run_id=str(self.run_id), error=repr(error))
         self.end(comment("the event store is away"))
@@ -292,9 +305,11 @@ class Stream:
             elif not reader.over:
                 await reader.wait_for_stores()
                 await self.ping_if_silent()
-            if self.streams.draining:
+            if self.refused or self.streams.draining:
                 break
-        if reader.finished:
+        if self.refused:
+            await self.send_last(REFUSED)
+        elif reader.finished:
             await self.send_last(b"")
         elif self.streams.draining:
             await self.send_last(comment("the server is restarting"))

@@ -1,15 +1,29 @@
 """Accounts and their members."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID, uuid4
 
-from services.postgres import Connection
+from services.errors import Conflict
+from services.members import Role
+from services.postgres import LONG_SECONDS, Connection, Executor
+
+MAX_ACCOUNTS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     account_id: UUID
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Membership(Account):
+    """An account, and what one of its members is in it."""
+
+    personal: bool
+    role: Role
+    created_at: datetime
 
 
 async def ensure_personal(conn: Connection, user_id: UUID, name: str | None = None) -> Account:
@@ -45,9 +59,44 @@ async def account_named(conn: Connection, name: str) -> Account:
     return Account(**row)
 
 
-async def is_member(conn: Connection, account_id: UUID, user_id: UUID) -> bool:
-    """Whether the user belongs to the account; False too when there is no such account."""
-    found: bool = await conn.fetchval(
-        "SELECT EXISTS (SELECT FROM account_members WHERE account_id = $1 AND user_id = $2)", account_id, user_id
+async def create(conn: Connection, user_id: UUID, name: str) -> Membership:
+    """An account beside the personal ones, owned by the user.
+
+    Raises: Conflict when the user belongs to MAX_ACCOUNTS.
+    """
+    await ensure_personal(conn, user_id)
+    await conn.execute("SELECT FROM accounts WHERE account_id = $1 FOR UPDATE", user_id)
+    if await conn.fetchval("SELECT count(*) FROM account_members WHERE user_id = $1", user_id) >= MAX_ACCOUNTS:
+        raise Conflict(f"You belong to {MAX_ACCOUNTS} accounts, and cannot make more.")
+    row = await conn.fetchrow(
+        """
+        WITH made AS (
+            INSERT INTO accounts (name, personal) VALUES ($2, false) RETURNING account_id, name, personal, created_at
+        ), owner AS (
+            INSERT INTO account_members (account_id, user_id, role) SELECT account_id, $1, 'owner' FROM made
+        )
+        SELECT account_id, name, personal, 'owner' AS role, created_at FROM made
+        """,
+        user_id,
+        name,
     )
-    return found
+    assert row
+    return Membership(**row)
+
+
+async def of_user(conn: Executor, user_id: UUID) -> list[Membership]:
+    """The accounts that a user belongs to: their own, then the others by age."""
+    rows = await conn.fetch(
+        """
+        SELECT a.account_id, a.name, a.personal, m.role, a.created_at
+        FROM account_members m JOIN accounts a USING (account_id) WHERE m.user_id = $1
+        ORDER BY a.account_id <> $1, a.created_at, a.account_id
+        """,
+        user_id,
+    )
+    return [Membership(**row) for row in rows]
+
+
+async def delete(conn: Connection, account_id: UUID) -> None:
+    """Delete an account with its members, keys, agents, and whatever else is still there."""
+    await conn.execute("DELETE FROM accounts WHERE account_id = $1", account_id, timeout=LONG_SECONDS)

@@ -1,6 +1,7 @@
 """structlog: JSON in production, readable in development; one pipeline for our lines and the libraries'."""
 
 import logging
+import re
 import sys
 
 import structlog
@@ -8,6 +9,30 @@ import structlog
 from services.settings import Settings
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger("longrun")
+
+CREDENTIAL = re.compile(r"(?<![\w-])(?:eyJ[\w-]+\.[\w.-]+|sk_[\w-]{16,})|(?<=token=)[^&\s\"']+", re.ASCII)
+"""A token, the secret half of an API key, and whatever stands in a query for a token."""
+HIDDEN = "[hidden]"
+
+
+def without_credentials(text: str) -> str:
+    return CREDENTIAL.sub(HIDDEN, text)
+
+
+class Formatter(structlog.stdlib.ProcessorFormatter):
+    """The last thing that sees a line: no credential leaves in it, whoever wrote it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_credentials(super().format(record))
+
+
+class WithoutCredentials(logging.Filter):
+    """For loggers that have handlers of their own, as uvicorn's: the paths in their lines have queries."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(without_credentials(arg) if isinstance(arg, str) else arg for arg in record.args)
+        return True
 
 
 def configure(settings: Settings) -> None:
@@ -36,7 +61,7 @@ def configure(settings: Settings) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        Formatter(
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tracebacks, renderer],
         )
@@ -44,6 +69,10 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log.level.upper())
+    for name in ("uvicorn.access", "uvicorn.error"):
+        served = logging.getLogger(name)
+        served.filters = [each for each in served.filters if not isinstance(each, WithoutCredentials)]
+        served.addFilter(WithoutCredentials())
     for noisy in ("pika", "httpx2", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -12,6 +12,7 @@ LONGEST_SECONDS = 1e9
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DEVELOPMENT_JWT_SECRET = "development-only-secret-of-32-bytes-or-more"  # noqa: S105 - refused in production
 DEVELOPMENT_SECRETS_KEY = "development-only-key-of-32-bytes-or-more"
+DEVELOPMENT_API_KEY_PEPPER = "development-only-pepper-of-32-bytes-or-more"
 SHORTEST_KEY = 32
 
 
@@ -196,6 +197,8 @@ class StreamSettings(Section):
     window_bytes: int = Field(256 * 1024, ge=1024)
     windows_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     max_streams: int = Field(20_000, ge=1)
+    token_lifetime: Span = timedelta(minutes=15)
+    recheck_interval: Span = Field(timedelta(seconds=30), le=timedelta(seconds=45))
 
 
 class ApiSettings(Section):
@@ -210,12 +213,41 @@ class ApiSettings(Section):
 
 
 class AuthSettings(Section):
-    model_config = SettingsConfigDict(env_prefix="JWT_")
+    """What an access token must be; RS256 and ES256 are checked with the keys that the issuer shows at JWKS_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="JWT_", hide_input_in_errors=True)
     secret: SecretStr = SecretStr(DEVELOPMENT_JWT_SECRET)
-    algorithm: Literal["HS256"] = "HS256"
-    audience: str = "authenticated"
+    previous_secrets: SecretStr = SecretStr("")
+    algorithms: tuple[Literal["HS256", "RS256", "ES256"], ...] = Field(("HS256",), min_length=1)
+    audience: str = Field("authenticated", min_length=1)
     issuer: str = ""
     leeway: Duration = timedelta(seconds=10)
+    jwks_url: str = Field("", pattern=r"^(https?://.+)?$")
+    jwks_refresh: Span = timedelta(minutes=5)
+    jwks_max_age: Span = timedelta(hours=24)
+    jwks_cooldown: Span = timedelta(seconds=10)
+    jwks_timeout: Span = timedelta(seconds=5)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The secret that signs, then those that once did and still verify."""
+        previous = self.previous_secrets.get_secret_value().split(",")
+        return [self.secret.get_secret_value(), *(secret.strip() for secret in previous if secret.strip())]
+
+    @model_validator(mode="after")
+    def know_where_the_keys_are(self) -> "AuthSettings":
+        if bool(self.jwks_url) != bool({"RS256", "ES256"} & set(self.algorithms)):
+            raise ValueError("JWT_JWKS_URL and RS256 or ES256 in JWT_ALGORITHMS need each other")
+        return self
+
+
+class ApiKeySettings(Section):
+    """The pepper is what the secrets of API keys are hashed with: another one makes all of them void."""
+
+    model_config = SettingsConfigDict(env_prefix="API_KEY_", hide_input_in_errors=True)
+    pepper: SecretStr = Field(SecretStr(DEVELOPMENT_API_KEY_PEPPER), min_length=SHORTEST_KEY)
+    cache_ttl: Duration = Field(timedelta(seconds=60), le=timedelta(seconds=60))
+    touch_interval: Span = timedelta(seconds=60)
 
 
 class SecretsSettings(Section):
@@ -381,6 +413,7 @@ class Settings(BaseModel):
     streams: StreamSettings = Field(default_factory=StreamSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
+    api_keys: ApiKeySettings = Field(default_factory=ApiKeySettings)
     secrets: SecretsSettings = Field(default_factory=SecretsSettings)
     billing: BillingSettings = Field(default_factory=BillingSettings)
     agent: AgentSettings = Field(default_factory=AgentSettings)
@@ -412,8 +445,12 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def refuse_unsafe_production(self) -> "Settings":
-        if self.production and self.auth.secret.get_secret_value() == DEVELOPMENT_JWT_SECRET:
-            raise ValueError("JWT_SECRET must be set when ENVIRONMENT=production")
+        if self.production and DEVELOPMENT_JWT_SECRET in self.auth.secrets:
+            raise ValueError("JWT_SECRET must be set, without the development secret, when ENVIRONMENT=production")
+        if self.production and any(len(secret.encode()) < SHORTEST_KEY for secret in self.auth.secrets):
+            raise ValueError(f"JWT_SECRET must have at least {SHORTEST_KEY} bytes when ENVIRONMENT=production")
+        if self.production and self.api_keys.pepper.get_secret_value() == DEVELOPMENT_API_KEY_PEPPER:
+            raise ValueError("API_KEY_PEPPER must be set when ENVIRONMENT=production")
         if self.production and DEVELOPMENT_SECRETS_KEY in self.secrets.each:
             raise ValueError("SECRETS_KEYS must be set, without the development key, when ENVIRONMENT=production")
         return self

@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from api.deps import CallerDep, PoolDep, ResourcesDep
+from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.fields import Line, Text
 from api.paging import LimitQuery, PageQuery, Pagination, pagination
 from api.routes.runs import stop_live_runs
@@ -103,10 +103,14 @@ async def delete_project(project_id: UUID, caller: CallerDep, resources: Resourc
     """Stops the runs of the project, then deletes it with its threads and its sandbox."""
     async with resources.pool.acquire() as conn:
         await projects.writable(conn, caller.account_id, project_id)
-    await stop_live_runs(resources.stores, caller.account_id, project_id=project_id)
+    await remove_project(resources, caller.account_id, project_id)
+    return Deleted(message="Project deleted.")
+
+
+async def remove_project(resources: Resources, account_id: UUID, project_id: UUID) -> None:
+    await stop_live_runs(resources.stores, account_id, project_id=project_id)
     async with transaction(resources.pool) as conn:
         await starting.take_turns(conn, project_id)
         await store.lock_all(conn, project_id=project_id)
-        await projects.delete(conn, caller.account_id, project_id)
+        await projects.delete(conn, account_id, project_id)
     resources.stores.background.spawn(resources.sandboxes.delete(project_id))
-    return Deleted(message="Project deleted.")

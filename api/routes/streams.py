@@ -3,23 +3,33 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import BaseModel
 from redis.asyncio import Redis
 
-from api.auth import resolve_caller
-from api.deps import AccountHeader, ResourcesDep, stream_user
+from api import access
+from api.auth import Caller, Identity, resolve_caller
+from api.deps import AccountHeader, CallerDep, Resources, ResourcesDep, StreamIdentityDep
 from api.errors import invalid
 from api.sse import EventStream, ending_comment
+from services import stream_passes, stream_tokens, threads
+from services.errors import NotFound
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
 from services.runs import tails
 from services.runs.readable import Readable
+from services.stream_tokens import StreamPass
 
 router = APIRouter(tags=["runs"])
 
 CursorHeader = Annotated[str | None, Header(alias="Last-Event-ID")]
 MAX_CURSOR_DIGITS = 18
+
+
+class StreamToken(BaseModel):
+    token: str
+    expires_in: int
 
 
 @router.get(
@@ -30,7 +40,8 @@ MAX_CURSOR_DIGITS = 18
 )
 async def stream_run(
     run_id: UUID,
-    user_id: Annotated[UUID, Depends(stream_user)],
+    request: Request,
+    who: StreamIdentityDep,
     resources: ResourcesDep,
     account_id: AccountHeader = None,
     last_event_id: Annotated[str | None, Query()] = None,
@@ -38,15 +49,47 @@ async def stream_run(
 ) -> Response:
     """Every event after the cursor, each once, then the last one; 204 when that was read already."""
     after = cursor(last_event_id_header, last_event_id)
+    if who is None:
+        return ending_comment(resources.settings.streams, "who you are cannot be checked right now")
     try:
-        caller = await resolve_caller(resources.pool, resources.seen, user_id, account_id)
-        run = await resources.streams.find(caller.account_id, run_id)
+        admitted = await admit(request, resources, run_id, who, account_id)
+        run = await resources.streams.find(admitted.account_id, run_id)
         if await is_read(resources.stores.of(run_id).redis, run, after):
             return Response(status_code=204)
     except (*PostgresUnreachable, *RedisUnreachable) as error:
         logger.warning("stream.store_away", run_id=str(run_id), error=repr(error))
         return ending_comment(resources.settings.streams, "a store is away")
-    return EventStream(resources.streams, run.id, after)
+    return EventStream(resources.streams, admitted, after)
+
+
+async def admit(
+    request: Request, resources: Resources, run_id: UUID, who: Identity, account_id: UUID | None
+) -> StreamPass:
+    """Who reads this stream, for which account.
+
+    Raises: Unauthenticated for another run's stream token; NotFound for one of somebody who would get none now;
+    Forbidden.
+    """
+    if who.stream is None:
+        caller = await resolve_caller(resources.pool, resources.seen, who, account_id)
+        access.check(caller, access.access_of(request))
+        return pass_of(caller, run_id)
+    stream_tokens.require(who.stream, run_id)
+    if await stream_passes.still_good(resources.pool, [who.stream]) == [False]:
+        raise NotFound(threads.MISSING_RUN)
+    return who.stream
+
+
+def pass_of(caller: Caller, run_id: UUID) -> StreamPass:
+    return StreamPass(run_id, caller.account_id, caller.user_id, caller.key.key_id if caller.key else None)
+
+
+@router.post("/agent-run/{run_id}/stream-token")
+async def create_stream_token(run_id: UUID, caller: CallerDep, resources: ResourcesDep) -> StreamToken:
+    """A token that opens this one stream by `?token=`, as an EventSource needs it; `expires_in` is in seconds."""
+    await threads.readable_by_run(resources.pool, caller.account_id, run_id)
+    token = stream_tokens.sign(resources.settings, pass_of(caller, run_id))
+    return StreamToken(token=token, expires_in=int(resources.settings.streams.token_lifetime.total_seconds()))
 
 
 def cursor(header: str | None, query: str | None) -> int:

@@ -21,6 +21,7 @@ class Given:
     broker: str = ""
     jwt_secret: str = ""
     secrets_keys: str = ""
+    api_key_pepper: str = ""
     public_url: str = ""
     preview_url: str = ""
     environment: str = ""
@@ -43,6 +44,7 @@ def given(environ: Mapping[str, str] | None = None) -> Given:
         broker=env.get("BROKER", ""),
         jwt_secret=env.get("JWT_SECRET", ""),
         secrets_keys=env.get("SECRETS_KEYS", ""),
+        api_key_pepper=env.get("API_KEY_PEPPER", ""),
         public_url=env.get("PUBLIC_URL", ""),
         preview_url=env.get("PREVIEW_URL", ""),
         environment=env.get("ENVIRONMENT", ""),

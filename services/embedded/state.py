@@ -31,6 +31,7 @@ class State:
         self.known.setdefault("password", secrets.token_hex(16))
         self.known.setdefault("jwt_secret", secrets.token_hex(32))
         self.known.setdefault("secrets_key", secrets.token_hex(32))
+        self.known.setdefault("api_key_pepper", secrets.token_hex(32))
         self.logs = self.folder_named("logs")
         self.save()
 
@@ -47,6 +48,11 @@ class State:
     def secrets_key(self) -> str:
         """What the secrets of agents are encrypted with."""
         return str(self.known["secrets_key"])
+
+    @property
+    def api_key_pepper(self) -> str:
+        """What the secrets of API keys are hashed with."""
+        return str(self.known["api_key_pepper"])
 
     def folder_named(self, name: str) -> Path:
         folder = self.folder / name

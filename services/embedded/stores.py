@@ -51,6 +51,7 @@ async def start(supervisor: Supervisor, state: State, wanted: Wanted) -> dict[st
         "BROKER": broker,
         "JWT_SECRET": wanted.given.jwt_secret or state.jwt_secret,
         "SECRETS_KEYS": wanted.given.secrets_keys or state.secrets_key,
+        "API_KEY_PEPPER": wanted.given.api_key_pepper or state.api_key_pepper,
     }
     if amqp:
         names["RABBITMQ_URL"] = amqp[0]

@@ -1,8 +1,11 @@
 import asyncio
 from uuid import uuid4
 
-from services import accounts
-from services.postgres import Pool
+import pytest
+
+from services import accounts, members
+from services.errors import Conflict
+from services.postgres import Pool, transaction
 
 
 async def test_the_personal_account_is_made_once(pool: Pool) -> None:
@@ -11,7 +14,7 @@ async def test_the_personal_account_is_made_once(pool: Pool) -> None:
         first = await accounts.ensure_personal(conn, user_id)
         assert await accounts.ensure_personal(conn, user_id) == first
         assert first.account_id == user_id
-        assert await accounts.is_member(conn, user_id, user_id)
+        assert await members.role_of(conn, user_id, user_id) == "owner"
 
 
 async def test_many_first_requests_at_once_make_one_account(pool: Pool) -> None:
@@ -28,10 +31,34 @@ async def test_many_first_requests_at_once_make_one_account(pool: Pool) -> None:
 async def test_nobody_is_a_member_of_an_account_that_is_not_there(pool: Pool) -> None:
     async with pool.acquire() as conn:
         account = await accounts.ensure_personal(conn, uuid4())
-        assert not await accounts.is_member(conn, account.account_id, uuid4())
-        assert not await accounts.is_member(conn, uuid4(), account.account_id)
+        assert await members.role_of(conn, account.account_id, uuid4()) is None
+        assert await members.role_of(conn, uuid4(), account.account_id) is None
 
 
 async def test_a_named_account_is_found_again(pool: Pool) -> None:
     async with pool.acquire() as conn:
         assert await accounts.account_named(conn, "ann") == await accounts.account_named(conn, "ann")
+
+
+async def test_a_user_sees_the_accounts_they_belong_to_their_own_first(pool: Pool) -> None:
+    user_id, other = uuid4(), uuid4()
+    async with transaction(pool) as conn:
+        theirs = await accounts.create(conn, other, "Theirs")
+        await members.add(conn, theirs.account_id, user_id, "viewer")
+    async with transaction(pool) as conn:
+        mine = await accounts.create(conn, user_id, "Mine")
+    found = await accounts.of_user(pool, user_id)
+    assert [(each.account_id, each.role) for each in found] == [
+        (user_id, "owner"),
+        (theirs.account_id, "viewer"),
+        (mine.account_id, "owner"),
+    ]
+
+
+async def test_the_accounts_of_a_user_are_bounded(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "MAX_ACCOUNTS", 2)
+    user_id = uuid4()
+    async with transaction(pool) as conn:
+        await accounts.create(conn, user_id, "Second")
+        with pytest.raises(Conflict, match="2 accounts"):
+            await accounts.create(conn, user_id, "Third")

@@ -7,7 +7,10 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from services.settings import (
+    DEVELOPMENT_API_KEY_PEPPER,
+    DEVELOPMENT_JWT_SECRET,
     DEVELOPMENT_SECRETS_KEY,
+    ApiKeySettings,
     AuthSettings,
     BrokerSettings,
     DeploymentSettings,
@@ -72,8 +75,23 @@ def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPat
     production = DeploymentSettings(environment="production")
     with pytest.raises(ValidationError, match="JWT_SECRET"):
         Settings(deployment=production, auth=AuthSettings())
-    keys = SecretsSettings(keys=SecretStr("k" * 32))
-    assert Settings(deployment=production, auth=AuthSettings(secret=SecretStr("s" * 32)), secrets=keys).production
+    safe: dict[str, Any] = {
+        "deployment": production,
+        "auth": AuthSettings(secret=SecretStr("s" * 32)),
+        "secrets": SecretsSettings(keys=SecretStr("k" * 32)),
+        "api_keys": ApiKeySettings(pepper=SecretStr("p" * 32)),
+    }
+    assert Settings(**safe).production
+    unsafe: dict[str, dict[str, Any]] = {
+        "JWT_SECRET must be set": {
+            "auth": AuthSettings(secret=SecretStr("s" * 32), previous_secrets=SecretStr(DEVELOPMENT_JWT_SECRET))
+        },
+        "JWT_SECRET must have": {"auth": AuthSettings(secret=SecretStr("short"))},
+        "API_KEY_PEPPER": {"api_keys": ApiKeySettings(pepper=SecretStr(DEVELOPMENT_API_KEY_PEPPER))},
+    }
+    for said, changed in unsafe.items():
+        with pytest.raises(ValidationError, match=said):
+            Settings(**{**safe, **changed})
 
 
 def test_production_refuses_the_development_key_also_behind_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,17 @@ def dev(folder: Path) -> Iterator[Dev]:
 
 def bare_environment() -> dict[str, str]:
     """Ours without the addresses of the servers that these tests run beside."""
-    ours = ("DATABASE_URL", "REDIS_", "BROKER", "RABBITMQ_", "JWT_SECRET", "SECRETS_KEYS", "PUBLIC_URL", "SANDBOX_")
+    ours = (
+        "DATABASE_URL",
+        "REDIS_",
+        "BROKER",
+        "RABBITMQ_",
+        "JWT_SECRET",
+        "SECRETS_KEYS",
+        "API_KEY_PEPPER",
+        "PUBLIC_URL",
+        "SANDBOX_",
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "PYTHONPATH": str(CHECKOUT)}
 

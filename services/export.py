@@ -1,0 +1,103 @@
+"""All that an account has, row by row, for whoever wants to take it along."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.agent_secrets import masked
+from services.postgres import Pool
+from services.projects import SHOWN_OF_SANDBOX
+
+ROWS_AT_A_TIME = 50
+NEWER_THAN_ALL = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of a table, newest first; created_at and `key` say where the next page begins, as its index does."""
+
+    record: str
+    key: str
+    rows: str
+
+    @property
+    def page(self) -> str:
+        return f"""
+            SELECT part.* FROM ({self.rows}) AS part WHERE (part.created_at, part.{self.key}) < ($2, $3)
+            ORDER BY part.created_at DESC, part.{self.key} DESC LIMIT {ROWS_AT_A_TIME}
+        """
+
+
+PARTS = (
+    Part("account", "account_id", "SELECT * FROM accounts WHERE account_id = $1"),
+    Part("member", "user_id", "SELECT user_id, role, created_at FROM account_members WHERE account_id = $1"),
+    Part("agent", "agent_id", "SELECT * FROM agents WHERE account_id = $1"),
+    Part(
+        "agent_version",
+        "version_id",
+        "SELECT v.* FROM agent_versions v JOIN agents a USING (agent_id) WHERE a.account_id = $1",
+    ),
+    Part(
+        "api_key",
+        "key_id",
+        """
+        SELECT key_id, created_by, public_key, title, description, scopes, expires_at, revoked_at, last_used_at,
+            created_at
+        FROM api_keys WHERE account_id = $1
+        """,
+    ),
+    Part("project", "project_id", "SELECT * FROM projects WHERE account_id = $1"),
+    Part(
+        "agent_run",
+        "id",
+        """
+        SELECT id, kind, project_id, thread_id, agent_id, agent_version_id, created_by, status, model_name, settings,
+            metadata, webhook_url, priority, on_active, not_before, expires_at, error, usage, started_at, completed_at,
+            created_at
+        FROM agent_runs WHERE account_id = $1
+        """,
+    ),
+    Part("thread", "thread_id", "SELECT * FROM threads WHERE account_id = $1"),
+)
+MESSAGES = f"SELECT * FROM messages WHERE thread_id = $1 AND position > $2 ORDER BY position LIMIT {ROWS_AT_A_TIME}"
+
+
+async def lines(pool: Pool, account_id: UUID) -> AsyncIterator[bytes]:
+    """One JSON object a line, with what it is in `record`; the messages of a thread follow it. Secrets are masked.
+
+    Every page is a statement of its own, and no connection is held between two of them.
+    """
+    for part in PARTS:
+        after: tuple[Any, ...] = NEWER_THAN_ALL
+        while rows := await pool.fetch(part.page, account_id, *after):
+            after = (rows[-1]["created_at"], rows[-1][part.key])
+            for row in rows:
+                yield line(part.record, dict(row))
+                if part.record == "thread":
+                    async for message in messages(pool, row["thread_id"]):
+                        yield message
+
+
+async def messages(pool: Pool, thread_id: UUID) -> AsyncIterator[bytes]:
+    after = -1
+    while rows := await pool.fetch(MESSAGES, thread_id, after):
+        after = rows[-1]["position"]
+        for row in rows:
+            yield line("message", dict(row))
+
+
+def line(record: str, row: dict[str, Any]) -> bytes:
+    return orjson.dumps({"record": record, **shown(record, row)}, default=str, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def shown(record: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row as anybody of the account may see it."""
+    if record == "agent_version":
+        return {**row, **{name: masked(row[name]) for name in ("configured_mcps", "custom_mcps")}}
+    if record == "project":
+        return {**row, "sandbox": {name: row["sandbox"][name] for name in SHOWN_OF_SANDBOX if name in row["sandbox"]}}
+    return row
