@@ -1,6 +1,6 @@
 # What agents work in, for SANDBOX=docker: put in what they shall find. It needs python3, a shell, and a /workspace that
-# any user may write to. For the browser tools add chromium-headless-shell and fonts-liberation, and playwright to the
-# packages of the workers (the extra `browser`).
+# any user may write to. For the browser tools add chromium-headless-shell and fonts-liberation, and build the workers' image
+# with `--build-arg LOCK=requirements-browser.lock`.
 FROM python:3.11-slim-bookworm AS sandbox
 RUN apt-get update && \
     apt-get install -y --no-install-recommends bash curl file git jq less procps ripgrep unzip zip && \
@@ -10,9 +10,10 @@ WORKDIR /workspace
 
 # One image for API, workers and migrations; the command chooses.
 FROM python:3.11-slim-bookworm AS packages
-COPY requirements.lock .
+ARG LOCK=requirements.lock
+COPY ${LOCK} packages.lock
 RUN python -m venv /opt/longrun && \
-    /opt/longrun/bin/pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r requirements.lock
+    /opt/longrun/bin/pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r packages.lock
 
 FROM python:3.11-slim-bookworm AS longrun
 RUN useradd --system --uid 10001 --no-create-home longrun

@@ -17,8 +17,18 @@ CHECKS: dict[str, Sequence[str]] = {
 SCRIPTS = {"sh": "dev", "bash": ".ci/run"}
 LOCKS: dict[str, Sequence[str]] = {
     "requirements.lock": (),
+    "requirements-browser.lock": ("--extra", "browser", "--constraint", "requirements.lock"),
     "requirements-embedded.lock": ("--extra", "embedded", "--constraint", "requirements.lock"),
-    "requirements-dev.lock": ("--extra", "embedded", "--extra", "dev", "--constraint", "requirements-embedded.lock"),
+    "requirements-dev.lock": (
+        "--extra",
+        "embedded",
+        "--extra",
+        "dev",
+        "--constraint",
+        "requirements-embedded.lock",
+        "--constraint",
+        "requirements-browser.lock",
+    ),
 }
 COMPILE = ("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header")
 
@@ -39,7 +49,7 @@ def passes(console: Console, name: str, command: Sequence[str], *, installed: bo
 
 
 def lock(console: Console, upgrade: Sequence[str]) -> int:
-    """Compile the three hash locks, each within the one before; `upgrade` is passed to uv (`--upgrade`)."""
+    """Compile the hash locks, each within those before that it is built on; `upgrade` is passed to uv (`--upgrade`)."""
     for name, extras in LOCKS.items():
         # uv reads nothing but the file names: no index address and no path reaches the lock.
         if call(

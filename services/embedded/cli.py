@@ -27,7 +27,7 @@ HELP = """\
 ./dev bench          measure, and draw what was measured (./dev bench lists the benchmarks)
 ./dev admin          commands for operators, on the running instance, else on what the environment names
                      (./dev admin --help) [--state DIR]
-./dev lock           compile the three requirements locks [--upgrade]
+./dev lock           compile the requirements locks [--upgrade]
 ./dev help           this page
 
 DATABASE_URL, REDIS_URL (or REDIS_URLS; or REDIS_HOST, REDIS_PORT, REDIS_PASSWORD) and RABBITMQ_URL (or
