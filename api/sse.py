@@ -191,6 +191,7 @@ class Stream:
         """Until the reader or the stream is at its end."""
         wire, streams, tails = self.wire, self.streams, self.tails
         wire.expect_answers(streams.settings.send_timeout)
+        wire.expect_chunks()
         streams.add(self)
         try:
             try:
@@ -223,14 +224,23 @@ class Stream:
             return
         while reader.behind:
             batch = reader.held()
-            if batch is None or len(batch.frames) > SLICE_BYTES:
+            if batch is None or len(batch.chunk) > SLICE_BYTES:
                 self.work()
                 return
             reader.take(batch)
-            if not self.write(batch.frames):
+            if not (self.write_chunk(batch.chunk) or self.write(batch.frames)):
                 return
         if reader.finished:
             self.end()
+
+    def write_chunk(self, chunk: bytes) -> bool:
+        """Whether it was written at once, below `send`; if not, `send` has to be asked."""
+        self.sent_at = self.streams.clock
+        try:
+            return self.wire.write_chunk(chunk)
+        except (OSError, RuntimeError) as error:
+            self.lose(error)
+            return True
 
     def write(self, body: bytes, *, more: bool = True) -> bool:
         """Whether it was written at once; if not, a task waits for the reader and goes on from there."""
@@ -243,11 +253,15 @@ class Stream:
         self.sent_at = self.streams.clock
         try:
             return self.wire.start_send({"type": "http.response.body", "body": body, "more_body": more})
-        except (OSError, RuntimeError) as error:  # its own loss: whoever has the news goes on to the next reader
-            logger.warning("stream.write_failed", run_id=str(self.run_id), error=repr(error))
-            self.ended = True
-            self.wire.abort()
+        except (OSError, RuntimeError) as error:
+            self.lose(error)
             return None
+
+    def lose(self, error: Exception) -> None:
+        """Its own loss: whoever has the news goes on to the next reader."""
+        logger.warning("stream.write_failed", run_id=str(self.run_id), error=repr(error))
+        self.ended = True
+        self.wire.abort()
 
     def end(self, last_words: bytes = b"") -> None:
         """The server sees that the answer is complete, and `receive` tells the request's task."""

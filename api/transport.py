@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from starlette.types import Message, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 WIRE = "longrun.wire"
 STILL_NEEDED = {"type", "asgi", "http_version", "method", "path", "query_string", "client"}
@@ -22,6 +23,22 @@ class Wire:
     transport: asyncio.Transport | None
     go_on: Callable[[], Awaitable[None]] | None = None
     """What is left of an answer once all layers have returned: none of them is kept for as long as a stream is open."""
+    cycle: RequestResponseCycle | None = None
+    """The server's own answer, once it is known that whole chunks may be written to the transport beside its `send`."""
+
+    def expect_chunks(self) -> None:
+        """Called when the answer has begun: only uvicorn's over HTTP/1.1 consists of chunks that anybody could write."""
+        cycle = getattr(self.send, "__self__", None)
+        if self.transport and isinstance(cycle, RequestResponseCycle) and cycle.chunked_encoding:
+            self.cycle = cycle
+
+    def write_chunk(self, chunk: bytes) -> bool:
+        """Write a chunk, encoded as HTTP/1.1 has it, as `send` would; False when only `send` knows what to do."""
+        cycle = self.cycle
+        if cycle is None or cycle.flow.write_paused or cycle.disconnected:
+            return False
+        cycle.transport.write(chunk)
+        return True
 
     def start_send(self, message: Message) -> Awaitable[None] | None:
         """Send without a task: None when that was done at once, else the rest of it, which must be awaited."""

@@ -18,15 +18,17 @@ from services.settings import RedisSettings
 
 RECONNECT_SECONDS = 0.2
 PACE_SECONDS = 0.004
-"""How far apart reads of the subscriptions are under load; after a silence a message is read as it comes."""
+"""How far apart reads of the subscriptions are; after a silence a message is read as it comes."""
+PACE_UNDER_LOAD_SECONDS = 0.012
+BUSY_MESSAGES = 16
 
 
-async def gather_more(connection: Any) -> None:
+async def gather_more(connection: Any, found: int) -> None:
     """Leave what comes next to the kernel for a moment: messages that follow each other closely are read together."""
     transport = connection._writer.transport
     transport.pause_reading()
     try:
-        await asyncio.sleep(PACE_SECONDS)
+        await asyncio.sleep(PACE_SECONDS if found < BUSY_MESSAGES else PACE_UNDER_LOAD_SECONDS)
     finally:
         if not transport.is_closing():
             transport.resume_reading()
@@ -165,7 +167,7 @@ class Channels:
                 deadline.reschedule(loop.time() + patience)
                 for reply in replies:
                     self.dispatch(reply)
-                await gather_more(connection)
+                await gather_more(connection, len(replies))
 
     def dispatch(self, reply: Any) -> None:
         if isinstance(reply, Exception):

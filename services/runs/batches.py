@@ -18,11 +18,17 @@ class Batch:
         self.encoded: bytes | None = None
 
     @property
-    def frames(self) -> bytes:
-        """The batch as server-sent events, encoded once for all readers."""
+    def chunk(self) -> bytes:
+        """The batch as server-sent events in one chunk of an HTTP/1.1 answer, encoded once for all readers."""
         if self.encoded is None:
-            self.encoded = b"".join(map(frame, range(self.first_id, self.end), self.events))
+            frames = b"".join(map(frame, range(self.first_id, self.end), self.events))
+            self.encoded = b"%x\r\n%b\r\n" % (len(frames), frames)
         return self.encoded
+
+    @property
+    def frames(self) -> bytes:
+        """The batch as server-sent events, without the chunk around them."""
+        return self.chunk[self.chunk.index(b"\n") + 1 : -2]
 
     @property
     def weight(self) -> int:
