@@ -224,7 +224,7 @@ class Stream:
             return
         while reader.behind:
             batch = reader.held()
-            if batch is None or len(batch.chunk) > SLICE_BYTES:
+            if batch is None or batch.size > SLICE_BYTES:
                 self.work()
                 return
             reader.take(batch)

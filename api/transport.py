@@ -27,7 +27,7 @@ class Wire:
     """The server's own answer, once it is known that whole chunks may be written to the transport beside its `send`."""
 
     def expect_chunks(self) -> None:
-        """Called when the answer has begun: only uvicorn's over HTTP/1.1 consists of chunks that anybody could write."""
+        """Once the answer has begun: only uvicorn's over HTTP/1.1 consists of chunks that anybody could write."""
         cycle = getattr(self.send, "__self__", None)
         if self.transport and isinstance(cycle, RequestResponseCycle) and cycle.chunked_encoding:
             self.cycle = cycle

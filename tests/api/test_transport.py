@@ -66,3 +66,12 @@ async def test_an_error_of_a_send_is_raised_where_it_happens() -> None:
     opened.set()
     with pytest.raises(RuntimeError, match="too late"):
         await rest
+
+
+async def test_a_server_that_is_not_known_is_written_to_through_its_send() -> None:
+    async def send(message: Message) -> None:
+        raise AssertionError
+
+    wire = Wire(send, asyncio.Transport())
+    wire.expect_chunks()
+    assert not wire.write_chunk(b"1\r\nx\r\n")
