@@ -21,8 +21,8 @@ from services.runs.batches import Batch, make_batch
 from services.runs.tail import READ_EVENTS, RETRY_SECONDS, Reader, Tail, Windows
 from services.settings import StreamSettings
 
-TOLD_AT_ONCE = 256
-"""How many readers are told before the loop does something else."""
+TOLD_AT_ONCE = 1024
+"""How many readers are told before the loop does something else: about 16 ms, which each step of a request may wait."""
 LOOKED_AT_ONCE = 200
 READ_BACK_BYTES = 64 * 1024
 """How much one that is behind reads at once: thousands of them may be slow at the same time."""
