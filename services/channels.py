@@ -19,7 +19,7 @@ from services.settings import RedisSettings
 RECONNECT_SECONDS = 0.2
 PACE_SECONDS = 0.004
 """How far apart reads of the subscriptions are; after a silence a message is read as it comes."""
-PACE_UNDER_LOAD_SECONDS = 0.02
+PACE_UNDER_LOAD_SECONDS = 0.012
 BUSY_MESSAGES = 16
 
 

@@ -327,22 +327,6 @@ async def test_readers_of_a_run_share_its_reads_and_need_no_task_once_they_have_
         assert all(stream.wire.cycle for stream in open_streams.open_streams), "chunks could be written directly"
 
 
-async def test_a_reader_over_http_1_0_is_told_the_same_without_chunks(
-    server: Server, ann: Client, live: str, redis: Redis
-) -> None:
-    incoming, outgoing = await asyncio.open_connection("127.0.0.1", server.port)
-    head = f"GET /api/agent-run/{live}/stream HTTP/1.0\r\nHost: x\r\nAuthorization: {ann.http.headers['Authorization']}"
-    outgoing.write(f"{head}\r\n\r\n".encode())
-    async with asyncio.timeout(10):
-        assert (await incoming.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        assert await incoming.readuntil(b"\n\n") == b"retry: 2000\n\n"
-        for number, event in enumerate(numbered(0, 3)):
-            await say(redis, live, event)
-            assert await incoming.readuntil(b"\n\n") == b"id: %d\ndata: %b\n\n" % (number, event)
-    outgoing.close()
-    await outgoing.wait_closed()
-
-
 async def test_too_many_streams_are_told_to_come_again_and_find_room_later(
     ann: Client, live: str, redis: Redis
 ) -> None:
