@@ -135,7 +135,7 @@ async def enter_access_tokens(settings: Settings, stack: AsyncExitStack) -> Acce
 
 
 def enter_known_keys(stores: Stores, stack: AsyncExitStack) -> KnownKeys:
-    known_keys = KnownKeys(stores.settings.api_keys, stores.pool, stores.redis, stores.channels)
+    known_keys = KnownKeys(stores.settings.api_keys, stores.pool, stores.shards.home.redis, stores.shards.home.channels)
     known_keys.open()
     stack.push_async_callback(known_keys.close)
     return known_keys
