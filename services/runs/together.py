@@ -14,8 +14,9 @@ import asyncpg
 
 from services import messages
 from services.joining import Joined
+from services.log import logger
 from services.messages import FencedMessage, Message
-from services.postgres import Pool, dump_json
+from services.postgres import Pool, Unreachable, dump_json
 from services.runs import lifecycle, store
 from services.runs.fence import Fence
 from services.runs.lifecycle import End
@@ -58,13 +59,17 @@ class Together:
 
     async def add(self, draft: FencedMessage, alone: Callable[[], Awaitable[Message]]) -> Message:
         """Store a message under its fence; `alone` when it is long, or could not be stored with others."""
-        if len(draft.content) > JOINED_CHARS:
-            return await alone()
-        return await unless_refused(self.drafts, draft) or await alone()
+        stored = None
+        if len(draft.content) <= JOINED_CHARS:
+            with suppress(*Unreachable):  # `alone` knows how long to wait
+                stored = await unless_refused(self.drafts, draft)
+        return stored or await alone()
 
 
 async def unless_refused(joined: Joined[Q, A | None], question: Q) -> A | None:
     """None when Postgres refused the statement, perhaps for the sake of another question."""
-    with suppress(asyncpg.PostgresError):
+    try:
         return await joined.ask(question)
-    return None
+    except asyncpg.PostgresError as error:
+        logger.info("together.refused", error=repr(error))
+        return None

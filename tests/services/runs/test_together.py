@@ -71,7 +71,7 @@ async def test_runs_that_end_at_once_end_each_in_its_own_way(stores: Stores) -> 
             ("failed", "It broke.", {}),
             ("stopped", None, {}),
         ]
-        assert await asyncio.gather(end(one), end(other)) == [None, None]
+        assert [*await asyncio.gather(end(one), end(other))] == [None, None]
         assert (await row_of(stores.pool, one.run.id)).usage == {"n": 1}
 
 
