@@ -1,5 +1,6 @@
 """The agent loop: look at the thread, ask the model, tell the readers, store the answer, make its calls; again."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -13,9 +14,11 @@ from agent.response_processor import Answer, Reading
 from agent.tool_runner import Acting
 from agent.tools import offer
 from agent.turns import Turn
-from services.messages import Message
+from services.messages import Message, NewMessage
 
 MAX_ANSWER_CHARS = 4_000_000
+
+Store = Callable[[RunContext, NewMessage], Awaitable[Message]]
 
 
 async def run_agent(ctx: RunContext) -> None:
@@ -147,7 +150,7 @@ def explain_silence(ctx: RunContext, answer: Answer) -> str:
     return f"{ctx.run.model_name} ended without an answer."
 
 
-async def keep_draft(ctx: RunContext) -> None:
+async def keep_draft(ctx: RunContext, store: Store = thread_manager.store) -> None:
     """Store the text that was already streamed when a run was stopped or failed, and tell the readers of the row.
 
     Does nothing when there is none. Raises: FenceLost.
@@ -156,6 +159,6 @@ async def keep_draft(ctx: RunContext) -> None:
         return
     draft = Answer(text=ctx.draft.text, reasoning=ctx.draft.reasoning, finish_reason="interrupted")
     kept = response_processor.message(draft, ctx.run.id, ctx.run.model_name, interrupted=True)
-    stored = await thread_manager.store(ctx, kept)
+    stored = await store(ctx, kept)
     await ctx.log.append(response_processor.completed(stored))
     ctx.draft = Draft()

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID, uuid4
 
 from services.postgres import LONG_SECONDS, Connection, Executor, dump_json
@@ -43,6 +43,24 @@ class NewMessage:
     agent_id: UUID | None = None
     agent_version_id: UUID | None = None
     message_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FencedMessage:
+    """One message of a run under its fence, `content` and `metadata` as JSON that jsonb takes."""
+
+    fence: Fence
+    thread_id: UUID
+    message_id: UUID
+    type: str
+    is_llm_message: bool
+    content: str
+    metadata: str
+
+    @classmethod
+    def of(cls, fence: Fence, thread_id: UUID, message_id: UUID, new: NewMessage) -> Self:
+        content, metadata = storable(new.content), storable(new.metadata)
+        return cls(fence, thread_id, message_id, new.type, new.is_llm_message, content, metadata)
 
 
 NAMES = tuple(f.name for f in fields(Message))
@@ -87,6 +105,32 @@ WITH held AS (
 SELECT * FROM stored ORDER BY position
 """
 
+# As ADD_FENCED, for a message each of many runs; a run whose row is locked is left out.
+ADD_FREE = f"""
+WITH free AS (
+    SELECT id AS run_id FROM agent_runs WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
+), given AS (
+    SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::uuid[], $5::text[], $6::bool[], $7::text[], $8::text[])
+        AS given (run_id, fence, thread_id, message_id, type, is_llm_message, content, metadata)
+), held AS (
+    UPDATE agent_runs AS run SET crashes = 0, updated_at = now()
+    FROM given JOIN free USING (run_id)
+    WHERE run.id = run_id AND run.attempt = fence AND run.status = 'running'
+    RETURNING run.id AS run_id, run.agent_id, run.agent_version_id
+), stored AS (
+    INSERT INTO messages (message_id, thread_id, agent_run_id, type, is_llm_message, content, metadata,
+        agent_id, agent_version_id)
+    SELECT message_id, thread_id, run_id, type, is_llm_message, content::jsonb, metadata::jsonb,
+        agent_id, agent_version_id
+    FROM given JOIN held USING (run_id)
+    RETURNING {COLUMNS}
+), touched AS (
+    UPDATE threads SET updated_at = now()
+    WHERE thread_id IN (SELECT thread_id FROM given JOIN held USING (run_id))
+)
+SELECT * FROM stored
+"""
+
 
 async def add(
     conn: Connection, thread_id: UUID, messages: Sequence[NewMessage], *, fence: Fence | None = None
@@ -106,6 +150,20 @@ async def add(
         if not rows:
             raise FenceLost
     return [Message(**row) for row in rows]
+
+
+async def add_free(conn: Executor, given: Sequence[FencedMessage]) -> list[Message | None]:
+    """As `add` with a fence, a message each of many runs in one statement.
+
+    None for a run whose row is locked or that the attempt does not own. Raises: as `add` when one of them is refused.
+    """
+    columns = zip(*((one.fence.run_id, one.fence.attempt, *values_of(one)) for one in given), strict=True)
+    stored = {row["message_id"]: Message(**row) for row in await conn.fetch(ADD_FREE, *columns)}
+    return [stored.get(one.message_id) for one in given]
+
+
+def values_of(one: FencedMessage) -> tuple[Any, ...]:
+    return one.thread_id, one.message_id, one.type, one.is_llm_message, one.content, one.metadata
 
 
 def as_columns(messages: Sequence[NewMessage]) -> tuple[list[Any], ...]:

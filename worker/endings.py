@@ -2,15 +2,19 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 
 from agent import loop as agent_loop
+from agent import thread_manager
 from agent.context import RunContext
 from services.log import logger
-from services.runs import closing, lifecycle, store
+from services.messages import FencedMessage, Message, NewMessage
+from services.runs import closing, store
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.fence import FenceLost
 from services.runs.lifecycle import HandOver
 from services.runs.store import Run
+from services.runs.stores import Stores
 from worker.attempt import LAST_SECONDS, Attempt
 
 ARCHIVE_SECONDS = 5.0
@@ -55,18 +59,18 @@ async def conclude(attempt: Attempt, context: RunContext, log: EventLog, ending:
     if isinstance(ending, HandedOver):
         ending = await hand_over(attempt, log, ending)
     if isinstance(ending, Ended):
-        said = await attempt.unless_leaving(say_rest(context, log, ending))
+        said = await attempt.unless_leaving(say_rest(attempt, context, log, ending))
         ending = said or await hand_over(attempt, log, HandedOver())
     if isinstance(ending, Ended):
         await end(attempt, context, log, ending)
     return ending
 
 
-async def say_rest(context: RunContext, log: EventLog, ending: Ended) -> Ended:
+async def say_rest(attempt: Attempt, context: RunContext, log: EventLog, ending: Ended) -> Ended:
     """Text that was streamed and not stored is kept, and all that was said is appended; nothing more is taken."""
     try:
         if ending.status != "completed":
-            await agent_loop.keep_draft(context)
+            await agent_loop.keep_draft(context, partial(store_together, attempt.process.stores))
         log.seal()
         await log.flush()
     except LogRefused as error:
@@ -74,11 +78,17 @@ async def say_rest(context: RunContext, log: EventLog, ending: Ended) -> Ended:
     return ending
 
 
+async def store_together(stores: Stores, ctx: RunContext, message: NewMessage) -> Message:
+    """`thread_manager.store` of a draft, with those of other runs that end in the same moment."""
+    draft = FencedMessage.of(ctx.fence, ctx.run.thread_id, ctx.draft.message_id, message)
+    return await stores.together.add(draft, lambda: thread_manager.store(ctx, message))
+
+
 async def end(attempt: Attempt, context: RunContext, log: EventLog, ending: Ended) -> None:
     """Row first, then the last words."""
     stores, fence = attempt.process.stores, attempt.held.fence
     row = await attempt.insist(
-        lambda: lifecycle.end(stores.pool, fence, ending.status, error=ending.error, usage=context.usage)
+        lambda: stores.together.end(fence, ending.status, error=ending.error, usage=context.usage)
     )
     row = row or await attempt.insist(lambda: own_end(attempt))
     if row is None:
@@ -100,11 +110,11 @@ async def commit_stop(attempt: Attempt) -> None:
 
     One that came by the API is committed already: looking costs no commit.
     """
-    pool, run_id = attempt.process.stores.pool, attempt.held.fence.run_id
+    together, run_id = attempt.process.stores.together, attempt.held.fence.run_id
 
     async def commit() -> None:
-        if not await lifecycle.is_stop_committed(pool, run_id):
-            await lifecycle.request_stops(pool, [run_id])
+        if not await together.is_stop_committed(run_id):
+            await together.request_stop(run_id)
 
     await attempt.insist(commit)
 

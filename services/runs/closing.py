@@ -12,7 +12,7 @@ from services import messages
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
-from services.runs import archive, control, events, keys, store
+from services.runs import archive, control, events, keys
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.events import Event
 from services.runs.fence import Fence, FenceLost
@@ -36,7 +36,7 @@ async def say_last(stores: Stores, log: EventLog, run: Run, *before: Event) -> N
 async def wake_next(stores: Stores, project_id: UUID) -> None:
     """The project's next queued run may begin, now that the row of the one before it is final."""
     try:
-        waiting = await store.next_queued(stores.pool, project_id)
+        waiting = await stores.together.next_queued(project_id)
     except PostgresUnreachable as error:
         logger.warning("run.next_not_woken", project_id=str(project_id), error=repr(error))  # the sweeper will
         return

@@ -58,6 +58,8 @@ class EventLog:
         self.blank = True
         """Whether nothing was said before this attempt, `void` events aside."""
         self.closed = asyncio.Event()
+        self.awaited = False
+        """Whether somebody waits until all that was said is appended."""
         self.failure: Exception | None = None
         self.refused_since: float | None = None
         self.repairing = False
@@ -80,7 +82,10 @@ class EventLog:
             await self.settle(self.has_room)
 
     async def flush(self) -> None:
-        """Wait until all that was said is appended. Raises as `append` does."""
+        """Wait until all that was said is appended, which is done at once. Raises as `append` does."""
+        if self.pending:
+            self.awaited = True
+            self.notify(self)
         await self.settle(lambda: not self.pending)
 
     def seal(self) -> None:
@@ -151,6 +156,7 @@ class EventLog:
         del self.pending[:count]
         self.pending_bytes -= self.tail_bytes - before
         self.refused_since = None
+        self.awaited = self.awaited and bool(self.pending)
         self.moved.set()
 
     def extend(self, events: Sequence[bytes]) -> None:

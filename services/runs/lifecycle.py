@@ -29,6 +29,32 @@ GIVEN = "given AS (SELECT * FROM unnest($1::uuid[], $2::int[]) AS given (run_id,
 """The runs in $1 with the attempts that are to be ours, in $2."""
 
 
+STOP = f"""
+UPDATE agent_runs AS run SET
+    stop_requested_at = coalesce(stop_requested_at, now()), updated_at = now(),
+    attempt = attempt + (status = 'queued')::int,
+    completed_at = CASE WHEN status = 'queued' THEN now() END,
+    status = CASE WHEN status = 'queued' THEN 'stopped' ELSE status END
+FROM {{}}
+WHERE id = run_id AND completed_at IS NULL
+RETURNING {COLUMNS}
+"""
+"""Commit a stop of the runs in LOCKED or FREE."""
+
+FREE = "free AS (SELECT id AS run_id FROM agent_runs WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED)"
+"""Those of the runs in $1 whose rows nobody has locked: a statement for many waits for none of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a run by its driver; `usage` is JSON."""
+
+    fence: Fence
+    status: str
+    error: str | None
+    usage: str
+
+
 @dataclass(frozen=True, slots=True)
 class HandOver:
     """A live run that is given back to the queue, its log archived up to `length` (None: as far as it got).
@@ -109,6 +135,32 @@ async def end(conn: Executor, fence: Fence, status: str, *, error: str | None, u
     return Run(**row) if row else None
 
 
+async def end_free(conn: Executor, ends: Sequence[End]) -> list[Run | None]:
+    """As `end`, for many running runs in one statement; None also for a run whose row is locked."""
+    rows = await conn.fetch(
+        f"""
+        WITH {FREE}, given AS (
+            SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[])
+                AS given (run_id, fence, ending, explanation, spent)
+        )
+        UPDATE agent_runs AS run SET
+            status = CASE WHEN stop_requested_at IS NULL THEN ending ELSE 'stopped' END,
+            error = CASE WHEN stop_requested_at IS NULL THEN explanation END,
+            usage = usage || spent::jsonb, completed_at = now(), updated_at = now()
+        FROM given JOIN free USING (run_id)
+        WHERE id = run_id AND attempt = fence AND status = 'running'
+        RETURNING {COLUMNS}
+        """,
+        [one.fence.run_id for one in ends],
+        [one.fence.attempt for one in ends],
+        [one.status for one in ends],
+        [one.error and storable_text(one.error) for one in ends],
+        [one.usage for one in ends],
+    )
+    found = {(row["id"], row["attempt"]): Run(**row) for row in rows}
+    return [found.get((one.fence.run_id, one.fence.attempt)) for one in ends]
+
+
 async def end_from_outside(
     conn: Executor, run_id: UUID, attempt: int, status: str, *, error: str | None = None
 ) -> Run | None:
@@ -150,26 +202,20 @@ async def request_stops(conn: Executor, run_ids: Sequence[UUID]) -> list[Run]:
 
     Returns the rows that were not final before; repeating it changes nothing.
     """
-    rows = await conn.fetch(
-        f"""
-        WITH {LOCKED}
-        UPDATE agent_runs AS run SET
-            stop_requested_at = coalesce(stop_requested_at, now()), updated_at = now(),
-            attempt = attempt + (status = 'queued')::int,
-            completed_at = CASE WHEN status = 'queued' THEN now() END,
-            status = CASE WHEN status = 'queued' THEN 'stopped' ELSE status END
-        FROM locked
-        WHERE id = run_id AND completed_at IS NULL
-        RETURNING {COLUMNS}
-        """,
-        run_ids,
-    )
-    return [Run(**row) for row in rows]
+    return [Run(**row) for row in await conn.fetch(f"WITH {LOCKED} {STOP.format('locked')}", run_ids)]
 
 
-async def is_stop_committed(conn: Executor, run_id: UUID) -> bool:
-    query = "SELECT stop_requested_at IS NOT NULL FROM agent_runs WHERE id = $1"
-    return bool(await conn.fetchval(query, run_id))
+async def request_free_stops(conn: Executor, run_ids: Sequence[UUID]) -> list[Run | None]:
+    """As `request_stops`, answering in their order; None also for a run whose row is locked, or named before."""
+    rows = await conn.fetch(f"WITH {FREE} {STOP.format('free')}", run_ids)
+    found = {row["id"]: Run(**row) for row in rows}
+    return [found.pop(run_id, None) for run_id in run_ids]
+
+
+async def are_stops_committed(conn: Executor, run_ids: Sequence[UUID]) -> list[bool]:
+    rows = await conn.fetch("SELECT id FROM agent_runs WHERE id = ANY($1) AND stop_requested_at IS NOT NULL", run_ids)
+    asked = {row["id"] for row in rows}
+    return [run_id in asked for run_id in run_ids]
 
 
 async def take_up_closings(conn: Executor, runs: Sequence[Run]) -> list[Run]:

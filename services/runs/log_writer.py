@@ -56,6 +56,7 @@ class LogWriter:
         self.logs: set[EventLog] = set()
         self.dirty: dict[EventLog, None] = {}
         self.pending = asyncio.Event()
+        self.awaited = asyncio.Event()
         self.starving = asyncio.Event()
         self.archive_at = 0.0
         self.repairs = Background()
@@ -132,6 +133,8 @@ class LogWriter:
         self.dirty.pop(log, None)
 
     def notify(self, log: EventLog) -> None:
+        if log.awaited:
+            self.awaited.set()
         if log in self.dirty:
             return
         self.dirty[log] = None
@@ -146,9 +149,10 @@ class LogWriter:
     # Appending.
 
     async def append_pending(self) -> None:
-        """At once when idle, at most every `append_interval` under load."""
+        """At once when idle or when somebody waits for it, else at most every `append_interval`."""
         await self.pending.wait()
         self.pending.clear()
+        self.awaited.clear()
         logs = [log for log in self.dirty if not log.repairing and not log.failure]
         self.dirty.clear()
         try:
@@ -156,7 +160,12 @@ class LogWriter:
         except Exception:
             self.notify_all(logs)
             raise
-        await asyncio.sleep(self.settings.append_interval.total_seconds() if reached else RETRY_SECONDS)
+        if not reached:
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.append_interval.total_seconds()):
+                await self.awaited.wait()
 
     async def push(self, logs: list[EventLog]) -> bool:
         """One append for each log in one round trip; False when Redis was not reached."""

@@ -19,9 +19,10 @@ async def request_stop(stores: Stores, run_id: UUID) -> Run:
 
     Returns the row as it is then. Raises: NotFound.
     """
-    stopped = await lifecycle.request_stops(stores.pool, [run_id])
-    await announce(stores, stopped)
-    run = stopped[0] if stopped else await store.get(stores.pool, run_id)
+    stopped = await stores.together.request_stop(run_id)
+    if stopped:
+        await announce(stores, [stopped])
+    run = stopped or await store.get(stores.pool, run_id)
     if run is None:
         raise NotFound
     return run

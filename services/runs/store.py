@@ -1,5 +1,6 @@
 """The agent_runs table: rows in, rows out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -196,6 +197,21 @@ async def next_queued(conn: Executor, project_id: UUID) -> Run | None:
         project_id,
     )
     return Run(**row) if row else None
+
+
+async def next_queued_of(conn: Executor, project_ids: Sequence[UUID]) -> list[Run | None]:
+    """As `next_queued`, for many projects in one statement."""
+    rows = await conn.fetch(
+        f"""
+        SELECT DISTINCT ON (project_id) {COLUMNS} FROM agent_runs AS run
+        WHERE project_id = ANY($1) AND status = 'queued' AND (not_before IS NULL OR not_before <= now()) AND judged
+          AND NOT {EARLIER_UNFINISHED}
+        ORDER BY project_id, {TURN.format("run")}
+        """,
+        project_ids,
+    )
+    found = {row["project_id"]: Run(**row) for row in rows}
+    return [found.get(project_id) for project_id in project_ids]
 
 
 async def lock_all(conn: Executor, *, thread_id: UUID | None = None, project_id: UUID | None = None) -> None:

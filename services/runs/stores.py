@@ -19,6 +19,7 @@ from services.runs.log_writer import LogWriter
 from services.runs.shards import Shard, Shards, make_shards
 from services.runs.store import Run
 from services.runs.tails import Tails
+from services.runs.together import Together
 from services.settings import Settings
 
 
@@ -35,6 +36,7 @@ class Stores:
     dispatch: Dispatch
     background: Background
     hand_overs: Joined[HandOver, Run | None]
+    together: Together
 
     def of(self, run_id: UUID) -> Shard:
         """The Redis server of a run, and the rooms on it."""
@@ -81,6 +83,7 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
         dispatch=dispatch,
         background=Background(),
         hand_overs=Joined(partial(lifecycle.hand_over_all, upkeep)),
+        together=Together(pool),
     )
     shards.open()
     dispatch.open()

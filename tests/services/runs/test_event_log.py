@@ -88,6 +88,16 @@ async def length_is(driver: Driver, count: int) -> bool:
     return int(await driver.stores.redis.llen(keys.responses(driver.run.id))) == count
 
 
+async def test_an_append_that_somebody_waits_for_leaves_at_once(settings: Settings, redis: Redis) -> None:
+    async with driving_with(settings, append_interval=timedelta(hours=1)) as driver, asyncio.timeout(5):
+        for text in ("first", "second", "third"):
+            await driver.say(text)
+        row = await end(driver)
+        await driver.log.append(chunk(driver.run, "fourth"))
+        await driver.log.close(events.last_event(row.status, row.error))
+        assert text_of(await listed(driver.stores, driver.run.id)) == "firstsecondthirdfourth"
+
+
 async def test_a_burst_takes_few_round_trips(stores: Stores, redis: Redis) -> None:
     async with driving(stores) as driver:
         await driver.say("warm")
