@@ -90,6 +90,19 @@ class Channels:
                 await confirmed
         except TimeoutError as error:
             raise exceptions.ConnectionError(f"Redis did not confirm the subscription of {name}") from error
+        finally:
+            if not self.pubsub:
+                self.withdraw(name, confirmed)
+
+    def withdraw(self, name: str, confirmed: asyncio.Future[None]) -> None:
+        """Wait no more for an answer that will not come: there is no connection."""
+        waiters = self.waiting.get(name)
+        if waiters is None:
+            return
+        with suppress(ValueError):
+            waiters.remove(confirmed)
+        if not waiters:
+            del self.waiting[name]
 
     def remove(self, name: str, listener: Listener) -> None:
         self.listeners[name].discard(listener)

@@ -205,7 +205,7 @@ class Tails:
         last_id = first_id + tail.count_in(READ_BACK_BYTES) - 1
         try:
             return cast(list[bytes], await self.redis.lrange(tail.key, first_id, last_id))
-        except RedisUnreachable:
+        except (*RedisUnreachable, ResponseError):
             return []
 
     async def check_silent(self) -> None:
@@ -233,7 +233,7 @@ class Tails:
             if row and tail.end == 0 and not tail.window:
                 tail.end = max(row["archived_events"] - READ_EVENTS, 0)
                 self.tell(tail)
-            while row and not tail.over and tail.end is not None and tail.end < row["archived_events"]:
+            while row and tail.readers and not tail.over and tail.end is not None and tail.end < row["archived_events"]:
                 end = tail.end
                 found = await archive.read(self.pool, tail.run_id, end)
                 if found:

@@ -3,12 +3,13 @@ from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
 from random import Random
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.channels import Listener
-from services.runs import events, keys, lifecycle, tails
+from services.runs import archive, events, keys, lifecycle, tails
 from services.runs.batches import Batch, make_batch
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
@@ -375,6 +376,47 @@ async def test_news_that_nobody_announced_are_found_all_the_same(stores: Stores)
             while not (batch := await reader.next()):
                 pass
         assert batch.events == [b'{"foreign": true}']
+
+
+@pytest.mark.parametrize("retention_is_over", [False, True])
+async def test_a_look_at_the_archive_ends_when_its_last_reader_has_left(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, retention_is_over: bool
+) -> None:
+    run_id = await ended_run(stores, 3)
+    await stores.redis.delete(keys.responses(run_id))
+    if retention_is_over:
+        await stores.pool.execute("DELETE FROM agent_run_event_blocks WHERE agent_run_id = $1", run_id)
+    reader = await stores.tails.join(run_id)
+    read = archive.read
+
+    async def read_as_it_leaves(*which: Any, **how: Any) -> list[bytes]:
+        stores.tails.leave(reader)
+        return await read(*which, **how)
+
+    monkeypatch.setattr(archive, "read", read_as_it_leaves)
+    await eventually(lambda: not stores.tails.tails)
+    await eventually(lambda: not stores.tails.looks.tasks, says="nobody reads, and Postgres is asked for ever")
+
+
+async def test_a_reader_far_behind_is_served_from_postgres_when_somebody_has_put_something_else_for_the_list(
+    stores: Stores,
+) -> None:
+    run_id = await ended_run(stores, 600)
+    log = await listed(stores, run_id)
+    await stores.redis.set(keys.responses(run_id), "no list", ex=60)
+    assert_each_once(await within(5, read_all(stores, run_id)), log)
+
+
+async def test_readers_that_come_in_vain_while_redis_is_away_leave_nothing_behind(
+    far: Stores, redis_proxy: Proxy
+) -> None:
+    redis_proxy.refuse()
+    await eventually(lambda: far.channels.pubsub is None)
+    for coming in [far.tails.join(uuid4()) for _ in range(3)]:
+        with pytest.raises(RedisConnectionError):
+            await coming
+    assert not far.channels.waiting
+    assert not far.channels.listeners
 
 
 async def test_nothing_is_kept_of_a_run_that_nobody_follows(stores: Stores) -> None:
