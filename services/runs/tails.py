@@ -163,10 +163,12 @@ class Tails:
         return [nothing if isinstance(answer, ResponseError) else answer for answer in answers]
 
     def extend(self, tail: Tail, first_id: int, found: list[bytes]) -> None:
-        """Add what was read from `first_id` on, unless another look was faster."""
-        if tail.end == first_id:
-            tail.extend(make_batch(first_id, found))
-            self.tell(tail)
+        """Add what was read from `first_id` on; if another look was faster, read again what it may not have seen."""
+        if tail.end != first_id:
+            self.mark(tail)
+            return
+        tail.extend(make_batch(first_id, found))
+        self.tell(tail)
 
     async def find_ends(self, tails: list[Tail]) -> None:
         """Where a tail begins: a little before the list's end; older events each reader reads for itself."""

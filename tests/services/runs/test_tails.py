@@ -378,6 +378,31 @@ async def test_news_that_nobody_announced_are_found_all_the_same(stores: Stores)
         assert batch.events == [b'{"foreign": true}']
 
 
+async def test_what_a_faster_look_at_the_archive_did_not_see_yet_is_not_lost(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_stores(never_looking(settings)) as other, driving(stores) as driver:
+        await driver.say("a")
+        known = await stores.redis.llen(keys.responses(driver.run.id))
+        async with other.tails.follow(driver.run.id, after=known - 1) as reader:
+            await eventually(lambda: reader.tail.end == known)
+            ask = other.tails.ask
+
+            async def answer_late(commands: Any, nothing: Any) -> list[Any]:
+                answers = await ask(commands, nothing)
+                if reader.tail.end == known and answers[0]:
+                    other.tails.extend(reader.tail, known, answers[0][:1])
+                return answers
+
+            monkeypatch.setattr(other.tails, "ask", answer_late)
+            await driver.say("b", "c")
+            seen = 0
+            async with asyncio.timeout(5):
+                while seen < 2:
+                    batch = await reader.next()
+                    seen += len(batch.events) if batch else 0
+
+
 @pytest.mark.parametrize("retention_is_over", [False, True])
 async def test_a_look_at_the_archive_ends_when_its_last_reader_has_left(
     stores: Stores, monkeypatch: pytest.MonkeyPatch, retention_is_over: bool
