@@ -44,7 +44,6 @@ class Wire:
             writer.close()
 
     async def join(self, pipe: Pipe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self.shake_hands(pipe, reader, writer)
         ways = {asyncio.create_task(self.up(pipe, reader)), asyncio.create_task(self.down(pipe, writer))}
         self.ways |= ways
         try:
@@ -58,33 +57,37 @@ class Wire:
             if isinstance(error, Exception):
                 raise error
 
-    async def shake_hands(self, pipe: Pipe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Open the WebSocket in words of our own: the driver would go where another answer sends it.
-
-        Raises: SandboxFailed when it is not a browser that answers.
-        """
+    async def up(self, pipe: Pipe, reader: asyncio.StreamReader) -> None:
         asked = await reader.readuntil(b"\r\n\r\n")
         await pipe.write(OFFERED.sub(b"", asked))
-        come = b""
-        while b"\r\n\r\n" not in come and len(come) < MOST_HEAD and (data := await pipe.read()):
-            come += data
-        head, _, rest = come.partition(b"\r\n\r\n")
-        accepted = ACCEPTED.search(head + b"\r\n")
-        if not head.startswith(SWITCHING) or not accepted:
-            raise SandboxFailed("What answers in place of the browser is none.")
-        writer.write(OPENED % (SWITCHING, accepted[1]) + rest)
-
-    async def up(self, pipe: Pipe, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(CHUNK):
             await pipe.write(data)
 
     async def down(self, pipe: Pipe, writer: asyncio.StreamWriter) -> None:
+        writer.write(await self.opened(pipe))
         while data := await pipe.read():
             self.received += len(data)
             if self.flooded:
                 return
             writer.write(data)
             await writer.drain()
+
+    async def opened(self, pipe: Pipe) -> bytes:
+        """How the WebSocket opens, in words of our own: the driver would go where another answer sends it.
+
+        Raises: SandboxFailed when it is no browser that answers.
+        """
+        come = b""
+        while b"\r\n\r\n" not in come and len(come) < MOST_HEAD and (data := await pipe.read()):
+            come += data
+        if not come:
+            return b""
+        self.received += len(come)
+        head, _, rest = come.partition(b"\r\n\r\n")
+        accepted = ACCEPTED.search(head + b"\r\n")
+        if not head.startswith(SWITCHING) or not accepted:
+            raise SandboxFailed("What answers in place of the browser is none.")
+        return OPENED % (SWITCHING, accepted[1]) + rest
 
     def cut(self) -> None:
         for way in self.ways:
