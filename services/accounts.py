@@ -9,6 +9,9 @@ from services.members import Role
 from services.postgres import LONG_SECONDS, Connection, Executor
 
 MAX_ACCOUNTS = 100
+MAX_LISTED = 1000
+MADE = "m.created_at = a.created_at"
+"""Whoever makes an account is its member from that very moment; whoever is added to one comes later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,14 @@ async def account_named(conn: Connection, name: str) -> Account:
 async def create(conn: Connection, user_id: UUID, name: str) -> Membership:
     """An account beside the personal ones, owned by the user.
 
-    Raises: Conflict when the user belongs to MAX_ACCOUNTS.
+    Raises: Conflict when the user made MAX_ACCOUNTS, the personal one counted. What others added them to is not held
+    against them.
     """
     await ensure_personal(conn, user_id)
     await conn.execute("SELECT FROM accounts WHERE account_id = $1 FOR UPDATE", user_id)
-    if await conn.fetchval("SELECT count(*) FROM account_members WHERE user_id = $1", user_id) >= MAX_ACCOUNTS:
-        raise Conflict(f"You belong to {MAX_ACCOUNTS} accounts, and cannot make more.")
+    made = f"SELECT count(*) FROM account_members m JOIN accounts a USING (account_id) WHERE m.user_id = $1 AND {MADE}"
+    if await conn.fetchval(made, user_id) >= MAX_ACCOUNTS:
+        raise Conflict(f"You have made {MAX_ACCOUNTS} accounts, and cannot make more.")
     row = await conn.fetchrow(
         """
         WITH made AS (
@@ -85,18 +90,32 @@ async def create(conn: Connection, user_id: UUID, name: str) -> Membership:
 
 
 async def of_user(conn: Executor, user_id: UUID) -> list[Membership]:
-    """The accounts that a user belongs to: their own, then the others by age."""
+    """The accounts that a user belongs to: their own, then the others by age.
+
+    Of more than MAX_LISTED those are left out that others added them to last.
+    """
     rows = await conn.fetch(
-        """
-        SELECT a.account_id, a.name, a.personal, m.role, a.created_at
-        FROM account_members m JOIN accounts a USING (account_id) WHERE m.user_id = $1
-        ORDER BY a.account_id <> $1, a.created_at, a.account_id
+        f"""
+        SELECT * FROM (
+            SELECT a.account_id, a.name, a.personal, m.role, a.created_at
+            FROM account_members m JOIN accounts a USING (account_id) WHERE m.user_id = $1
+            ORDER BY {MADE} DESC, m.created_at LIMIT $2
+        ) AS listed
+        ORDER BY account_id <> $1, created_at, account_id
         """,
         user_id,
+        MAX_LISTED,
     )
     return [Membership(**row) for row in rows]
 
 
-async def delete(conn: Connection, account_id: UUID) -> None:
-    """Delete an account with its members, keys, agents, and whatever else is still there."""
+async def delete(conn: Connection, account_id: UUID) -> bool:
+    """Delete an account with its members, keys, agents, and whatever else is still there.
+
+    False, and nothing is deleted, while it has a project, maybe of a moment ago: its runs are to be stopped first.
+    """
+    await conn.execute("SELECT FROM accounts WHERE account_id = $1 FOR UPDATE", account_id)  # no project comes now
+    if await conn.fetchval("SELECT EXISTS (SELECT FROM projects WHERE account_id = $1)", account_id):
+        return False
     await conn.execute("DELETE FROM accounts WHERE account_id = $1", account_id, timeout=LONG_SECONDS)
+    return True

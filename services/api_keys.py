@@ -113,6 +113,15 @@ async def revoke(conn: Executor, account_id: UUID, key_id: UUID) -> ApiKey:
     return ApiKey(**row)
 
 
+async def revoke_those_of(conn: Executor, account_id: UUID, user_id: UUID) -> None:
+    """Make void for good all keys of an account that stand for a person: they do not come back with them."""
+    await conn.execute(
+        "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE account_id = $1 AND created_by = $2",
+        account_id,
+        user_id,
+    )
+
+
 async def delete(conn: Executor, account_id: UUID, key_id: UUID) -> None:
     """Raises: NotFound."""
     statement = "DELETE FROM api_keys WHERE key_id = $1 AND account_id = $2 RETURNING true"

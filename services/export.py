@@ -8,6 +8,7 @@ from uuid import UUID
 
 import orjson
 
+from services import messages
 from services.agent_secrets import masked
 from services.postgres import Pool
 from services.projects import SHOWN_OF_SANDBOX
@@ -63,7 +64,7 @@ PARTS = (
     ),
     Part("thread", "thread_id", "SELECT * FROM threads WHERE account_id = $1"),
 )
-MESSAGES = f"SELECT * FROM messages WHERE thread_id = $1 AND position > $2 ORDER BY position LIMIT {ROWS_AT_A_TIME}"
+BYTES_AT_A_TIME = 1024 * 1024
 
 
 async def lines(pool: Pool, account_id: UUID) -> AsyncIterator[bytes]:
@@ -78,16 +79,20 @@ async def lines(pool: Pool, account_id: UUID) -> AsyncIterator[bytes]:
             for row in rows:
                 yield line(part.record, dict(row))
                 if part.record == "thread":
-                    async for message in messages(pool, row["thread_id"]):
+                    async for message in messages_of(pool, row["thread_id"]):
                         yield message
 
 
-async def messages(pool: Pool, thread_id: UUID) -> AsyncIterator[bytes]:
-    after = -1
-    while rows := await pool.fetch(MESSAGES, thread_id, after):
-        after = rows[-1]["position"]
-        for row in rows:
-            yield line("message", dict(row))
+async def messages_of(pool: Pool, thread_id: UUID) -> AsyncIterator[bytes]:
+    after, more = -1, True
+    while more:
+        async with pool.acquire() as conn:
+            found, more = await messages.page(
+                conn, thread_id, limit=ROWS_AT_A_TIME, after=after, descending=False, max_bytes=BYTES_AT_A_TIME
+            )
+        for message in found:
+            after = message.position
+            yield line("message", {name: getattr(message, name) for name in messages.NAMES})
 
 
 def line(record: str, row: dict[str, Any]) -> bytes:

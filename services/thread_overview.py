@@ -38,7 +38,7 @@ SELECT {threads.WITH_PROJECT},
     (SELECT coalesce(json_agg(fitting), '[]') FROM (
         SELECT {messages.COLUMNS} FROM (
             SELECT *, sum(size) OVER (ORDER BY position DESC) - size AS bytes_before FROM (
-                SELECT *, pg_column_size(content) + pg_column_size(metadata) AS size FROM messages
+                SELECT *, {messages.SIZE} AS size FROM messages
                 WHERE thread_id = t.thread_id ORDER BY position DESC LIMIT $4
             ) AS newest
         ) AS summed WHERE bytes_before < $5 ORDER BY position DESC
@@ -57,7 +57,7 @@ async def get(
     messages: int = 0,
     max_bytes: int = messages.PAGE_BYTES,
 ) -> ThreadOverview:
-    """At most so many runs and messages; no more messages once they are over `max_bytes` as stored, one at least.
+    """At most so many runs and messages; no more messages once they are over `max_bytes`, one at least.
 
     Raises: NotFound, alike for a thread that is somebody else's and one that is not there.
     """

@@ -79,7 +79,7 @@ class AccessTokens:
         claims = self.claims_of(token, algorithm, keys)
         try:
             return Claims(UUID(claims["sub"]), float(claims["exp"]))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise Unauthenticated(INVALID) from error
 
     def keep(self, name: bytes, claims: Claims) -> None:

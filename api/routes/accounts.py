@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.fields import Line
 from api.routes.projects import Deleted, remove_project
-from services import accounts, export, members, projects
+from services import accounts, api_keys, export, members, projects
 from services.accounts import Membership
 from services.members import Member, Role
 from services.postgres import transaction
@@ -85,11 +85,12 @@ async def delete_account(account_id: UUID, caller: CallerDep, resources: Resourc
 
     What does not fit into one request goes on with the next. A personal account begins anew when its owner comes back.
     """
-    while found := await some_projects(resources, caller.account_id):
-        for project in found:
+    deleted = False
+    while not deleted:
+        for project in await some_projects(resources, caller.account_id):
             await remove_project(resources, caller.account_id, project.project_id)
-    async with transaction(resources.pool) as conn:
-        await accounts.delete(conn, caller.account_id)
+        async with transaction(resources.pool) as conn:
+            deleted = await accounts.delete(conn, caller.account_id)
     resources.seen.forget(caller.account_id)
     await resources.known_keys.announce(caller.account_id)
     return Deleted(message="Account deleted.")
@@ -145,5 +146,6 @@ async def leave_account(account_id: UUID, caller: CallerDep, resources: Resource
 async def removed(resources: Resources, account_id: UUID, user_id: UUID) -> Deleted:
     async with transaction(resources.pool) as conn:
         await members.remove(conn, account_id, user_id)
+        await api_keys.revoke_those_of(conn, account_id, user_id)
     await resources.known_keys.announce(account_id)
     return Deleted(message="Member removed.")

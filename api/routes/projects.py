@@ -1,11 +1,11 @@
 """Projects."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.fields import Line, Text
@@ -18,6 +18,9 @@ from services.projects import Project
 from services.runs import starting, store
 
 NETWORK_REFUSED = "sandbox.network: sandboxes have no network here unless the operator sets SANDBOX_NETWORK_ALLOWED."
+
+MAX_DESCRIPTION_CHARS = 5_000
+"""A list shows a thousand of them."""
 
 router = APIRouter(prefix="/projects", tags=["projects"])
 
@@ -45,7 +48,7 @@ class SandboxPatch(BaseModel):
 
 class ProjectPatch(BaseModel):
     name: Line | None = None
-    description: Text | None = None
+    description: Annotated[Text, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
     is_public: bool | None = None
     sandbox: SandboxPatch = SandboxPatch()
 

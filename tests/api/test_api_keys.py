@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from services.settings import Settings
 from tests.api.conftest import Person
-from tests.api.world import key_of
+from tests.api.world import add_member, key_of, made
 
 
 async def make(person: Person, **fields: Any) -> dict[str, Any]:
@@ -86,3 +86,16 @@ async def test_the_keys_of_an_account_are_bounded(ann: Person, monkeypatch: pyte
     monkeypatch.setattr("services.api_keys.MAX_KEYS", 1)
     await make(ann)
     assert (await ann.post("/api-keys", json={"title": "one more"})).status_code == 409
+
+
+async def test_the_key_of_somebody_who_was_removed_does_not_come_back_with_them(
+    ann: Person, bob: Person, robot: Person
+) -> None:
+    team = (await made(ann, "/accounts", {"name": "Team"}))["account_id"]
+    await add_member(ann, team, "owner", bob.user_id)
+    robot.headers["X-API-Key"] = await key_of(bob, "admin", account_id=team)
+    assert (await robot.get("/threads")).status_code == 200
+    await ann.delete(f"/accounts/{team}/members/{bob.user_id}")
+    assert (await robot.get("/threads")).status_code == 401
+    await add_member(ann, team, "viewer", bob.user_id)
+    assert (await robot.get("/threads")).status_code == 401

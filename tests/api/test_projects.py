@@ -23,7 +23,10 @@ async def test_a_project_is_changed_field_by_field(ann: Person) -> None:
     assert (changed["name"], changed["description"], changed["is_public"]) == ("Roses", "red ones", False)
 
 
-@pytest.mark.parametrize("patch", [{"name": ""}, {"name": "\x00"}, {"description": 1}, {"is_public": "perhaps"}])
+@pytest.mark.parametrize(
+    "patch",
+    [{"name": ""}, {"name": "\x00"}, {"description": 1}, {"description": "x" * 5_001}, {"is_public": "perhaps"}],
+)
 async def test_a_bad_field_of_a_project_is_named(ann: Person, patch: dict[str, object]) -> None:
     _, project_id = await ann.make_thread()
     answer = await ann.patch(f"/projects/{project_id}", json=patch)

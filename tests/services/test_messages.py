@@ -155,6 +155,14 @@ async def test_a_page_of_large_messages_ends_early_and_says_that_there_are_more(
         assert (len(alone), more) == (1, True)
 
 
+async def test_what_is_stored_in_little_counts_for_what_it_is(pool: Pool) -> None:
+    async with pool.acquire() as conn:
+        thread_id = await make_thread(conn)
+        await messages.add(conn, thread_id, [said("a" * 100_000) for _ in range(7)])
+        found, more = await messages.page(conn, thread_id, limit=100, max_bytes=250_000)
+        assert (len(found), more) == (3, True)
+
+
 async def test_the_model_is_not_shown_what_is_not_for_it(pool: Pool) -> None:
     async with pool.acquire() as conn:
         thread_id = await make_thread(conn)

@@ -130,3 +130,9 @@ def test_algorithms_and_the_place_of_their_keys_are_set_together(url: str) -> No
     algorithms = ("HS256",) if url else ("HS256", "ES256")
     with pytest.raises(ValidationError, match="JWT_JWKS_URL"):
         AuthSettings.model_validate({"algorithms": algorithms, "jwks_url": url})
+
+
+async def test_a_token_that_expires_after_the_end_of_time_is_none() -> None:
+    token = jwt.encode({**claims(sub=str(uuid4())), "exp": 10**400}, SECRET, algorithm="HS256")
+    with pytest.raises(Unauthenticated, match="not valid"):
+        await user_of(token)
