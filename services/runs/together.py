@@ -67,9 +67,14 @@ class Together:
 
 
 async def unless_refused(joined: Joined[Q, A | None], question: Q) -> A | None:
-    """None when Postgres refused the statement, perhaps for the sake of another question."""
+    """None when Postgres refused the statement, perhaps for the sake of another question.
+
+    Raises: what `services.postgres.Unreachable` names.
+    """
     try:
         return await joined.ask(question)
+    except Unreachable:
+        raise
     except asyncpg.PostgresError as error:
         logger.info("together.refused", error=repr(error))
         return None

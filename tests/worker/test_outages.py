@@ -17,6 +17,7 @@ from agent.context import RunContext
 from services.runs import keys, lifecycle
 from services.runs.event_log import EventLog
 from services.runs.store import Run
+from services.runs.together import Together
 from services.settings import Settings
 from tests.proxy import Proxy
 from tests.services.runs.seeds import age, chunk, closed, eventually, kinds, listed, make_run, read_all, row_of
@@ -148,7 +149,8 @@ async def test_a_claim_whose_answer_is_lost_is_found_to_be_ours(far: Far, proces
 
 async def test_an_end_whose_answer_is_lost_is_found_to_be_ours_and_told(far: Far, process: Process) -> None:
     run = await make_run(process.stores.pool, model=SHORT)
-    with patch.object(lifecycle, "end", losing_its_answer(lifecycle.end, far.postgres)):
+    ends = far.process.stores.together.ends
+    with patch.object(ends, "answer", losing_its_answer(ends.answer, far.postgres)):
         assert uncounted(await drive(far.process, run, within=10)) == ("completed", 1, 0)
     assert kinds(await listed(process.stores, run.id))[-1] == "last:completed"
 
@@ -315,9 +317,9 @@ async def test_an_end_that_is_being_written_is_written_although_its_driver_is_ca
         await asyncio.sleep(0.3)
         return await end(*arguments, **named)
 
-    end = lifecycle.end
+    end = Together.end
     run = await make_run(process.stores.pool)
-    with patch.object(lifecycle, "end", end_late):
+    with patch.object(Together, "end", end_late):
         async with driven(process, run.id) as task:
             await ending.wait()
             for _ in range(3):
@@ -332,7 +334,7 @@ async def test_what_waits_for_a_store_ends_with_its_process(settings: Settings, 
     run = await make_run(process.stores.pool)
     async with asyncio.timeout(20):
         async with far_process(settings) as far:
-            with patch.object(lifecycle, "end", before(lifecycle.end, far.postgres.refuse)):
+            with patch.object(Together, "end", before(Together.end, far.postgres.refuse)):
                 task = asyncio.create_task(runner.drive(far.process, run.id))
                 await eventually(lambda: far.postgres.refusing)
         await asyncio.wait([task])
