@@ -46,7 +46,7 @@ class Standing:
     """The deployment that most tests share, made when first asked for; never two at a time: they share queues."""
 
     def __init__(self, template: str, fake: FakeModel, folder: Path) -> None:
-        self.template, self.folder = template, folder
+        self.template, self.fake, self.folder = template, fake, folder
         self.usual = {**SCALED, **model_settings(fake)}
         self.deployment: Deployment | None = None
         self.database = ""
@@ -54,6 +54,7 @@ class Standing:
     async def at(self, broker: str, others: dict[str, str]) -> Deployment:
         """An API and two live workers with these settings; what the test before killed is started again."""
         names = {**self.usual, **others}
+        self.fake.replies.clear()  # a test that failed may have left some
         if self.deployment and (self.deployment.broker, self.deployment.environment) == (broker, names):
             await self.deployment.refill(workers=2)
             return self.deployment

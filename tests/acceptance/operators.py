@@ -42,6 +42,7 @@ SCALED = {
 REAL: dict[str, str] = {}
 START_SECONDS = 30.0
 LOG_TAIL_BYTES = 12_000
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 
 
 @dataclass
@@ -53,6 +54,8 @@ class Operated:
     log: Path
     port: int = 0
     """Where an API listens."""
+    leaving: bool = False
+    """Whether it was told to end; it may take a moment."""
 
     @property
     def text(self) -> str:
@@ -78,10 +81,12 @@ class Operated:
 
     def signal(self, number: int) -> None:
         """To this process only, as `docker stop` and systemd's KillMode=mixed do."""
+        self.leaving |= number in ENDING
         os.kill(self.process.pid, number)
 
     def signal_group(self, number: int) -> None:
         """To the process and all it forked, as Ctrl-C and systemd's default do."""
+        self.leaving |= number in ENDING
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
@@ -189,6 +194,8 @@ class Deployment:
 
     async def refill(self, workers: int) -> None:
         """Start what an earlier test has killed, end what it has added."""
+        for leaving in [one for one in self.operated if one.leaving and one.running]:
+            leaving.end()
         for surplus in self.workers[workers:]:
             surplus.end()
         if not self.api:

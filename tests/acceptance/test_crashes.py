@@ -24,6 +24,7 @@ def kill_group(worker: Operated) -> None:
 def kill_child(worker: Operated) -> None:
     """What the out-of-memory killer does: Dramatiq's master then ends too."""
     [child] = worker.children
+    worker.leaving = True
     os.kill(child, signal.SIGKILL)
 
 
