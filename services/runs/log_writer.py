@@ -90,13 +90,14 @@ class LogWriter:
         self.epoch = str(info["run_id"])
         earlier = run.reserved_events if fence.attempt > 1 else 0  # the first claim has reserved ids for itself
         whole = length >= run.archived_events and length > 0 and run.log_epoch == self.epoch
+        known = fence.attempt > 1 or run.log_epoch == self.epoch
         log = EventLog(
             fence,
             run.thread_id,
             self.settings,
             archived=run.archived_events,
             tail=tail,
-            reserved=run.reserved_events,
+            reserved=run.reserved_events if known else 0,  # Redis has restarted since: a whole list would look lost
             notify=self.notify,
         )
         log.blank = await self.is_blank(log)

@@ -108,7 +108,7 @@ async def test_lists_are_measured_on_a_filled_database(bench: Bench, tmp_path: P
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("stream", "--readers", "4", "--seconds", "1", "--rounds", "1"),
+        ("stream", "--readers", "60", "--seconds", "2", "--rounds", "1"),
         ("idle", "--streams", "20", "--seconds", "2", "--rounds", "1", "--ordinary", "4", "--reference", "4"),
     ],
     ids=["stream", "idle"],

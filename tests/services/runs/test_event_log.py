@@ -607,6 +607,18 @@ async def test_ids_that_the_claim_reserved_need_no_statement_and_leave_nothing_v
             assert text_of(log) == "ab"
 
 
+async def test_a_claim_that_knew_another_redis_waits_for_the_archive_and_leaves_nothing_void_at_a_take_over(
+    stores: Stores, other: Stores
+) -> None:
+    stores.writer.epoch = "of the server before its restart"
+    async with driving(stores) as first:
+        await first.say("a")
+        die(first)
+        async with driving(other, await bury(stores, first.run.id)) as second:
+            await second.say("b")
+            assert kinds(await listed(other, second.run.id)) == ["chunk", "chunk"]
+
+
 async def test_a_tail_that_a_restart_of_redis_truncated_is_void_up_to_the_reserve(
     stores: Stores, other: Stores
 ) -> None:
