@@ -1,9 +1,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from redis.asyncio import Redis
 
 from services import messages
 from services.messages import FencedMessage, Message, NewMessage
@@ -11,7 +13,8 @@ from services.postgres import Pool, transaction
 from services.runs import lifecycle, stopping
 from services.runs.fence import FenceLost
 from services.runs.store import Run
-from services.runs.stores import Stores
+from services.runs.stores import Stores, open_stores
+from services.settings import Settings
 from tests.services.runs.seeds import (
     Driver,
     Statements,
@@ -24,6 +27,7 @@ from tests.services.runs.seeds import (
     make_run,
     row_of,
     waiting_for_locks,
+    with_runs,
 )
 
 DEADLINE = 5.0
@@ -32,7 +36,18 @@ DEADLINE = 5.0
 @asynccontextmanager
 async def driving_many(stores: Stores, count: int) -> AsyncIterator[list[Driver]]:
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(driving(stores)) for _ in range(count)]
+        drivers = [await stack.enter_async_context(driving(stores)) for _ in range(count)]
+        await eventually(lambda: all(driver.log.reserved for driver in drivers))
+        yield drivers
+
+
+@pytest.fixture
+async def quiet(settings: Settings, redis: Redis) -> AsyncIterator[Stores]:
+    """Stores whose beats and archive are an hour away: nobody else locks a row, which would then be asked alone."""
+    hour = timedelta(hours=1)
+    rare = with_runs(settings, heartbeat_interval=hour, lock_ttl=3 * hour, dead_after=3 * hour, archive_interval=hour)
+    async with open_stores(rare) as stores:
+        yield stores
 
 
 async def end(driver: Driver, status: str = "completed", error: str | None = None, **usage: object) -> Run | None:
@@ -75,9 +90,9 @@ async def test_runs_that_end_at_once_end_each_in_its_own_way(stores: Stores) -> 
         assert (await row_of(stores.pool, one.run.id)).usage == {"n": 1}
 
 
-async def test_runs_that_end_at_once_take_one_statement(stores: Stores) -> None:
-    async with driving_many(stores, 8) as drivers:
-        statements = await Statements.naming(stores.pool, "completed_at")
+async def test_runs_that_end_at_once_take_one_statement(quiet: Stores) -> None:
+    async with driving_many(quiet, 8) as drivers:
+        statements = await Statements.naming(quiet.pool, "completed_at")
         await asyncio.gather(*map(end, drivers))
         assert await statements.count() == 1
 
@@ -103,13 +118,13 @@ async def test_an_end_that_postgres_refuses_spoils_no_other(stores: Stores) -> N
         assert row.status == "completed"
 
 
-async def test_drafts_that_are_kept_at_once_are_stored_each_in_its_thread(stores: Stores) -> None:
-    async with driving_many(stores, 3) as drivers:
-        statements = await Statements.naming(stores.pool, "crashes")
+async def test_drafts_that_are_kept_at_once_are_stored_each_in_its_thread(quiet: Stores) -> None:
+    async with driving_many(quiet, 3) as drivers:
+        statements = await Statements.naming(quiet.pool, "crashes")
         await asyncio.gather(*(keep(driver, f"text {number}") for number, driver in enumerate(drivers)))
         assert await statements.count() == 1
         for number, driver in enumerate(drivers):
-            assert await assistant_texts(stores.pool, driver.run) == [f"text {number}"]
+            assert await assistant_texts(quiet.pool, driver.run) == [f"text {number}"]
 
 
 async def test_a_draft_of_a_lost_fence_is_refused_and_the_others_are_stored(stores: Stores) -> None:
