@@ -7,9 +7,6 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from services.settings import (
-    DEVELOPMENT_API_KEY_PEPPER,
-    DEVELOPMENT_JWT_SECRET,
-    DEVELOPMENT_SECRETS_KEY,
     ApiKeySettings,
     AuthSettings,
     BrokerSettings,
@@ -21,6 +18,7 @@ from services.settings import (
     Settings,
     parse_duration,
 )
+from services.settings.access import DEVELOPMENT_API_KEY_PEPPER, DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SECRETS_KEY
 
 ROOT = Path(__file__).parents[2]
 

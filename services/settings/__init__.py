@@ -1,0 +1,121 @@
+"""Every setting of Longrun: the only reader of the environment."""
+
+from functools import lru_cache
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from services.settings.access import (
+    DEVELOPMENT_API_KEY_PEPPER,
+    DEVELOPMENT_JWT_SECRET,
+    DEVELOPMENT_SECRETS_KEY,
+    SHORTEST_KEY,
+    ApiKeySettings,
+    ApiSettings,
+    AuthSettings,
+    BillingSettings,
+    SecretsSettings,
+)
+from services.settings.agents import (
+    AgentSettings,
+    McpSettings,
+    ModelSettings,
+    OutgoingSettings,
+    PreviewSettings,
+    SandboxSettings,
+    SearchSettings,
+)
+from services.settings.deployment import DeploymentSettings, LangfuseSettings, LogSettings
+from services.settings.redis_urls import database_address, with_next_database
+from services.settings.runs import RunSettings, StreamSettings
+from services.settings.section import parse_duration
+from services.settings.stores import BrokerSettings, PostgresSettings, RedisSettings
+
+__all__ = [
+    "AgentSettings",
+    "ApiKeySettings",
+    "ApiSettings",
+    "AuthSettings",
+    "BillingSettings",
+    "BrokerSettings",
+    "DeploymentSettings",
+    "LangfuseSettings",
+    "LogSettings",
+    "McpSettings",
+    "ModelSettings",
+    "OutgoingSettings",
+    "PostgresSettings",
+    "PreviewSettings",
+    "RedisSettings",
+    "RunSettings",
+    "SandboxSettings",
+    "SearchSettings",
+    "SecretsSettings",
+    "Settings",
+    "StreamSettings",
+    "load",
+    "parse_duration",
+]
+
+
+class Settings(BaseModel):
+    """All sections. Build once at an entry point with `load()` and hand down."""
+
+    model_config = ConfigDict(frozen=True)
+    deployment: DeploymentSettings = Field(default_factory=DeploymentSettings)
+    postgres: PostgresSettings = Field(default_factory=PostgresSettings)
+    redis: RedisSettings = Field(default_factory=RedisSettings)
+    broker: BrokerSettings = Field(default_factory=BrokerSettings)
+    runs: RunSettings = Field(default_factory=RunSettings)
+    streams: StreamSettings = Field(default_factory=StreamSettings)
+    api: ApiSettings = Field(default_factory=ApiSettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    api_keys: ApiKeySettings = Field(default_factory=ApiKeySettings)
+    secrets: SecretsSettings = Field(default_factory=SecretsSettings)
+    billing: BillingSettings = Field(default_factory=BillingSettings)
+    agent: AgentSettings = Field(default_factory=AgentSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
+    outgoing: OutgoingSettings = Field(default_factory=OutgoingSettings)
+    mcp: McpSettings = Field(default_factory=McpSettings)
+    search: SearchSettings = Field(default_factory=SearchSettings)
+    langfuse: LangfuseSettings = Field(default_factory=LangfuseSettings)
+    previews: PreviewSettings = Field(default_factory=PreviewSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @property
+    def production(self) -> bool:
+        return self.deployment.environment == "production"
+
+    @property
+    def broker_redis_url(self) -> str:
+        """BROKER_REDIS_URL, else our Redis with the next database number: the two never share one."""
+        named = self.broker.redis_url.get_secret_value()
+        return named or with_next_database(self.redis.dsn)
+
+    @model_validator(mode="after")
+    def keep_the_broker_apart(self) -> "Settings":
+        ours = [database_address(url) for url in self.redis.listed]
+        if self.broker.kind == "redis" and database_address(self.broker_redis_url) in ours:
+            raise ValueError("BROKER_REDIS_URL must be a database of its own: REDIS_URLS names the same one")
+        return self
+
+    @model_validator(mode="after")
+    def refuse_unsafe_production(self) -> "Settings":
+        if self.production and DEVELOPMENT_JWT_SECRET in self.auth.secrets:
+            raise ValueError("JWT_SECRET must be set, without the development secret, when ENVIRONMENT=production")
+        if self.production and any(len(secret.encode()) < SHORTEST_KEY for secret in self.auth.secrets):
+            raise ValueError(f"JWT_SECRET must have at least {SHORTEST_KEY} bytes when ENVIRONMENT=production")
+        if self.production and self.api_keys.pepper.get_secret_value() == DEVELOPMENT_API_KEY_PEPPER:
+            raise ValueError("API_KEY_PEPPER must be set when ENVIRONMENT=production")
+        if self.production and DEVELOPMENT_SECRETS_KEY in self.secrets.each:
+            raise ValueError("SECRETS_KEYS must be set, without the development key, when ENVIRONMENT=production")
+        return self
+
+
+@lru_cache(maxsize=1)
+def load() -> Settings:
+    """Read the environment and `.env` once per process.
+
+    Raises: pydantic.ValidationError naming each setting that is wrong.
+    """
+    return Settings()

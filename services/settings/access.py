@@ -1,0 +1,89 @@
+"""The API: what it takes, who may ask, and the secrets that this rests on."""
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from services.settings.section import Duration, Section, Span
+
+DEVELOPMENT_JWT_SECRET = "development-only-secret-of-32-bytes-or-more"  # noqa: S105 - refused in production
+DEVELOPMENT_SECRETS_KEY = "development-only-key-of-32-bytes-or-more"
+DEVELOPMENT_API_KEY_PEPPER = "development-only-pepper-of-32-bytes-or-more"
+SHORTEST_KEY = 32
+
+
+class ApiSettings(Section):
+    model_config = SettingsConfigDict(env_prefix="API_")
+    cors_origins: tuple[str, ...] = ()
+    public_url: str = Field("http://127.0.0.1:8000", validation_alias="PUBLIC_URL")
+    max_body_bytes: int = Field(1024 * 1024, ge=1024)
+    max_prompt_chars: int = Field(200_000, ge=1)
+    max_files: int = Field(20, ge=0)
+    max_file_bytes: int = Field(50 * 1024 * 1024, ge=1)
+    max_upload_bytes: int = Field(200 * 1024 * 1024, ge=1)
+
+
+class AuthSettings(Section):
+    """What an access token must be; RS256 and ES256 are checked with the keys that the issuer shows at JWKS_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="JWT_", hide_input_in_errors=True)
+    secret: SecretStr = SecretStr(DEVELOPMENT_JWT_SECRET)
+    previous_secrets: SecretStr = SecretStr("")
+    algorithms: tuple[Literal["HS256", "RS256", "ES256"], ...] = Field(("HS256",), min_length=1)
+    audience: str = Field("authenticated", min_length=1)
+    issuer: str = ""
+    leeway: Duration = timedelta(seconds=10)
+    jwks_url: str = Field("", pattern=r"^(https?://.+)?$")
+    jwks_refresh: Span = timedelta(minutes=5)
+    jwks_max_age: Span = timedelta(hours=24)
+    jwks_cooldown: Span = timedelta(seconds=10)
+    jwks_timeout: Span = timedelta(seconds=5)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The secret that signs, then those that once did and still verify."""
+        previous = self.previous_secrets.get_secret_value().split(",")
+        return [self.secret.get_secret_value(), *(secret.strip() for secret in previous if secret.strip())]
+
+    @model_validator(mode="after")
+    def know_where_the_keys_are(self) -> "AuthSettings":
+        if bool(self.jwks_url) != bool({"RS256", "ES256"} & set(self.algorithms)):
+            raise ValueError("JWT_JWKS_URL and RS256 or ES256 in JWT_ALGORITHMS need each other")
+        return self
+
+
+class ApiKeySettings(Section):
+    """The pepper is what the secrets of API keys are hashed with: another one makes all of them void."""
+
+    model_config = SettingsConfigDict(env_prefix="API_KEY_", hide_input_in_errors=True)
+    pepper: SecretStr = Field(SecretStr(DEVELOPMENT_API_KEY_PEPPER), min_length=SHORTEST_KEY)
+    cache_ttl: Duration = Field(timedelta(seconds=60), le=timedelta(seconds=60))
+    touch_interval: Span = timedelta(seconds=60)
+
+
+class SecretsSettings(Section):
+    """What secrets of agents are encrypted with at rest: one key, or several with commas between them.
+
+    The first encrypts, all decrypt: a new key goes in front, an old one stays until nothing is encrypted with it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SECRETS_", hide_input_in_errors=True)
+    keys: SecretStr = SecretStr(DEVELOPMENT_SECRETS_KEY)
+
+    @property
+    def each(self) -> list[str]:
+        return [key.strip() for key in self.keys.get_secret_value().split(",") if key.strip()]
+
+    @model_validator(mode="after")
+    def be_long_enough(self) -> "SecretsSettings":
+        if not self.each or any(len(key) < SHORTEST_KEY for key in self.each):
+            raise ValueError(f"SECRETS_KEYS must be one or more keys of at least {SHORTEST_KEY} characters")
+        return self
+
+
+class BillingSettings(Section):
+    """Who decides whether an account may run: `local` always lets it."""
+
+    kind: Literal["local"] = Field("local", validation_alias="BILLING")
