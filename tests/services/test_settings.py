@@ -94,6 +94,7 @@ def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPat
 
 def test_production_refuses_the_development_key_also_behind_another(monkeypatch: pytest.MonkeyPatch) -> None:
     production, auth = DeploymentSettings(environment="production"), AuthSettings(secret=SecretStr("s" * 32))
+    monkeypatch.setenv("API_KEY_PEPPER", "p" * 32)
     monkeypatch.setenv("SECRETS_KEYS", f"{'k' * 32},{DEVELOPMENT_SECRETS_KEY}")
     with pytest.raises(ValidationError, match="SECRETS_KEYS"):
         Settings(deployment=production, auth=auth)
