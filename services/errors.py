@@ -60,6 +60,12 @@ class Unprocessable(AppError):
     status = 422
 
 
+class TooManyRequests(AppError):
+    """Too many requests; try again later."""
+
+    status = 429
+
+
 class BadGateway(AppError):
     """A server that somebody named cannot be used."""
 

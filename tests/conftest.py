@@ -21,7 +21,7 @@ from services.redis import open_redis
 from services.runs.stores import Stores, open_stores
 from services.sandbox.protocol import SandboxProvider
 from services.sandbox.providers import make_provider
-from services.settings import BrokerSettings, PostgresSettings, RedisSettings, RunSettings, Settings
+from services.settings import BrokerSettings, LimitSettings, PostgresSettings, RedisSettings, RunSettings, Settings
 from tests import databases
 from tests.databases import Databases
 from tests.lanes import FromBothEnds, OwnStores, stores_of_this_lane
@@ -35,6 +35,9 @@ OUR_REDIS, BROKER_REDIS = 14 - 2 * LANE, 15 - 2 * LANE
 """Database numbers of the tests' own: those of a developer's instance and of other lanes stay untouched."""
 DEPLOYED_REDIS, DEPLOYED_BROKER = OUR_REDIS - 8, BROKER_REDIS - 8
 """Those of the deployments: one that stands by between two tests would take the messages of the second."""
+
+NO_LIMITS = LimitSettings(max_concurrent_runs=0)
+"""For all tests that are not about limits."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -138,13 +141,14 @@ def redis_url() -> str:
 
 @pytest.fixture
 def settings(database_url: str, redis_url: str) -> Settings:
-    """Both stores of the test, the Redis broker, and durations a tenth of the real ones."""
+    """Both stores of the test, the Redis broker, durations a tenth of the real ones, and no limits."""
     broker_url = SecretStr(with_path(named("REDIS_URL"), str(BROKER_REDIS)))
     return Settings(
         postgres=PostgresSettings(url=SecretStr(database_url), pool_min=1, pool_max=10),
         redis=RedisSettings(url=SecretStr(redis_url), ping_interval=timedelta(seconds=1)),
         broker=BrokerSettings(kind="redis", redis_url=broker_url),
         runs=scaled_runs(),
+        limits=NO_LIMITS,
     )
 
 

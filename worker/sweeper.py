@@ -11,7 +11,7 @@ from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.postgres import transaction
 from services.redis import Unreachable as RedisUnreachable
-from services.runs import closing, idempotency, keys, lifecycle, starting, stopping
+from services.runs import closing, idempotency, keys, lifecycle, slots, starting, stopping
 from services.runs.shards import Shard
 from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 from services.runs.stores import Stores
@@ -45,13 +45,11 @@ async def sweep(stores: Stores) -> None:
 
 
 async def judge_due(stores: Stores) -> None:
-    """Delayed runs that are due and stop the others: only then may they be sent."""
-    rows = await stores.pool.fetch(
-        f"SELECT DISTINCT project_id FROM agent_runs WHERE {starting.DUE_UNJUDGED} LIMIT {BATCH}"
-    )
-    for row in rows:
+    """Delayed runs that are due, stop the others and take a slot, once there is one: only then may they be sent."""
+    limits = stores.settings.limits
+    for project_id in await slots.open_projects(stores.pool, limits, BATCH):
         async with transaction(stores.pool) as conn:
-            stopped = await starting.judge(conn, row["project_id"])
+            stopped = await starting.judge(conn, project_id, limits)
         await stopping.announce(stores, stopped)
 
 

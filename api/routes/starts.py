@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from agent.catalog import resolve_model
 from api.auth import Caller
-from api.deps import CallerDep, ResourcesDep
+from api.deps import CallerDep, Resources, ResourcesDep
 from api.errors import invalid, validated
 from api.fields import Metadata, Prompt, Text, WebAddress
 from api.idempotency import KeyHeader, request_key
@@ -140,7 +140,7 @@ async def initiate(
 
         async def make(conn: Connection, run_id: UUID) -> Started:
             model_name = model_of(resources.settings, asked.model_name)
-            return await store_initiated(conn, run_id, caller, asked, model_name, form, resources.gate)
+            return await store_initiated(conn, run_id, caller, asked, model_name, form, resources)
 
         run = await starting.begin(resources.stores, make, key)
     return Initiated(thread_id=run.thread_id, agent_run_id=run.id, project_id=run.project_id)
@@ -171,15 +171,16 @@ async def store_initiated(
     asked: InitiateForm,
     model_name: str,
     form: Form,
-    gate: Gate,
+    resources: Resources,
 ) -> Started:
-    await check_billing(conn, gate, caller, model_name)
+    await check_billing(conn, resources.gate, caller, model_name)
     project = await projects.create(conn, caller.account_id, project_name(asked.prompt))
     thread = await threads.create(conn, caller.account_id, project.project_id, asked.thread_metadata)
     agent = await chosen_agent(conn, caller, asked, thread)
     first = NewMessage("user", {"role": "user", "content": text_with_uploads(asked.prompt, form)})
     await messages.add(conn, thread.thread_id, [first])
-    started = await starting.start(conn, new_run(run_id, caller, thread, asked, model_name, agent))
+    new = new_run(run_id, caller, thread, asked, model_name, agent)
+    started = await starting.start(conn, new, resources.settings.limits)
     await uploads.store(conn, project.project_id, started.run.id, form.uploads)
     return started
 
@@ -211,7 +212,8 @@ async def start_run(
         thread = await threads.writable(conn, caller.account_id, thread_id)
         await check_billing(conn, resources.gate, caller, model_name)
         agent = await chosen_agent(conn, caller, asked, thread)
-        return await starting.start(conn, new_run(run_id, caller, thread, asked, model_name, agent))
+        new = new_run(run_id, caller, thread, asked, model_name, agent)
+        return await starting.start(conn, new, resources.settings.limits)
 
     return shown_start(await starting.begin(resources.stores, make, key))
 
@@ -270,7 +272,8 @@ async def retry_run(run_id: UUID, caller: CallerDep, resources: ResourcesDep) ->
         await check_billing(conn, resources.gate, caller, model_name)
         agent_id = run.settings.get("agent_id") or run.agent_id
         version_id = await agents.current_version(conn, caller.account_id, UUID(str(agent_id))) if agent_id else None
-        return await starting.start(conn, run_again(run, new_id, caller, model_name, version_id))
+        again = run_again(run, new_id, caller, model_name, version_id)
+        return await starting.start(conn, again, resources.settings.limits)
 
     return shown_start(await starting.begin(resources.stores, make))
 

@@ -8,14 +8,12 @@ from uuid import UUID, uuid4
 
 from services.errors import Conflict
 from services.postgres import Connection, transaction
-from services.runs import idempotency, lifecycle, stopping, store
+from services.runs import idempotency, lifecycle, slots, stopping, store
 from services.runs.idempotency import RequestKey
+from services.runs.slots import DUE_UNJUDGED
 from services.runs.store import COLUMNS, LIVE, TURN, Run
 from services.runs.stores import Stores
-
-DUE_UNJUDGED = """(
-    status = 'queued' AND NOT judged AND not_before <= now() AND (expires_at IS NULL OR expires_at > now())
-)"""
+from services.settings import LimitSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,8 @@ class NewRun:
 
     @property
     def judged(self) -> bool:
-        """Whether `on_active` is settled at the start; a delayed run stops the others when it is due."""
-        return self.on_active != "stop" or not self.delay
+        """Whether it has its place from the start; a delayed run stops the others, and takes a slot, when it is due."""
+        return not self.delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +81,19 @@ async def send(stores: Stores, started: Started) -> None:
         stores.dispatch.send_run(started.run)
 
 
-async def start(conn: Connection, new: NewRun) -> Started:
+async def start(conn: Connection, new: NewRun, limits: LimitSettings) -> Started:
     """Insert the row of a run in the caller's transaction; send its message after the commit.
 
-    Raises: Conflict `{message, agent_run_id}` when `on_active` is `reject` and a run is unfinished.
+    Raises: Conflict `{message, agent_run_id}` when `on_active` is `reject` and a run is unfinished; TooManyRequests
+    when the project has no slot and the account none left.
     """
-    await take_turns(conn, new.project_id)
-    run, unfinished = await insert_after(conn, new)
+    allowed = await slots.take_turns(conn, new.account_id, new.project_id, limits)
+    run, unfinished, busy = await insert_after(conn, new, allowed if new.judged else slots.NO_LIMIT)
+    if unfinished and new.judged and new.on_active == "reject":
+        raise Conflict({"message": "A run of this project has not finished yet.", "agent_run_id": str(unfinished[0])})
+    slots.require(allowed, busy)
     if not unfinished or not new.judged or new.on_active == "queue":
         return Started(run, [])
-    if new.on_active == "reject":
-        raise Conflict({"message": "A run of this project has not finished yet.", "agent_run_id": str(unfinished[0])})
     stopped = await lifecycle.request_stops(conn, unfinished)
     return Started(await store.get(conn, run.id) or run, stopped)
 
@@ -103,24 +103,20 @@ async def take_turns(conn: Connection, project_id: UUID) -> None:
     await conn.execute("SELECT FROM projects WHERE project_id = $1 FOR NO KEY UPDATE", project_id)
 
 
-async def has_turn(conn: Connection, project_id: UUID) -> bool:
-    """As `take_turns`, or not at all: a sweep never waits."""
-    query = "SELECT true FROM projects WHERE project_id = $1 FOR NO KEY UPDATE SKIP LOCKED"
-    return bool(await conn.fetchval(query, project_id))
-
-
-async def judge(conn: Connection, project_id: UUID) -> list[Run]:
-    """Let the delayed runs of a project that are due stop the others, in the order of their turns.
+async def judge(conn: Connection, project_id: UUID, limits: LimitSettings) -> list[Run]:
+    """Let the delayed runs of a project that are due take their place and stop the others, in the order of their turns.
 
     Each stops what it would have stopped on time: the unfinished runs that had been started when it became due.
-    Returns what was stopped: announce it after the commit. Nothing is done while a start of the project is under way.
+    Returns what was stopped: announce it after the commit. Nothing is done while a start of the project or its account
+    is under way, nor before there is a slot for the project.
     """
-    if not await has_turn(conn, project_id):
+    if not await slots.has_turn(conn, project_id, limits) or not await slots.is_open(conn, project_id, limits):
         return []
     await lock_unfinished(conn, project_id)
     stopped: list[Run] = []
     while due := await judge_next(conn, project_id):
-        stopped += await lifecycle.request_stops(conn, await in_the_way(conn, project_id, *due))
+        if due.on_active == "stop":
+            stopped += await lifecycle.request_stops(conn, await in_the_way(conn, project_id, due))
     return stopped
 
 
@@ -131,39 +127,48 @@ async def lock_unfinished(conn: Connection, project_id: UUID) -> None:
     )
 
 
-async def judge_next(conn: Connection, project_id: UUID) -> tuple[UUID, datetime] | None:
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A delayed run whose time has come, at `not_before`."""
+
+    id: UUID
+    not_before: datetime
+    on_active: str
+
+
+async def judge_next(conn: Connection, project_id: UUID) -> Due | None:
     row = await conn.fetchrow(
         f"""
         UPDATE agent_runs SET judged = true, updated_at = now() WHERE id = (
             SELECT id FROM agent_runs AS run WHERE project_id = $1 AND {DUE_UNJUDGED}
             ORDER BY {TURN.format("run")} LIMIT 1
-        ) RETURNING id, not_before
+        ) RETURNING id, not_before, on_active
         """,
         project_id,
     )
-    return (row["id"], row["not_before"]) if row else None
+    return Due(*row) if row else None
 
 
-async def in_the_way(conn: Connection, project_id: UUID, run_id: UUID, due: datetime) -> list[UUID]:
+async def in_the_way(conn: Connection, project_id: UUID, due: Due) -> list[UUID]:
     rows = await conn.fetch(
         f"""
         SELECT id FROM agent_runs
         WHERE project_id = $1 AND {LIVE} AND id <> $2 AND created_at <= $3 ORDER BY created_at
         """,
         project_id,
-        run_id,
-        due,
+        due.id,
+        due.not_before,
     )
     return [row["id"] for row in rows]
 
 
 async def insert(conn: Connection, new: NewRun) -> Run:
-    run, _ = await insert_after(conn, new)
+    run, _, _ = await insert_after(conn, new, slots.NO_LIMIT)
     return run
 
 
-async def insert_after(conn: Connection, new: NewRun) -> tuple[Run, list[UUID]]:
-    """The row, and the unfinished runs of its project before it, oldest first.
+async def insert_after(conn: Connection, new: NewRun, allowed: int) -> tuple[Run, list[UUID], list[UUID]]:
+    """The row, the unfinished runs of its project before it, oldest first, and `slots.BUSY` if slots are `allowed`.
 
     Its times are those of its place in line, not of the transaction, which may have waited for it. Its settings
     remember that it had an agent: the column lets go of one that is deleted.
@@ -180,7 +185,7 @@ async def insert_after(conn: Connection, new: NewRun) -> tuple[Run, list[UUID]]:
         RETURNING {COLUMNS}, (
             SELECT array_agg(other.id ORDER BY other.created_at) FROM agent_runs AS other
             WHERE other.project_id = $4 AND {LIVE}
-        ) AS unfinished
+        ) AS unfinished, {slots.BUSY.format(account="$3", project="$4", allowed="$18")} AS busy
         """,
         new.run_id,
         new.kind,
@@ -199,7 +204,8 @@ async def insert_after(conn: Connection, new: NewRun) -> tuple[Run, list[UUID]]:
         new.judged,
         new.delay,
         new.expires_in,
+        allowed,
     )
     assert row is not None
-    *columns, unfinished = row.values()
-    return Run(*columns), unfinished or []
+    *columns, unfinished, busy = row.values()
+    return Run(*columns), unfinished or [], busy or []

@@ -25,6 +25,7 @@ from services.settings.agents import (
     SearchSettings,
 )
 from services.settings.deployment import DeploymentSettings, LangfuseSettings, LogSettings
+from services.settings.limits import LimitSettings
 from services.settings.redis_urls import database_address, with_next_database
 from services.settings.runs import RunSettings, StreamSettings
 from services.settings.section import parse_duration
@@ -39,6 +40,7 @@ __all__ = [
     "BrokerSettings",
     "DeploymentSettings",
     "LangfuseSettings",
+    "LimitSettings",
     "LogSettings",
     "McpSettings",
     "ModelSettings",
@@ -68,6 +70,7 @@ class Settings(BaseModel):
     runs: RunSettings = Field(default_factory=RunSettings)
     streams: StreamSettings = Field(default_factory=StreamSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     api_keys: ApiKeySettings = Field(default_factory=ApiKeySettings)
     secrets: SecretsSettings = Field(default_factory=SecretsSettings)

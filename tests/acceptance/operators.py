@@ -39,6 +39,8 @@ SCALED = {
     "STREAM_SILENCE": "0.5s",
 }
 """A tenth of the real durations."""
+NO_LIMITS = {"MAX_CONCURRENT_RUNS": "0"}
+"""One account does what many would: limits are set by the tests that are about them."""
 REAL: dict[str, str] = {}
 START_SECONDS = 30.0
 LOG_TAIL_BYTES = 12_000
@@ -130,6 +132,7 @@ class Deployment:
             "BROKER_REDIS_URL": with_path(self.redis_url, str(DEPLOYED_BROKER)),
             "JWT_SECRET": SECRET,
             "LOG_FORMAT": "console",
+            **NO_LIMITS,
         }
         if self.broker == "rabbitmq" and "RABBITMQ_URL" not in self.environment:
             stores["RABBITMQ_URL"] = named("RABBITMQ_URL")

@@ -155,8 +155,8 @@ BREAKS = (
     Break(
         "starts of one project that do not take turns",
         "services/runs/starting.py",
-        "    await take_turns(conn, new.project_id)\n",
-        "",
+        "    allowed = await slots.take_turns(conn, new.account_id, new.project_id, limits)\n",
+        "    allowed = slots.NO_LIMIT\n",
         f"{PARALLEL}::test_of_many_that_reject_one_is_accepted_and_the_others_are_told_which",
     ),
     Break(
@@ -176,7 +176,7 @@ BREAKS = (
     Break(
         "a delayed run that stops the others before it is due",
         "services/runs/starting.py",
-        'return self.on_active != "stop" or not self.delay',
+        "return not self.delay",
         "return True",
         f"{STARTING}::test_a_delayed_run_stops_nothing_before_it_is_due",
     ),
@@ -190,8 +190,8 @@ BREAKS = (
     Break(
         "a delayed run that is judged while a start is under way",
         "services/runs/starting.py",
-        "    if not await has_turn(conn, project_id):\n",
-        "    if False:\n",
+        "    if not await slots.has_turn(conn, project_id, limits) or not",
+        "    if not",
         f"{STARTING}::test_a_start_in_progress_when_a_delay_ends_is_judged_too",
     ),
     Break(

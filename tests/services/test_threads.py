@@ -8,6 +8,7 @@ from services.postgres import Connection, Pool
 from services.runs import starting
 from services.runs.starting import NewRun
 from services.threads import Thread
+from tests.conftest import NO_LIMITS
 
 
 async def make_thread(conn: Connection) -> Thread:
@@ -18,7 +19,7 @@ async def make_thread(conn: Connection) -> Thread:
 
 async def make_run(conn: Connection, thread: Thread) -> UUID:
     new = NewRun(thread.account_id, thread.project_id, thread.thread_id, "demo/echo")
-    return (await starting.start(conn, new)).run.id
+    return (await starting.start(conn, new, NO_LIMITS)).run.id
 
 
 async def test_only_the_owner_reads_a_private_thread(pool: Pool) -> None:

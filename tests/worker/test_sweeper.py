@@ -14,7 +14,7 @@ from services.runs.starting import NewRun
 from services.runs.store import Run
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
-from tests.conftest import BROKER_REDIS, named, with_path
+from tests.conftest import BROKER_REDIS, NO_LIMITS, named, with_path
 from tests.services.runs.seeds import (
     Place,
     Statements,
@@ -247,7 +247,7 @@ async def delayed(stores: Stores, place: Place, **options: Any) -> Run:
     """A run that stops the others when it is due, which it became a second ago."""
     new = NewRun(place.account_id, place.project_id, place.thread_id, "demo/echo", delay=SOON, **options)
     async with transaction(stores.pool) as conn:
-        run = (await starting.start(conn, new)).run
+        run = (await starting.start(conn, new, NO_LIMITS)).run
     return await set_columns(
         stores.pool, run.id, created_at=run.created_at - SOON, not_before=datetime.now(UTC) - timedelta(seconds=1)
     )

@@ -26,6 +26,7 @@ from services.runs import keys, lifecycle, starting, stopping, store
 from services.runs.fence import FenceLost
 from services.runs.starting import NewRun
 from services.settings import Settings
+from tests.conftest import NO_LIMITS
 from tests.services.runs.ledger import Record, Sight, tokens
 from tests.services.runs.seeds import eventually
 from tests.services.runs.world import LONG, Driver, Interrupted, Node, Viewer, World
@@ -152,7 +153,7 @@ class Lifecycle(RuleBasedStateMachine):
 
         async def start() -> None:
             async with transaction(node.stores.pool) as conn:
-                started = await starting.start(conn, new)
+                started = await starting.start(conn, new, NO_LIMITS)
             if announced:
                 await stopping.announce(node.stores, started.stopped)
                 node.stores.dispatch.send_run(started.run)

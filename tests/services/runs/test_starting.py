@@ -8,6 +8,7 @@ from services.runs import lifecycle, starting, store
 from services.runs.starting import NewRun
 from services.runs.store import Run
 from services.runs.stores import Stores
+from tests.conftest import NO_LIMITS
 from tests.services.runs.seeds import (
     Place,
     age,
@@ -27,7 +28,7 @@ DELAY = timedelta(minutes=5)
 async def start(stores: Stores, place: Place, **options: Any) -> Run:
     new = NewRun(place.account_id, place.project_id, place.thread_id, "demo/echo", **options)
     async with transaction(stores.pool) as conn:
-        return (await starting.start(conn, new)).run
+        return (await starting.start(conn, new, NO_LIMITS)).run
 
 
 async def delayed(stores: Stores, place: Place, **options: Any) -> Run:
@@ -41,14 +42,15 @@ async def make_due(stores: Stores, run: Run) -> Run:
 
 async def judge(stores: Stores, place: Place) -> set[Any]:
     async with transaction(stores.pool) as conn:
-        return {run.id for run in await starting.judge(conn, place.project_id)}
+        return {run.id for run in await starting.judge(conn, place.project_id, NO_LIMITS)}
 
 
 async def test_a_start_that_stopped_a_queued_run_waits_for_nothing(stores: Stores) -> None:
     place = await make_place(stores.pool)
     first = await start(stores, place)
     async with transaction(stores.pool) as conn:
-        started = await starting.start(conn, NewRun(place.account_id, place.project_id, place.thread_id, "demo/echo"))
+        new = NewRun(place.account_id, place.project_id, place.thread_id, "demo/echo")
+        started = await starting.start(conn, new, NO_LIMITS)
     assert [run.id for run in started.stopped] == [first.id]
     assert started.run.phase == "queued"
     assert (await start(stores, place, on_active="queue")).phase == "waiting"
@@ -131,7 +133,7 @@ async def test_a_start_in_progress_when_a_delay_ends_is_judged_too(stores: Store
     late = await delayed(stores, place)
     new = NewRun(place.account_id, place.project_id, place.thread_id, "demo/echo", on_active="queue")
     async with transaction(stores.pool) as conn:
-        started = await starting.start(conn, new)
+        started = await starting.start(conn, new, NO_LIMITS)
         await make_due(stores, late)
         assert await judge(stores, place) == set()
         assert (await row_of(stores.pool, late.id)).phase == "waiting"
@@ -157,7 +159,7 @@ async def test_a_place_in_line_is_taken_when_it_is_a_starts_turn(stores: Stores)
     async with transaction(stores.pool) as conn:
         await conn.execute("SELECT now()")
         before = await start(stores, place)
-        hasty = (await starting.start(conn, new)).run
+        hasty = (await starting.start(conn, new, NO_LIMITS)).run
     assert hasty.not_before
     assert hasty.not_before > before.created_at
 
@@ -166,7 +168,7 @@ async def test_a_thread_is_added_while_a_run_of_the_project_is_being_started(sto
     place = await make_place(stores.pool)
     new = NewRun(place.account_id, place.project_id, place.thread_id, "demo/echo")
     async with transaction(stores.pool) as conn, asyncio.timeout(5):
-        await starting.start(conn, new)
+        await starting.start(conn, new, NO_LIMITS)
         await stores.pool.execute(
             "INSERT INTO threads (account_id, project_id) VALUES ($1, $2)", place.account_id, place.project_id
         )
