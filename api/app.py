@@ -27,6 +27,7 @@ from api.routes import (
     starts,
     streams,
     threads,
+    workflows,
 )
 from api.sse import Streams
 from api.transport import keep_wire, release
@@ -43,7 +44,21 @@ from services.secrets import Secrets
 from services.settings import Settings, load
 from services.tokens import AccessTokens
 
-ROUTE_MODULES = (health, starts, runs, streams, threads, projects, agents, billing, sandboxes, mcp, accounts, api_keys)
+ROUTE_MODULES = (
+    health,
+    starts,
+    runs,
+    streams,
+    threads,
+    projects,
+    agents,
+    billing,
+    sandboxes,
+    mcp,
+    accounts,
+    api_keys,
+    workflows,
+)
 
 COLLECTIONS = (10_000, 20, 20)
 """How many more objects there must be for a young collection, and how many of each for one of the next age."""

@@ -62,6 +62,17 @@ PARTS = (
         FROM agent_runs WHERE account_id = $1
         """,
     ),
+    Part("workflow", "workflow_id", "SELECT * FROM workflows WHERE account_id = $1"),
+    Part(
+        "workflow_version",
+        "version_id",
+        "SELECT v.* FROM workflow_versions v JOIN workflows w USING (workflow_id) WHERE w.account_id = $1",
+    ),
+    Part(
+        "workflow_execution",
+        "execution_id",
+        "SELECT e.* FROM workflow_executions e JOIN workflows w USING (workflow_id) WHERE w.account_id = $1",
+    ),
     Part("thread", "thread_id", "SELECT * FROM threads WHERE account_id = $1"),
 )
 BYTES_AT_A_TIME = 1024 * 1024

@@ -102,6 +102,12 @@ CASES = {
     "GET /agents/{agent_id}/versions/{version_id}": Case(),
     "PUT /agents/{agent_id}/versions/{version_id}/activate": Case(),
     "GET /thread/{thread_id}/agent": Case(),
+    "GET /workflows": Case(),
+    "POST /workflows": Case(json={"name": "New"}),
+    "GET /workflows/templates": Case(),
+    "GET /workflows/{workflow_id}": Case(),
+    "PUT /workflows/{workflow_id}": Case(json={"name": "Taken"}),
+    "DELETE /workflows/{workflow_id}": Case(),
     "POST /mcp/discover-custom-tools": Case(
         own=ASLEEP, json={"type": "stdio", "config": {"command": "true"}, "project_id": "{project_id}"}
     ),

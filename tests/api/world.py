@@ -11,6 +11,12 @@ def absent() -> str:
     return str(uuid4())
 
 
+WATERING = {
+    "entry_point": "water",
+    "steps": [{"id": "water", "type": "TRANSFORM", "config": {"expression": "variables"}}],
+}
+
+
 @dataclass(frozen=True)
 class Things:
     """Ids by the names of path parameters; by default of things that are not there."""
@@ -24,6 +30,7 @@ class Things:
     key_id: str = field(default_factory=absent)
     account_id: str = field(default_factory=absent)
     user_id: str = field(default_factory=absent)
+    workflow_id: str = field(default_factory=absent)
 
     @property
     def ids(self) -> dict[str, str]:
@@ -31,12 +38,13 @@ class Things:
 
 
 async def things_of(person: Person) -> Things:
-    """A thread with a message and a run, an agent, a key, and an account with one more owner."""
+    """A thread with a message and a run, an agent, a workflow, a key, and an account with one more owner."""
     thread_id, project_id = await person.make_thread()
     message = await made(person, f"/threads/{thread_id}/messages/add", {"message": "hi"})
     agent = await made(person, "/agents", {"name": "Gardener"})
     account_id = (await made(person, "/accounts", {"name": "Team"}))["account_id"]
     user_id = await add_member(person, account_id, "owner")
+    workflow = await made(person, "/workflows", {"name": "Watering", **WATERING})
     return Things(
         thread_id=thread_id,
         project_id=project_id,
@@ -47,6 +55,7 @@ async def things_of(person: Person) -> Things:
         key_id=(await made(person, "/api-keys", {"title": "ci"}))["key_id"],
         account_id=account_id,
         user_id=user_id,
+        workflow_id=workflow["id"],
     )
 
 

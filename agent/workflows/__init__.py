@@ -1,0 +1,1 @@
+"""Workflows: their shapes and rules (which the API reads too), and what executes them."""
