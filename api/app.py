@@ -10,9 +10,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from api import access, errors
+from api import access, docs, errors
 from api.body_limit import BodyLimit
 from api.deps import Resources
+from api.headers import SecurityHeaders
+from api.hosts import KnownHosts
 from api.recheck import Recheck
 from api.routes import (
     accounts,
@@ -80,8 +82,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         collect_rarely()
         settings = load()
     log.configure(settings)
-    app = Longrun(title="Longrun", version="0.1.0", lifespan=lifespan, middleware=middleware(settings))
+    app = Longrun(
+        title="Longrun",
+        version="0.1.0",
+        lifespan=lifespan,
+        middleware=middleware(settings),
+        docs_url=None,  # ours has a policy of its own
+        redoc_url=None,
+    )
     app.state.settings = settings
+    docs.install(app)
     errors.install(app)
     access.require_declared(routes.router for routes in ROUTE_MODULES)
     for routes in ROUTE_MODULES:
@@ -99,19 +109,23 @@ def collect_rarely() -> None:
 
 
 def middleware(settings: Settings) -> list[Middleware]:
-    """The outermost first: an answer of the boundary has its CORS headers too."""
+    """The outermost first: an answer of the boundary has its CORS headers too, and every answer those of security."""
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.api.cors_origins,
+        allow_credentials=settings.api.cors_credentials,
         allow_methods=["*"],
         allow_headers=["*"],
         expose_headers=["Retry-After"],
     )
-    inner = [
+    hosts = Middleware(KnownHosts, names=settings.api.allowed_hosts)
+    return [
+        Middleware(SecurityHeaders, settings=settings.api),
+        *([hosts] if settings.api.allowed_hosts else ()),
+        *([cors] if settings.api.cors_origins else ()),
         Middleware(errors.Boundary),
         Middleware(BodyLimit, max_bytes=settings.api.max_body_bytes),
     ]
-    return [cors, *inner] if settings.api.cors_origins else inner
 
 
 @asynccontextmanager

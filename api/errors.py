@@ -21,6 +21,8 @@ Model = TypeVar("Model", bound=BaseModel)
 Unreachable = (*postgres.Unreachable, *redis.Unreachable)
 """What the stores' clients raise while a store is away, restarting, failing over or full: 503, never 500."""
 
+MAX_PROBLEMS, MAX_PROBLEM_CHARS, MAX_STEP_CHARS = 100, 500, 100
+
 SELF_EXPLANATORY = (ConnectionError, TimeoutError, *redis.Unreachable[1:], asyncpg.PostgresConnectionError)
 
 
@@ -63,9 +65,16 @@ async def invalid_request(request: Request, error: Exception) -> Response:
 
 
 def problems(errors: Sequence[Any]) -> Response:
-    """FastAPI's list without `input`: it would send whole prompts and files back."""
-    detail = [{"type": said["type"], "loc": list(said["loc"]), "msg": said["msg"]} for said in errors]
+    """FastAPI's list without `input`: it would send whole prompts and files back. Bounded: names are input too."""
+    detail = [
+        {"type": said["type"], "loc": list(map(bounded, said["loc"])), "msg": said["msg"][:MAX_PROBLEM_CHARS]}
+        for said in errors[:MAX_PROBLEMS]
+    ]
     return JSONResponse({"detail": detail}, 422)
+
+
+def bounded(step: int | str) -> int | str:
+    return step[:MAX_STEP_CHARS] if isinstance(step, str) else step
 
 
 async def store_unreachable(request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from services.embedded.supervisor import Supervisor, together
 async def run(supervisor: Supervisor, state: State, shape: Shape, wanted: stores.Wanted) -> int:
     """Start everything, say where it is, and keep it running until cancelled."""
     began, console = time.monotonic(), supervisor.console
+    refuse_production(wanted)
     ports.require_free(shape.host, shape.port)
     console.say(f"longrun: state in {state.folder}")
     names = await stores.start(supervisor, state, wanted)
@@ -41,6 +42,16 @@ async def run(supervisor: Supervisor, state: State, shape: Shape, wanted: stores
     welcome(console, state.folder, shape.url, str(token), time.monotonic() - began)
     await asyncio.Event().wait()
     return 0
+
+
+def refuse_production(wanted: stores.Wanted) -> None:
+    """The servers that come with us are for development: on one disk, without backups. Raises: EmbeddedError."""
+    missing = wanted.embedded if wanted.given.environment == "production" else []
+    if missing:
+        raise EmbeddedError(
+            f"ENVIRONMENT=production, and {' and '.join(missing)} not set: the servers that ./dev run starts itself are"
+            " for development"
+        )
 
 
 async def account_token(account: str, names: dict[str, str]) -> str:

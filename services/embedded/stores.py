@@ -34,6 +34,14 @@ class Wanted:
             raise EmbeddedError(f"BROKER is {self.given.broker!r}; it must be 'redis' or 'rabbitmq'")
         return self.given.broker or ("rabbitmq" if self.given.rabbitmq_url else "redis")
 
+    @property
+    def embedded(self) -> list[str]:
+        """The addresses that are not given: a server is started for each. Raises: EmbeddedError as `broker`."""
+        addresses = {"DATABASE_URL": self.given.database_url, "REDIS_URL": self.given.redis_url}
+        if self.broker == "rabbitmq":
+            addresses["RABBITMQ_URL"] = self.given.rabbitmq_url
+        return [name for name, address in addresses.items() if not address]
+
 
 async def start(supervisor: Supervisor, state: State, wanted: Wanted) -> dict[str, str]:
     """Start the stores that are not given, all at once, and migrate.

@@ -5,10 +5,6 @@ from functools import lru_cache
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.settings.access import (
-    DEVELOPMENT_API_KEY_PEPPER,
-    DEVELOPMENT_JWT_SECRET,
-    DEVELOPMENT_SECRETS_KEY,
-    SHORTEST_KEY,
     ApiKeySettings,
     ApiSettings,
     AuthSettings,
@@ -26,6 +22,7 @@ from services.settings.agents import (
 )
 from services.settings.deployment import DeploymentSettings, LangfuseSettings, LogSettings
 from services.settings.limits import LimitSettings
+from services.settings.production import refusals
 from services.settings.redis_urls import database_address, with_next_database
 from services.settings.runs import RunSettings, StreamSettings
 from services.settings.section import parse_duration
@@ -104,14 +101,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def refuse_unsafe_production(self) -> "Settings":
-        if self.production and DEVELOPMENT_JWT_SECRET in self.auth.secrets:
-            raise ValueError("JWT_SECRET must be set, without the development secret, when ENVIRONMENT=production")
-        if self.production and any(len(secret.encode()) < SHORTEST_KEY for secret in self.auth.secrets):
-            raise ValueError(f"JWT_SECRET must have at least {SHORTEST_KEY} bytes when ENVIRONMENT=production")
-        if self.production and self.api_keys.pepper.get_secret_value() == DEVELOPMENT_API_KEY_PEPPER:
-            raise ValueError("API_KEY_PEPPER must be set when ENVIRONMENT=production")
-        if self.production and DEVELOPMENT_SECRETS_KEY in self.secrets.each:
-            raise ValueError("SECRETS_KEYS must be set, without the development key, when ENVIRONMENT=production")
+        if self.production and (found := list(refusals(self))):
+            raise ValueError("\n".join(f"{refusal}, when ENVIRONMENT=production" for refusal in found))
         return self
 
 

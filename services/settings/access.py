@@ -1,5 +1,6 @@
 """The API: what it takes, who may ask, and the secrets that this rests on."""
 
+import re
 from datetime import timedelta
 from typing import Literal
 
@@ -12,17 +13,37 @@ DEVELOPMENT_JWT_SECRET = "development-only-secret-of-32-bytes-or-more"  # noqa: 
 DEVELOPMENT_SECRETS_KEY = "development-only-key-of-32-bytes-or-more"
 DEVELOPMENT_API_KEY_PEPPER = "development-only-pepper-of-32-bytes-or-more"
 SHORTEST_KEY = 32
+HOST = re.compile(r"(\*\.)?[a-z0-9.-]+|\[[0-9a-f:]+\]")
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 
 class ApiSettings(Section):
+    """`forwarded_allow_ips` is uvicorn's to use: whose X-Forwarded-For and -Proto it believes."""
+
     model_config = SettingsConfigDict(env_prefix="API_")
     cors_origins: tuple[str, ...] = ()
+    cors_credentials: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    hsts: Duration = timedelta(0)
+    forwarded_allow_ips: str = Field("127.0.0.1,::1", validation_alias="FORWARDED_ALLOW_IPS")
     public_url: str = Field("http://127.0.0.1:8000", validation_alias="PUBLIC_URL")
     max_body_bytes: int = Field(1024 * 1024, ge=1024)
     max_prompt_chars: int = Field(200_000, ge=1)
     max_files: int = Field(20, ge=0)
     max_file_bytes: int = Field(50 * 1024 * 1024, ge=1)
     max_upload_bytes: int = Field(200 * 1024 * 1024, ge=1)
+
+    @model_validator(mode="after")
+    def name_origins_as_browsers_do(self) -> "ApiSettings":
+        if self.cors_credentials and "*" in self.cors_origins:
+            raise ValueError("API_CORS_ORIGINS must name origins, not *, when API_CORS_CREDENTIALS is true")
+        if unknown := [origin for origin in self.cors_origins if origin != "*" and not ORIGIN.fullmatch(origin)]:
+            raise ValueError(f"API_CORS_ORIGINS must be origins like https://app.example.org, not {unknown[0]!r}")
+        if unknown := [host for host in self.allowed_hosts if not HOST.fullmatch(host)]:
+            raise ValueError(
+                f"API_ALLOWED_HOSTS must be names like api.example.org or *.example.org, not {unknown[0]!r}"
+            )
+        return self
 
 
 class AuthSettings(Section):

@@ -5,16 +5,11 @@ import pytest
 
 from agent.catalog import DemoModel, demo_model, resolve_model
 from services.errors import Unprocessable
-from services.settings import AuthSettings, DeploymentSettings, ModelSettings, SecretsSettings, Settings
+from services.settings import DeploymentSettings, ModelSettings, Settings
 
 NO_KEYS = Settings(models=ModelSettings(openai_api_key="", anthropic_api_key="", default_model=""))
 WITH_KEY = Settings(models=ModelSettings(openai_api_key="sk-test", default_model=""))
-PRODUCTION = Settings(
-    deployment=DeploymentSettings(environment="production"),
-    auth=AuthSettings(secret="a-secret-of-this-test-of-32-bytes-or-more"),
-    secrets=SecretsSettings(keys="a-key-of-this-test-of-32-characters-or-more"),
-    models=ModelSettings(openai_api_key="", anthropic_api_key="", default_model=""),
-)
+PRODUCTION = NO_KEYS.model_copy(update={"deployment": DeploymentSettings(environment="production")})
 
 
 @pytest.mark.parametrize(

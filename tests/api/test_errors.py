@@ -90,6 +90,19 @@ async def test_a_validation_error_does_not_send_the_input_back(ann: Person) -> N
     assert "a secret" not in answer.text
 
 
+async def test_a_validation_error_stays_small_whatever_was_sent(ann: Person) -> None:
+    for asked in ({"ids": ["a secret"] * 50_000}, {"ids": ["a secret"] * 100}, {"ids": "a secret" * 10_000}):
+        answer = await ann.post("/agent-runs/stop", json=asked)
+        assert answer.status_code == 422
+        assert len(answer.content) < 60_000
+        assert "a secret" not in answer.text
+    named = {"name": "a", "agentpress_tools": {"t" * 50_000: {"x": "a secret"}}}
+    answer = await ann.post("/agents", json=named)
+    assert answer.status_code == 422
+    assert len(answer.content) < 1_000
+    assert "a secret" not in answer.text
+
+
 async def test_broken_json_is_422(ann: Person) -> None:
     thread_id, _ = await ann.make_thread()
     answer = await ann.post(
@@ -159,6 +172,16 @@ class TestBrowsers:
             answer = await ann.get("/threads", headers={"Origin": origin})
             assert answer.status_code == 500
             assert answer.headers.get("Access-Control-Allow-Origin") == allowed
+
+    async def test_a_page_of_a_known_origin_may_ask_and_never_with_cookies(self, nobody: Person) -> None:
+        asking = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+        answer = await nobody.options("/threads", headers={**asking, "Access-Control-Request-Headers": "x-api-key"})
+        assert answer.status_code == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+        refused = await nobody.options("/threads", headers={**asking, "Origin": "https://app.example.evil.org"})
+        assert refused.status_code == 400
+        assert "Access-Control-Allow-Origin" not in refused.headers
 
 
 async def test_the_api_starts_without_postgres_and_says_503(settings: Settings) -> None:

@@ -7,10 +7,9 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from services.settings import (
-    ApiKeySettings,
+    ApiSettings,
     AuthSettings,
     BrokerSettings,
-    DeploymentSettings,
     PostgresSettings,
     RedisSettings,
     RunSettings,
@@ -68,36 +67,120 @@ def test_a_bad_duration_names_its_setting(text: str, monkeypatch: pytest.MonkeyP
         RunSettings()
 
 
-def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("JWT_SECRET", raising=False)
-    production = DeploymentSettings(environment="production")
-    with pytest.raises(ValidationError, match="JWT_SECRET"):
-        Settings(deployment=production, auth=AuthSettings())
-    safe: dict[str, Any] = {
-        "deployment": production,
-        "auth": AuthSettings(secret=SecretStr("s" * 32)),
-        "secrets": SecretsSettings(keys=SecretStr("k" * 32)),
-        "api_keys": ApiKeySettings(pepper=SecretStr("p" * 32)),
-    }
-    assert Settings(**safe).production
-    unsafe: dict[str, dict[str, Any]] = {
-        "JWT_SECRET must be set": {
-            "auth": AuthSettings(secret=SecretStr("s" * 32), previous_secrets=SecretStr(DEVELOPMENT_JWT_SECRET))
-        },
-        "JWT_SECRET must have": {"auth": AuthSettings(secret=SecretStr("short"))},
-        "API_KEY_PEPPER": {"api_keys": ApiKeySettings(pepper=SecretStr(DEVELOPMENT_API_KEY_PEPPER))},
-    }
-    for said, changed in unsafe.items():
-        with pytest.raises(ValidationError, match=said):
-            Settings(**{**safe, **changed})
+SAFE = {
+    "ENVIRONMENT": "production",
+    "DATABASE_URL": "postgresql://longrun:chosen@db/longrun",
+    "RABBITMQ_URL": "amqp://longrun:chosen@rabbitmq/%2F",
+    "JWT_SECRET": "s" * 32,
+    "SECRETS_KEYS": "k" * 32,
+    "API_KEY_PEPPER": "p" * 32,
+}
 
 
-def test_production_refuses_the_development_key_also_behind_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    production, auth = DeploymentSettings(environment="production"), AuthSettings(secret=SecretStr("s" * 32))
-    monkeypatch.setenv("API_KEY_PEPPER", "p" * 32)
-    monkeypatch.setenv("SECRETS_KEYS", f"{'k' * 32},{DEVELOPMENT_SECRETS_KEY}")
-    with pytest.raises(ValidationError, match="SECRETS_KEYS"):
-        Settings(deployment=production, auth=auth)
+@pytest.fixture
+def production(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """The environment of an installation that is as it should be."""
+    for name in environment_names():
+        monkeypatch.delenv(name, raising=False)
+    for name, value in SAFE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JWT_SECRET", ""),
+        ("JWT_SECRET", DEVELOPMENT_JWT_SECRET),
+        ("JWT_SECRET", "short"),
+        ("JWT_PREVIOUS_SECRETS", f"{'o' * 32},{DEVELOPMENT_JWT_SECRET}"),
+        ("API_KEY_PEPPER", DEVELOPMENT_API_KEY_PEPPER),
+        ("SECRETS_KEYS", DEVELOPMENT_SECRETS_KEY),
+        ("SECRETS_KEYS", f"{'k' * 32},{DEVELOPMENT_SECRETS_KEY}"),
+        ("DATABASE_URL", "postgresql://longrun:longrun@db/longrun"),
+        ("DATABASE_URL", "postgresql://postgres:postgres@db:5432/longrun?sslmode=require"),
+        ("RABBITMQ_URL", ""),
+        ("RABBITMQ_URL", "amqp://longrun:chosen@one/%2F;amqp://guest:guest@two/%2F"),
+        ("LOG_LEVEL", "debug"),
+        ("DEFAULT_MODEL", "demo/lorem?chunks=2"),
+        ("OUTGOING_ALLOW_PRIVATE", "true"),
+        ("FORWARDED_ALLOW_IPS", "*"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1,*"),
+        ("PUBLIC_URL", "http://api.example.org"),
+        ("PUBLIC_URL", "http://93.184.216.34:8000"),
+        ("PREVIEW_URL", "http://{label}.previews.example.org/"),
+        ("JWT_JWKS_URL", "http://login.example.org/keys"),
+        ("OPENAI_BASE_URL", "http://models.example.org/v1"),
+        ("VLLM_BASE_URL", "http://93.184.216.34:8001/v1"),
+        ("TAVILY_BASE_URL", "http://search.example.org"),
+        ("LANGFUSE_HOST", "http://traces.example.org"),
+        ("MCP_REGISTRY_URL", "http://registry.example.org/{qualifiedName}"),
+        ("API_CORS_ORIGINS", '["*"]'),
+    ],
+)
+def test_production_does_not_start_with_what_is_unsafe_and_names_it(
+    production: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    assert Settings().production
+    production.setenv(name, value)
+    if name == "JWT_JWKS_URL":
+        production.setenv("JWT_ALGORITHMS", '["ES256"]')
+    if name == "API_CORS_ORIGINS":
+        production.setenv("API_CORS_CREDENTIALS", "true")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert name.replace("JWT_PREVIOUS_SECRETS", "JWT_SECRET") in str(refused.value)
+    assert not value or len(value) < 10 or value not in str(refused.value)
+
+
+def test_production_names_all_that_is_unsafe_at_once(production: pytest.MonkeyPatch) -> None:
+    for name in SAFE.keys() - {"ENVIRONMENT"}:
+        production.delenv(name)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    for name in ("DATABASE_URL", "RABBITMQ_PASSWORD", "JWT_SECRET", "SECRETS_KEYS", "API_KEY_PEPPER"):
+        assert name in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PUBLIC_URL", "https://api.example.org"),
+        ("PUBLIC_URL", "http://127.0.0.1:8000"),
+        ("PREVIEW_URL", "http://{label}.localhost:8002/"),
+        ("OLLAMA_BASE_URL", "http://ollama:11434/v1"),
+        ("VLLM_BASE_URL", "http://10.1.2.3:8001/v1"),
+        ("LANGFUSE_HOST", "http://langfuse.monitoring.svc"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.0/8"),
+        ("API_CORS_ORIGINS", '["*"]'),
+    ],
+)
+def test_production_may_speak_in_clear_on_its_own_network(
+    production: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    production.setenv(name, value)
+    assert Settings().production
+
+
+def test_cookies_are_for_pages_that_are_named() -> None:
+    with pytest.raises(ValidationError, match=r"API_CORS_ORIGINS.*API_CORS_CREDENTIALS"):
+        ApiSettings(cors_origins=("https://app.example", "*"), cors_credentials=True)
+    assert ApiSettings(cors_origins=("https://app.example:8443", "http://[::1]:3000"), cors_credentials=True)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://app.example/", "app.example", "HTTPS://app.example", "null", "https://*.e.org"]
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ValidationError, match="API_CORS_ORIGINS"):
+        ApiSettings(cors_origins=(origin,))
+
+
+@pytest.mark.parametrize("host", ["*", "https://api.example.org", "api.example.org:8000", "api.*.org", ""])
+def test_a_host_name_that_cannot_be_meant_is_refused(host: str) -> None:
+    with pytest.raises(ValidationError, match="API_ALLOWED_HOSTS"):
+        ApiSettings(allowed_hosts=(host,))
 
 
 @pytest.mark.parametrize("keys", ["", " , ", "short", f"{'k' * 32},short"])

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from services.embedded.cli import HELP, main
-from services.embedded.environment import CHECKOUT
+from services.embedded.console import EmbeddedError
+from services.embedded.environment import CHECKOUT, Given
+from services.embedded.instance import refuse_production
+from services.embedded.stores import Wanted
 from tests.services.embedded.conftest import Dev, bare_environment
 
 
@@ -45,6 +48,16 @@ def test_an_address_that_is_not_ours_names_the_flag(dev: Dev, folder: Path) -> N
     assert process.returncode == 1
     assert "192.0.2.1" in output
     assert "--host" in output
+
+
+def test_production_runs_on_no_server_of_ours() -> None:
+    given = Given(environment="production", redis_url="redis://redis", broker="rabbitmq")
+    with pytest.raises(EmbeddedError, match="DATABASE_URL and RABBITMQ_URL not set"):
+        refuse_production(Wanted(given))
+    refuse_production(
+        Wanted(Given(environment="production", redis_url="redis://redis", database_url="postgresql://db"))
+    )
+    refuse_production(Wanted(Given()))
 
 
 def test_a_token_needs_a_running_instance(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
