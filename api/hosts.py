@@ -33,6 +33,6 @@ def host_of(scope: Scope) -> str:
     named = [value for name, value in scope["headers"] if name == b"host"]
     if len(named) != 1:
         return ""
-    host = named[0].decode("latin-1").lower()
+    host: str = named[0].decode("latin-1").lower()
     name, _, port = host.rpartition(":")
     return name if port.isdecimal() and name else host

@@ -49,7 +49,8 @@ def open_guarded_client(
 
     Each hop is judged anew, by the address that is then connected to. The environment's proxies are not used: they
     would resolve names themselves. A followed redirect takes `headers` along (all but Authorization) to any host, so
-    leave it off where they are secret. Requests raise ForbiddenUrl besides httpx2's errors.
+    leave it off where they are secret. Requests raise ForbiddenUrl besides httpx2's errors, of which InvalidURL is no
+    HTTPError.
     """
     guard = GuardedNetwork(settings.outgoing, resolve or look_up, network or AnyIOBackend())
     return httpx2.AsyncClient(
