@@ -22,7 +22,7 @@ def add(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     renewing.set_defaults(run=renew)
 
 
-def renew(options: argparse.Namespace, settings: Settings, output: Output) -> int:
+def renew(settings: Settings, options: argparse.Namespace, output: Output) -> int:
     renewed, unreadable = asyncio.run(renew_all(settings))
     output.say(f"Secrets of {renewed} agent versions are encrypted with the first key.")
     for version in unreadable:

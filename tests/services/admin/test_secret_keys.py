@@ -5,6 +5,7 @@ import pytest
 from pydantic import SecretStr
 
 from services import accounts, agents
+from services.admin.cli import main
 from services.admin.secret_keys import renew_all
 from services.agents import Change
 from services.postgres import Pool, transaction
@@ -45,3 +46,11 @@ async def test_what_no_key_opens_is_told_and_left_as_it_is(settings: Settings, p
     assert renewed == 1
     assert [version.version_id for version in unreadable] == [lost.current_version_id]
     assert await agents.load_version(pool, unreadable[0].version_id, Secrets([OLD]))
+
+
+def test_the_command_renews_and_says_how_many(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("services.settings.load", lambda: keyed(settings, NEW, OLD))
+    assert main(["secrets", "renew"]) == 0
+    assert "0 agent versions" in capsys.readouterr().out
