@@ -38,15 +38,17 @@ SCOPES: dict[Action, tuple[str, ...]] = {
 class Access:
     on: str
     action: Action
+    starts: bool = False
+    """Whether it starts a run: without Redis the rate limit may be closed for these."""
 
 
 OPEN = {"GET /health", "GET /health/ready"}
 """What anybody may ask."""
 
 ROUTES = {
-    "POST /agent/initiate": Access("account", "write"),
-    "POST /thread/{thread_id}/agent/start": Access("thread", "write"),
-    "POST /agent-run/{run_id}/retry": Access("run", "write"),
+    "POST /agent/initiate": Access("account", "write", starts=True),
+    "POST /thread/{thread_id}/agent/start": Access("thread", "write", starts=True),
+    "POST /agent-run/{run_id}/retry": Access("run", "write", starts=True),
     "POST /agent-run/{run_id}/stop": Access("run", "write"),
     "POST /agent-runs/stop": Access("run", "write"),
     "GET /agent-run/{run_id}": Access("run", "read"),

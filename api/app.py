@@ -40,6 +40,7 @@ from services.jwks import KeySet
 from services.known_keys import KnownKeys
 from services.log import logger
 from services.projects import wants_network
+from services.rate_limit import RateLimit
 from services.runs.stores import Stores, open_stores
 from services.sandbox.providers import make_provider
 from services.secrets import Secrets
@@ -149,6 +150,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             gate_of(settings),
             await enter_access_tokens(settings, stack),
             enter_known_keys(stores, stack),
+            enter_rate_limit(stores, stack),
         )
         logger.info("api.started", instance_id=stores.instance_id)
         yield
@@ -168,6 +170,13 @@ def enter_known_keys(stores: Stores, stack: AsyncExitStack) -> KnownKeys:
     known_keys.open()
     stack.push_async_callback(known_keys.close)
     return known_keys
+
+
+def enter_rate_limit(stores: Stores, stack: AsyncExitStack) -> RateLimit:
+    rate_limit = RateLimit(stores.settings.limits, stores.upkeep, stores.shards.home.redis)
+    rate_limit.open()
+    stack.push_async_callback(rate_limit.close)
+    return rate_limit
 
 
 async def enter_stores(settings: Settings, stack: AsyncExitStack) -> Stores:

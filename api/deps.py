@@ -20,6 +20,7 @@ from services.errors import Unauthenticated, Unavailable
 from services.known_keys import KnownKeys
 from services.log import logger
 from services.postgres import Pool
+from services.rate_limit import RateLimit
 from services.runs.stores import Stores
 from services.sandbox.protocol import SandboxProvider
 from services.secrets import Secrets
@@ -39,6 +40,7 @@ class Resources:
     gate: Gate
     access_tokens: AccessTokens
     known_keys: KnownKeys
+    rate_limit: RateLimit
     seen: SeenUsers = field(default_factory=SeenUsers)
 
     @property
@@ -102,10 +104,13 @@ StreamIdentityDep = Annotated[Identity | None, Depends(stream_identity)]
 async def caller(request: Request, opened: ResourcesDep, who: IdentityDep, named: AccountHeader = None) -> Caller:
     """Whoever may do what the route says in the account that is asked for.
 
-    Raises: Forbidden; NotFound for an account in the path that is not the caller's.
+    Raises: TooManyRequests; Unavailable; Forbidden; NotFound for an account in the path that is not the caller's.
     """
+    wanted = access.access_of(request)
+    account_id = who.key.account_id if who.key else who.user_id
+    await opened.rate_limit.take(who.user_id, account_id, to_start=wanted.starts)
     found = await resolve_caller(opened.pool, opened.seen, who, named, path=account_of_path(request))
-    access.check(found, access.access_of(request))
+    access.check(found, wanted)
     return found
 
 

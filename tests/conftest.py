@@ -36,7 +36,7 @@ OUR_REDIS, BROKER_REDIS = 14 - 2 * LANE, 15 - 2 * LANE
 DEPLOYED_REDIS, DEPLOYED_BROKER = OUR_REDIS - 8, BROKER_REDIS - 8
 """Those of the deployments: one that stands by between two tests would take the messages of the second."""
 
-NO_LIMITS = LimitSettings(max_concurrent_runs=0)
+NO_LIMITS = LimitSettings(max_concurrent_runs=0, rate_limit_per_minute=0)
 """For all tests that are not about limits."""
 
 

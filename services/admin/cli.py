@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from services import settings
-from services.admin import dead_letters, secret_keys
+from services.admin import dead_letters, limits, secret_keys
 from services.admin.output import Output
 from services.errors import AppError
 
 GROUPS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
     dead_letters.add,
+    limits.add,
     secret_keys.add,
 )
 INTERRUPTED = 130

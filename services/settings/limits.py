@@ -1,9 +1,12 @@
 """How much accounts and users may ask for."""
 
+from datetime import timedelta
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.settings.section import Section
+from services.settings.section import Section, Span
 
 
 class LimitSettings(Section):
@@ -11,3 +14,13 @@ class LimitSettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="LIMIT_")
     max_concurrent_runs: int = Field(3, ge=0, validation_alias="MAX_CONCURRENT_RUNS")
+    rate_limit_per_minute: int = Field(100, ge=0, validation_alias="RATE_LIMIT_PER_MINUTE")
+    rate_limit_without_redis: Literal["closed_for_starts", "closed", "open"] = Field(
+        "closed_for_starts", validation_alias="RATE_LIMIT_WITHOUT_REDIS"
+    )
+    rate_limit_timeout: Span = Field(timedelta(seconds=1), validation_alias="RATE_LIMIT_TIMEOUT")
+
+    def closed_without_redis(self, to_start: bool) -> bool:
+        """Whether a request is refused while nobody can say how many there were."""
+        closed_for = {"closed": True, "open": False, "closed_for_starts": to_start}
+        return closed_for[self.rate_limit_without_redis]
