@@ -14,6 +14,7 @@ from agent.calls import ToolCall
 from agent.tools.base import Registry
 from services.billing.gate import Gate
 from services.billing.local import LocalGate
+from services.known_versions import KnownVersions
 from services.messages import Message
 from services.postgres import Pool
 from services.runs.events import Event
@@ -104,6 +105,8 @@ class RunContext:
     browsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever acts in the browser."""
     tracer: Tracer = UNTRACED
+    versions: KnownVersions | None = None
+    """What the process knows of agents; None: the database is asked."""
 
     def count(self, stored: Message) -> None:
         """Add the tokens of one model call to the run's; the rows are the truth, so a resumed run counts them again."""

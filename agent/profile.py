@@ -9,14 +9,16 @@ import orjson
 
 from agent import toolset
 from agent.context import RunContext, RunFailed
-from agent.thread_manager import patiently
+from agent.thread_manager import patiently, repeatedly
 from agent.tools import standard
 from agent.tools.base import Registry
 from agent.toolset import Mode
 from services import agent_versions, agents
 from services.agent_versions import AgentVersion
 from services.errors import NotFound
+from services.known_versions import KnownVersions
 from services.postgres import Connection
+from services.runs.store import Run
 from services.secrets import Secrets, SecretUnreadable
 
 BUILDER_PROMPT = (Path(__file__).parent / "prompts" / "agent_builder.md").read_text()
@@ -43,22 +45,25 @@ async def load(ctx: RunContext) -> Profile:
     works as or is to build.
     """
     try:
-        return await patiently(ctx, lambda conn: read(conn, ctx))
+        if toolset.mode_of(ctx.run.settings, None) == "builder":
+            return await patiently(ctx, lambda conn: of_builder(conn, ctx.run))
+        return await repeatedly(ctx, lambda: of_agent(ctx))
     except SecretUnreadable as error:
         raise RunFailed(UNREADABLE) from error
     except NotFound as error:
         raise RunFailed(GONE) from error
 
 
-async def read(conn: Connection, ctx: RunContext) -> Profile:
-    run = ctx.run
-    if toolset.mode_of(run.settings, None) == "builder":
-        target_id = UUID(run.settings["target_agent_id"])
-        prompt = await builder_prompt(conn, run.account_id, target_id)
-        return Profile("builder", toolset.choose(run.settings, None), prompt)
-    version = None
+async def of_builder(conn: Connection, run: Run) -> Profile:
+    prompt = await builder_prompt(conn, run.account_id, UUID(run.settings["target_agent_id"]))
+    return Profile("builder", toolset.choose(run.settings, None), prompt)
+
+
+async def of_agent(ctx: RunContext) -> Profile:
+    run, version = ctx.run, None
     if run.agent_version_id:
-        version = await agents.load_version(conn, run.agent_version_id, Secrets.of(ctx.settings.secrets))
+        versions = ctx.versions or KnownVersions(ctx.pool)
+        version = await versions.opened(run.account_id, run.agent_version_id, Secrets.of(ctx.settings.secrets))
     had_agent = run.agent_version_id or (run.settings.get("agent_id") and not run.agent_id)
     if had_agent and version is None:
         raise RunFailed(DELETED)

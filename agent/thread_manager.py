@@ -195,10 +195,19 @@ async def store_once(conn: Connection, ctx: RunContext, message: NewMessage) -> 
 
 async def patiently(ctx: RunContext, act: Callable[[Connection], Awaitable[T]]) -> T:
     """What `act` returns; it is repeated while Postgres is away. Raises: what it raises; the error of a closed pool."""
+
+    async def connected() -> T:
+        async with ctx.pool.acquire() as conn:
+            return await act(conn)
+
+    return await repeatedly(ctx, connected)
+
+
+async def repeatedly(ctx: RunContext, act: Callable[[], Awaitable[T]]) -> T:
+    """As `patiently`, for what takes a connection itself when it needs one."""
     while True:
         try:
-            async with ctx.pool.acquire() as conn:
-                return await act(conn)
+            return await act()
         except Unreachable as error:
             if ctx.pool.is_closing():
                 raise

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from services import agent_versions
-from services.agent_versions import AgentVersion
 from services.errors import Conflict, NotFound
 from services.postgres import LONG_SECONDS, Connection, Executor
 from services.secrets import Secrets
@@ -95,12 +94,6 @@ async def current_version(conn: Connection, account_id: UUID, agent_id: UUID) ->
     Raises: NotFound, alike for an agent that is somebody else's and one that is not there.
     """
     return (await get(conn, account_id, agent_id)).current_version_id
-
-
-async def load_version(conn: Executor, version_id: UUID, secrets: Secrets) -> AgentVersion | None:
-    """A version with its secrets, for a run that pinned it; None when it was deleted. Raises: SecretUnreadable."""
-    version = await agent_versions.find(conn, version_id)
-    return version.opened(secrets) if version else None
 
 
 async def create(

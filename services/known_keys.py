@@ -1,10 +1,10 @@
 """API keys that were found a moment ago: known for at most API_KEY_CACHE_TTL, forgotten at once when one is revoked."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from math import inf
 from time import monotonic
 from uuid import UUID
 
@@ -14,26 +14,23 @@ from services import api_keys
 from services.api_keys import Holder
 from services.background import repeat, stop
 from services.channels import Channels
+from services.known import Found, Known
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
-from services.redis import Unreachable as RedisUnreachable
 from services.settings import ApiKeySettings
 
-CHANGED = "api_keys:changed"
-"""Channel: an account's id, whose keys or members are others now."""
 MAX_KNOWN = 10_000
-LISTEN_AGAIN_SECONDS = 1.0
 
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    holder: Holder
-    until: float
+Name = tuple[str, bytes]
+"""The public half of a key, and the hash of the other: only whoever has both finds what is known."""
 
 
 class KnownKeys:
-    """The keys of one process. Whoever changes keys or members of an account says so by `announce`."""
+    """The keys of one process. Whoever changes keys or members of an account says so by `announce`.
+
+    They are never in Redis: whoever could write there would else make keys.
+    """
 
     def __init__(
         self,
@@ -43,77 +40,47 @@ class KnownKeys:
         channels: Channels,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.settings, self.pool, self.redis, self.channels, self.clock = settings, pool, redis, channels, clock
-        self.found: OrderedDict[tuple[str, bytes], Known] = OrderedDict()
+        self.settings, self.pool = settings, pool
+        self.known: Known[Name, Holder] = Known(
+            "api_keys",
+            redis,
+            channels,
+            seconds=settings.cache_ttl.total_seconds(),
+            most=MAX_KNOWN,
+            clock=clock,
+        )
         self.used: dict[UUID, datetime] = {}
-        self.changes = 0
         self.tasks: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
-        ticks = (self.listen, self.keep_use_later)
-        self.tasks = [asyncio.create_task(repeat(tick), name=f"known_keys.{tick.__name__}") for tick in ticks]
+        self.known.open()
+        self.tasks = [asyncio.create_task(repeat(self.keep_use_later), name="known_keys.keep_use_later")]
 
     async def close(self) -> None:
         await stop(self.tasks)
+        await self.known.close()
         await self.keep_use()
 
     async def holder(self, said: str) -> Holder:
         """Whom an X-API-Key header stands for. Raises: Unauthenticated."""
         public_key, secret = api_keys.halves(said)
         name = (public_key, api_keys.hashed(self.settings, secret))
-        known = self.found.get(name)
-        holder = known.holder if known and self.clock() < known.until else await self.look_up(name, secret)
+        holder = await self.known.get(name, partial(self.look_up, public_key, secret))
         if len(self.used) < MAX_KNOWN:
             self.used[holder.key_id] = datetime.now(UTC)
         return holder
 
-    async def look_up(self, name: tuple[str, bytes], secret: str) -> Holder:
-        before, asked_at = self.changes, self.clock()
-        self.found.pop(name, None)
-        holder = await api_keys.holder_of(self.pool, self.settings, name[0], secret)
-        if self.changes == before:  # else what was read may be of before a change
-            self.keep(name, holder, asked_at)
-        return holder
-
-    def keep(self, name: tuple[str, bytes], holder: Holder, asked_at: float) -> None:
-        span = self.settings.cache_ttl.total_seconds()
-        left = span if holder.seconds_left is None else min(span, holder.seconds_left)
-        self.found[name] = Known(holder, asked_at + left)
-        if len(self.found) > MAX_KNOWN:
-            self.found.popitem(last=False)
+    async def look_up(self, public_key: str, secret: str) -> Found[Holder]:
+        holder = await api_keys.holder_of(self.pool, self.settings, public_key, secret)
+        left = inf if holder.seconds_left is None else holder.seconds_left
+        return Found(holder, str(holder.account_id), left)
 
     async def announce(self, account_id: UUID) -> None:
         """Keys or members of an account changed, as is committed: here and in every other process it counts now.
 
         While Redis is away, others go on with what they know for the rest of API_KEY_CACHE_TTL.
         """
-        self.forget(account_id)
-        try:
-            await self.redis.publish(CHANGED, str(account_id))
-        except RedisUnreachable as error:
-            logger.warning("api_keys.change_not_announced", account_id=str(account_id), error=repr(error))
-
-    def forget(self, account_id: UUID) -> None:
-        self.changes += 1
-        for name in [name for name, known in self.found.items() if known.holder.account_id == account_id]:
-            del self.found[name]
-
-    def forget_all(self) -> None:
-        self.changes += 1
-        self.found.clear()
-
-    async def listen(self) -> None:
-        """Hear of changes for ever; what may have been said while we could not hear counts as said."""
-        try:
-            async with self.channels.listen(CHANGED, on_message=self.heard, on_reset=self.forget_all):
-                self.forget_all()
-                await asyncio.Event().wait()
-        except RedisUnreachable as error:
-            logger.warning("api_keys.changes_unheard", error=repr(error))
-            await asyncio.sleep(LISTEN_AGAIN_SECONDS)
-
-    def heard(self, message: bytes) -> None:
-        self.forget(UUID(message.decode()))
+        await self.known.announce(str(account_id))
 
     async def keep_use_later(self) -> None:
         await asyncio.sleep(self.settings.touch_interval.total_seconds())

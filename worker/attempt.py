@@ -43,6 +43,7 @@ class Attempt:
             config=AgentConfig.of(self.process.settings.agent),
             gate=self.process.gate,
             browser_driver=self.process.browser_driver,
+            versions=self.process.stores.versions,
         )
 
     async def insist(self, act: Callable[[], Awaitable[T]], *, until_leaving: bool = False) -> T:

@@ -93,6 +93,7 @@ async def delete_account(account_id: UUID, caller: CallerDep, resources: Resourc
             deleted = await accounts.delete(conn, caller.account_id)
     resources.seen.forget(caller.account_id)
     await resources.known_keys.announce(caller.account_id)
+    await resources.stores.versions.forget(caller.account_id)
     return Deleted(message="Account deleted.")
 
 

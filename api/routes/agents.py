@@ -240,10 +240,11 @@ async def changed(account_id: UUID, user_id: UUID, agent_id: UUID, change: Chang
 
 
 @router.delete("/agents/{agent_id}")
-async def delete_agent(agent_id: UUID, caller: CallerDep, pool: PoolDep) -> Deleted:
+async def delete_agent(agent_id: UUID, caller: CallerDep, resources: ResourcesDep) -> Deleted:
     """Its versions go with it, its runs and messages stay. The default agent cannot be deleted: 409."""
-    async with transaction(pool) as conn:
+    async with transaction(resources.pool) as conn:
         await agents.delete(conn, caller.account_id, agent_id)
+    await resources.stores.versions.forget(caller.account_id)
     return Deleted(message="Agent deleted.")
 
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID, uuid4
 
+from services.agent_versions import AgentVersion
 from services.background import Background, repeat
+from services.cache import Cache
 from services.channels import Channels
 from services.joining import Joined
+from services.known_versions import KnownVersions
 from services.postgres import Pool, open_pool, open_upkeep_pool
 from services.redis import Client
 from services.runs import lifecycle
@@ -37,6 +40,7 @@ class Stores:
     background: Background
     hand_overs: Joined[HandOver, Run | None]
     together: Together
+    versions: KnownVersions
 
     def of(self, run_id: UUID) -> Shard:
         """The Redis server of a run, and the rooms on it."""
@@ -74,6 +78,7 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
     pool, upkeep = await open_pool(settings.postgres, min_size=pool_min), await open_upkeep_pool(settings.postgres)
     shards = make_shards(settings, upkeep, instance_id)
     dispatch = Dispatch(settings, upkeep)
+    versions = Cache("agent_versions", AgentVersion, shards.home.redis, shards.home.channels)
     stores = Stores(
         settings=settings,
         instance_id=instance_id,
@@ -84,8 +89,10 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
         background=Background(),
         hand_overs=Joined(partial(lifecycle.hand_over_all, upkeep)),
         together=Together(pool),
+        versions=KnownVersions(pool, versions),
     )
     shards.open()
+    versions.open()
     dispatch.open()
     for shard in shards.each:
         stores.background.spawn(repeat(shard.leases.renew_later))
@@ -93,7 +100,7 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
     try:
         yield stores
     finally:
-        for closing in (stores.background, shards, dispatch):
+        for closing in (stores.background, versions, shards, dispatch):
             await closing.close()
         await upkeep.close()
         await pool.close()

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 from services import agents, messages
 from services.agents import Agent, Change
+from services.known_versions import KnownVersions
 from services.messages import NewMessage
 from services.postgres import Pool, transaction
 from services.runs import store
@@ -65,4 +66,4 @@ async def test_what_a_run_stores_is_its_agent_s(pool: Pool, settings: Settings) 
 
 
 async def test_a_version_that_was_deleted_loads_as_none(pool: Pool, settings: Settings) -> None:
-    assert await agents.load_version(pool, uuid4(), Secrets.of(settings.secrets)) is None
+    assert await KnownVersions(pool).opened(uuid4(), uuid4(), Secrets.of(settings.secrets)) is None

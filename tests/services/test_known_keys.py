@@ -68,7 +68,7 @@ async def processes(settings: Settings, pool: Pool, redis: Redis, clock: Clock) 
         process(settings, pool, settings.redis, clock) as one,
         process(settings, pool, settings.redis, clock) as other,
     ):
-        await eventually(lambda: one.changes and other.changes, says="both listen")
+        await eventually(lambda: one.known.changes and other.known.changes, says="both listen")
         yield [one, other]
 
 
@@ -150,7 +150,7 @@ async def test_a_revoked_key_is_void_at_once_in_every_process(
     await api_keys.revoke(pool, key.account_id, key.key_id)
     await processes[0].announce(key.account_id)
     await refused(processes[0], said, saying="revoked")
-    await eventually(lambda: not processes[1].found)
+    await eventually(lambda: not processes[1].known.found)
     await refused(processes[1], said, saying="revoked")
 
 
@@ -162,7 +162,7 @@ async def test_changes_of_one_account_leave_the_keys_of_others_known(
     for each in (said, others):
         await processes[0].holder(each)
     await processes[0].announce(key.account_id)
-    assert len(processes[0].found) == 1
+    assert len(processes[0].known.found) == 1
 
 
 async def test_what_was_looked_up_before_a_revocation_is_not_kept_after_it(
@@ -174,11 +174,11 @@ async def test_what_was_looked_up_before_a_revocation_is_not_kept_after_it(
         await conn.execute("LOCK TABLE api_keys")  # the look-up waits here
         looking = asyncio.create_task(processes[1].holder(said))
         await eventually(lambda: pool.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
-        before = processes[1].changes
+        before = processes[1].known.changes
         await processes[0].announce(key.account_id)
-        await eventually(lambda: processes[1].changes > before)
+        await eventually(lambda: processes[1].known.changes > before)
     await looking
-    assert not processes[1].found
+    assert not processes[1].known.found
 
 
 async def test_after_a_lost_connection_nothing_counts_as_known(
@@ -187,7 +187,7 @@ async def test_after_a_lost_connection_nothing_counts_as_known(
     _, said = await make(pool, settings)
     await processes[1].holder(said)
     await redis.client_kill_filter(_type="pubsub")
-    await eventually(lambda: not processes[1].found)
+    await eventually(lambda: not processes[1].known.found)
 
 
 async def test_without_redis_a_key_can_be_used_and_revoked_and_the_minute_holds(
@@ -257,7 +257,8 @@ async def test_what_a_process_knows_is_bounded(
     pool: Pool, settings: Settings, processes: Sequence[KnownKeys], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_keys, "MAX_KNOWN", 2)
+    processes[0].known.most = 2
     for _ in range(4):
         _, said = await make(pool, settings)
         await processes[0].holder(said)
-    assert len(processes[0].found) == len(processes[0].used) == 2
+    assert len(processes[0].known.found) == len(processes[0].used) == 2

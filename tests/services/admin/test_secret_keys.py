@@ -8,6 +8,7 @@ from services import accounts, agents
 from services.admin.cli import main
 from services.admin.secret_keys import renew_all
 from services.agents import Change
+from services.known_versions import KnownVersions
 from services.postgres import Pool, transaction
 from services.secrets import Secrets, SecretUnreadable
 from services.settings import SecretsSettings, Settings
@@ -30,9 +31,9 @@ async def test_after_a_renewal_the_old_key_is_not_needed_any_more(settings: Sett
         agent = await agents.create(conn, Secrets([OLD]), account.account_id, Change(PARTS, {"name": "A"}))
     assert agent.current_version_id
     with pytest.raises(SecretUnreadable):
-        await agents.load_version(pool, agent.current_version_id, Secrets([NEW]))
+        await KnownVersions(pool).opened(uuid4(), agent.current_version_id, Secrets([NEW]))
     assert await renew_all(keyed(settings, NEW, OLD)) == (1, [])
-    opened = await agents.load_version(pool, agent.current_version_id, Secrets([NEW]))
+    opened = await KnownVersions(pool).opened(uuid4(), agent.current_version_id, Secrets([NEW]))
     assert opened
     assert opened.custom_mcps == PARTS["custom_mcps"]
 
@@ -45,7 +46,7 @@ async def test_what_no_key_opens_is_told_and_left_as_it_is(settings: Settings, p
     renewed, unreadable = await renew_all(keyed(settings, NEW))
     assert renewed == 1
     assert [version.version_id for version in unreadable] == [lost.current_version_id]
-    assert await agents.load_version(pool, unreadable[0].version_id, Secrets([OLD]))
+    assert await KnownVersions(pool).opened(uuid4(), unreadable[0].version_id, Secrets([OLD]))
 
 
 def test_the_command_renews_and_says_how_many(
