@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from api import access, docs, errors
 from api.body_limit import BodyLimit
+from api.connections import guard
 from api.deps import Resources
 from api.headers import SecurityHeaders
 from api.hosts import KnownHosts
@@ -69,6 +70,7 @@ COLLECTIONS = (10_000, 20, 20)
 
 class Longrun(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guard(scope, receive, self.state.settings.api)
         wire = keep_wire(scope, send)
         await super().__call__(scope, receive, send)
         if wire and wire.go_on:

@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
+from api.connections import guard
 from services import log, previews, projects
 from services.log import logger
 from services.postgres import Pool, Unreachable, open_pool
@@ -42,7 +43,15 @@ def create_app(settings: Settings | None = None) -> Starlette:
     settings = settings or load()
     log.configure(settings)
     forwarding = Forwarding(settings)
-    return Starlette(routes=[Mount("/", forwarding)], lifespan=lambda _: forwarding.opened())
+    app = Previewer(routes=[Mount("/", forwarding)], lifespan=lambda _: forwarding.opened())
+    app.state.settings = settings
+    return app
+
+
+class Previewer(Starlette):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guard(scope, receive, self.state.settings.api)
+        await super().__call__(scope, receive, send)
 
 
 class Forwarding:

@@ -32,6 +32,12 @@ class ApiSettings(Section):
     max_files: int = Field(20, ge=0)
     max_file_bytes: int = Field(50 * 1024 * 1024, ge=1)
     max_upload_bytes: int = Field(200 * 1024 * 1024, ge=1)
+    max_url_bytes: int = Field(20 * 1024, ge=1024)
+    max_headers: int = Field(100, ge=10)
+    max_header_bytes: int = Field(32 * 1024, ge=1024)
+    head_timeout: Span = timedelta(seconds=20)
+    body_timeout: Span = timedelta(seconds=15)
+    min_body_rate: int = Field(4096, ge=0)
 
     @model_validator(mode="after")
     def name_origins_as_browsers_do(self) -> "ApiSettings":
