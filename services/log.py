@@ -19,20 +19,25 @@ def without_credentials(text: str) -> str:
     return CREDENTIAL.sub(HIDDEN, text)
 
 
+CONTROL = {
+    code: repr(chr(code))[1:-1]
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+"""What moves a terminal's cursor, colours it or turns the direction of a line, as it is written in source."""
+
+
 class Formatter(structlog.stdlib.ProcessorFormatter):
-    """The last thing that sees a line: no credential leaves in it, whoever wrote it."""
+    """The last thing that sees a line: whoever wrote it, no credential leaves in it, and nothing that is not text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return without_credentials(super().format(record))
+        return without_credentials(super().format(record)).translate(CONTROL)
 
 
-class WithoutCredentials(logging.Filter):
-    """For loggers that have handlers of their own, as uvicorn's: the paths in their lines have queries."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(without_credentials(arg) if isinstance(arg, str) else arg for arg in record.args)
-        return True
+def on_one_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What a library says in words may have somebody else's in it, which must not look like a line of its own."""
+    event["event"] = str(event["event"]).replace("\r", "\\r").replace("\n", "\\n")
+    return event
 
 
 def configure(settings: Settings) -> None:
@@ -62,19 +67,24 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         Formatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, on_one_line],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tracebacks, renderer],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log.level.upper())
-    for name in ("uvicorn.access", "uvicorn.error"):
-        served = logging.getLogger(name)
-        served.filters = [each for each in served.filters if not isinstance(each, WithoutCredentials)]
-        served.addFilter(WithoutCredentials())
+    take_over("uvicorn", "uvicorn.access")
     for noisy in ("pika", "httpx2", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def take_over(*names: str) -> None:
+    """What loggers would write by handlers of their own goes through ours; one without any stays as silent as it is."""
+    for name in names:
+        theirs = logging.getLogger(name)
+        if theirs.handlers:
+            theirs.handlers, theirs.propagate = [], True
 
 
 def silence() -> None:

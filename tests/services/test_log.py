@@ -45,6 +45,31 @@ def test_no_credential_leaves_in_a_line_whoever_writes_it(written: io.StringIO) 
         assert part not in lines
 
 
+def test_nobody_writes_a_line_of_the_log_or_to_the_terminal_by_what_they_say(written: io.StringIO) -> None:
+    forged = "/x\n2026-01-01 [info     ] run.ended\r\x1b[2J\x9b2J\x00\x7f\u2028\u202e"
+    logger.info("api.asked", path=forged, ids=[forged], **{"a b": forged})
+    logging.getLogger("somebody.else").warning("GET %s", forged)
+    lines = written.getvalue().removesuffix("\n").split("\n")
+    assert len(lines) == 2
+    assert all("2026-01-01" in line for line in lines)
+    assert not set("".join(lines)) & set("\r\x1b\x9b\x00\x7f\u2028\u202e")
+
+
+def test_lines_of_uvicorn_go_where_all_lines_go(written: io.StringIO) -> None:
+    access = logging.getLogger("uvicorn.access")
+    before = access.handlers, access.propagate
+    access.handlers, access.propagate = [logging.NullHandler()], False
+    try:
+        log.take_over("uvicorn.access")
+        access.warning('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", f"/x?token={TOKEN}", "1.1", 200)
+        assert "GET /x?token=[hidden]" in written.getvalue()
+        access.handlers, access.propagate = [], False
+        log.take_over("uvicorn.access")
+        assert not access.propagate, "--no-access-log"
+    finally:
+        access.handlers, access.propagate = before
+
+
 def test_a_long_line_without_credentials_is_looked_through_in_no_time() -> None:
     for text in ("eyJ" * 300_000, "token=" * 150_000, "sk_" * 300_000, "eyJ " * 200_000):
         assert len(log.without_credentials(text)) <= len(text)
