@@ -12,6 +12,7 @@ from agent import response_processor
 from agent.browser.driver import Driver
 from agent.calls import ToolCall
 from agent.tools.base import Registry
+from services.billing.calls import ModelCall
 from services.billing.gate import Gate
 from services.billing.local import LocalGate
 from services.known_versions import KnownVersions
@@ -88,6 +89,8 @@ class RunContext:
     usage: dict[str, Any] = field(default_factory=dict)
     config: AgentConfig = field(default_factory=AgentConfig)
     gate: Gate = field(default_factory=LocalGate)
+    call: ModelCall | None = None
+    """The newest call of a model, until it is settled."""
     answers: int = 0
     cut_answers: int = 0
     """How many answers the run has asked for, and how many of them, in a row, ended in the middle of a call."""

@@ -53,7 +53,8 @@ class Conversation:
             raise RunFailed("There is no message in this thread that could be answered.")
         self.estimated_tokens = window.estimate(self.spoken)
         effort = ctx.run.settings.get("reasoning_effort") if ctx.run.settings.get("enable_thinking") else None
-        return ModelRequest(model, [*shown, *beside], effort, tools=schemas)
+        expected = int(self.estimated_tokens * window.factor)
+        return ModelRequest(model, [*shown, *beside], effort, schemas, expected)
 
     @property
     def spoken(self) -> list[Message]:

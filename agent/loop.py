@@ -2,11 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-from agent import attachments, model_calls, response_processor, thread_manager, tool_runner, turns
+from agent import attachments, charges, model_calls, response_processor, thread_manager, tool_runner, turns
 from agent.calls import ToolCall, result_id
-from agent.context import ContextTooLong, Draft, RunContext, RunFailed, RunStopped
+from agent.context import ContextTooLong, Draft, RunContext, RunFailed
 from agent.conversation import Conversation
 from agent.equipment import equipped
 from agent.llm.request import ModelRequest
@@ -14,6 +15,7 @@ from agent.response_processor import Answer, Reading
 from agent.tool_runner import Acting
 from agent.tools import offer
 from agent.turns import Turn
+from services.billing.calls import Charge
 from services.messages import Message, NewMessage
 
 MAX_ANSWER_CHARS = 4_000_000
@@ -76,7 +78,6 @@ def end_of(ctx: RunContext, turn: Turn) -> str | None:
 
 async def take_turn(ctx: RunContext, conversation: Conversation) -> Turn:
     """Ask the model and make the calls of its answer, which is stored first."""
-    await pass_gate(ctx)
     ctx.answers += 1
     async with Acting(ctx) as acting:
         answer, reading = await ask_fitting(ctx, conversation, acting)
@@ -85,17 +86,13 @@ async def take_turn(ctx: RunContext, conversation: Conversation) -> Turn:
             raise RunFailed(explain_silence(ctx, reading.answer))
         if calls or reading.worth_keeping:
             part_of = {"answer_id": reading.answer_id} if answer else {}
-            stored = await keep_answer(ctx, reading.answer, calls, **part_of, **conversation.estimated)
+            charge = charges.of_answer(ctx, reading.answer, calls)
+            stored = await keep_answer(ctx, reading.answer, calls, charge, **part_of, **conversation.estimated)
             acting.start(stored, calls)
             answer.append(stored)
+        else:
+            await charges.settle_rest(ctx)
         return Turn(answer, await acting.results())
-
-
-async def pass_gate(ctx: RunContext) -> None:
-    """Raises: RunStopped when the account may not have another answer."""
-    verdict = await ctx.gate.may_run(ctx.pool, ctx.run.account_id, ctx.run.model_name)
-    if not verdict.allowed:
-        raise RunStopped(verdict.message)
 
 
 async def ask_fitting(ctx: RunContext, conversation: Conversation, acting: Acting) -> tuple[list[Message], Reading]:
@@ -116,7 +113,7 @@ async def ask(ctx: RunContext, request: ModelRequest, acting: Acting) -> tuple[l
     streamed = ctx.run.settings.get("stream") is not False
     reading = Reading(ctx.run.id, offer.of_run(ctx), streamed=streamed, max_xml_calls=ctx.config.max_xml_tool_calls)
     kept: list[Message] = []
-    async with aclosing(model_calls.stream(ctx, request)) as chunks:
+    async with charges.calling(ctx, request), aclosing(model_calls.stream(ctx, request)) as chunks:
         async for chunk in chunks:
             events = reading.read(chunk)
             ctx.draft.text, ctx.draft.reasoning = reading.answer.text, reading.answer.reasoning
@@ -125,7 +122,7 @@ async def ask(ctx: RunContext, request: ModelRequest, acting: Acting) -> tuple[l
             if reading.size > MAX_ANSWER_CHARS:
                 raise RunFailed(f"{request.model} wrote more than {MAX_ANSWER_CHARS:,} characters in one answer.")
             if ctx.config.execute_on_stream and (calls := reading.take_calls()):
-                kept.append(await keep_answer(ctx, reading.answer, calls, answer_id=reading.answer_id))
+                kept.append(await keep_part(ctx, reading, calls))
                 acting.start(kept[-1], calls)
                 reading.begin_anew()
             if reading.full:
@@ -133,9 +130,20 @@ async def ask(ctx: RunContext, request: ModelRequest, acting: Acting) -> tuple[l
     return kept, reading
 
 
-async def keep_answer(ctx: RunContext, answer: Answer, calls: list[ToolCall], **metadata: Any) -> Message:
+async def keep_part(ctx: RunContext, reading: Reading, calls: list[ToolCall]) -> Message:
+    """What was said up to some calls; the whole answer is charged when it ends."""
+    stored = await keep_answer(ctx, reading.answer, calls, None, answer_id=reading.answer_id)
+    if ctx.call:
+        ctx.call.answered += charges.answered(reading.answer, calls)
+    return stored
+
+
+async def keep_answer(
+    ctx: RunContext, answer: Answer, calls: list[ToolCall], charge: Charge | None, **metadata: Any
+) -> Message:
     new = response_processor.message(answer, ctx.run.id, ctx.run.model_name, calls, **metadata)
-    stored = await thread_manager.store(ctx, new)
+    stored = await thread_manager.store(ctx, replace(new, charge=charge))
+    charges.charged(ctx, charge)
     ctx.count(stored)
     await ctx.log.append(response_processor.completed(stored))
     ctx.draft = Draft()
@@ -159,6 +167,8 @@ async def keep_draft(ctx: RunContext, store: Store = thread_manager.store) -> No
         return
     draft = Answer(text=ctx.draft.text, reasoning=ctx.draft.reasoning, finish_reason="interrupted")
     kept = response_processor.message(draft, ctx.run.id, ctx.run.model_name, interrupted=True)
-    stored = await store(ctx, kept)
+    charge = charges.of_answer(ctx, draft)
+    stored = await store(ctx, replace(kept, charge=charge))
+    charges.charged(ctx, charge)
     await ctx.log.append(response_processor.completed(stored))
     ctx.draft = Draft()

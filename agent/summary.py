@@ -1,16 +1,17 @@
 """The older part of a long thread, told by the model itself in one message."""
 
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
-from agent import compaction, model_calls, response_processor, thread_manager
+from agent import charges, compaction, model_calls, response_processor, thread_manager, tokens
 from agent.compaction import Window
 from agent.context import RunContext, RunFailed
 from agent.history import History, refresh
-from agent.llm.chunk import Usage
 from agent.llm.request import ModelRequest
 from agent.prompt import PROMPTS
+from agent.response_processor import Answer
 from services.log import logger
 from services.messages import Message, NewMessage
 
@@ -32,13 +33,13 @@ async def summarise(ctx: RunContext, history: History, window: Window) -> None:
     if len(covered) < FEWEST:
         return
     try:
-        text, usage = await told(ctx, history, covered, window)
+        answer = await told(ctx, history, covered, window)
     except RunFailed as error:
         logger.warning("summary.failed", run_id=str(ctx.run.id), error=str(error))
         return
-    if text.strip():
+    if answer.text.strip():
         await refresh(ctx, history)
-        stored = await keep(ctx, text, usage, covers=last_covered(covered, history.conversation))
+        stored = await keep(ctx, answer, covers=last_covered(covered, history.conversation))
         ctx.count(stored)
         history.summarise(stored, ctx.run.id)
 
@@ -76,27 +77,30 @@ def whole_turns(conversation: list[Message], end: int) -> int:
     return end
 
 
-async def told(ctx: RunContext, history: History, covered: list[Message], window: Window) -> tuple[str, Usage | None]:
+async def told(ctx: RunContext, history: History, covered: list[Message], window: Window) -> Answer:
     """Raises: RunFailed."""
     inner = Window(window.size, factor=window.factor, costs=window.costs)
     parts = [*([history.summary] if history.summary else []), *covered]
     inner.fit(parts, (compaction.shorten_results, *compaction.last_resorts(inner)))
     shown = thread_manager.to_model(parts, PROMPT.format(words=WORDS), inner.limits)
-    request = ModelRequest(ctx.run.model_name, [*shown, {"role": "user", "content": "Write the summary now."}])
-    text, usage = "", None
-    async with aclosing(model_calls.stream(ctx, request)) as chunks:
+    said = [*shown, {"role": "user", "content": "Write the summary now."}]
+    request = ModelRequest(ctx.run.model_name, said, expected_tokens=sum(map(tokens.of_message, said)))
+    answer = Answer()
+    async with charges.calling(ctx, request), aclosing(model_calls.stream(ctx, request)) as chunks:
         async for chunk in chunks:
-            text += chunk.text
-            usage = chunk.usage or usage
-            if len(text) > LONGEST_CHARS:
-                break
-    return text[:LONGEST_CHARS], usage
+            answer = response_processor.fold(answer, chunk)
+            if len(answer.text) > LONGEST_CHARS:
+                return replace(answer, finish_reason="interrupted")
+    return answer
 
 
-async def keep(ctx: RunContext, text: str, usage: Usage | None, *, covers: int) -> Message:
+async def keep(ctx: RunContext, answer: Answer, *, covers: int) -> Message:
     known: dict[str, Any] = {"thread_run_id": str(ctx.run.id), "model": ctx.run.model_name, "covers": covers}
-    counted = {"usage": usage.counted()} if usage else {}
-    content = {"role": "user", "content": INTRODUCTION + text}
-    stored = await thread_manager.store(ctx, NewMessage("summary", content, {**known, **counted}, message_id=uuid4()))
+    counted = {"usage": answer.usage.counted()} if answer.usage else {}
+    content = {"role": "user", "content": INTRODUCTION + answer.text[:LONGEST_CHARS]}
+    charge = charges.of_answer(ctx, answer)
+    new = NewMessage("summary", content, {**known, **counted}, message_id=uuid4(), charge=charge)
+    stored = await thread_manager.store(ctx, new)
+    charges.charged(ctx, charge)
     await ctx.log.append(response_processor.completed(stored))
     return stored

@@ -9,27 +9,13 @@ from typing import Any
 
 import orjson
 
-CHARS_OF_PROSE = 3.5
-CHARS_OF_CODE = 2.5
-CHARS_OF_NOISE = 1.5
-BYTES_OF_OTHERS = 2.5
-PROSE_WORD = 9.0
-LONGEST_WORD = 16.0
+from services.text_tokens import CHARS_OF_CODE, of_text
+
+__all__ = ["of_content", "of_message", "of_text", "of_tools"]
+
 PER_MESSAGE = 6
 PER_IMAGE = 1600
 """What Anthropic counts for the largest image that it does not scale down; OpenAI's high detail is less."""
-
-
-def of_text(text: str) -> int:
-    """ASCII by how far apart its gaps are: prose, then code and JSON, then what has no words; the rest by its bytes."""
-    if not text:
-        return 0
-    if not text.isascii():
-        return int(len(text.encode(errors="replace")) / BYTES_OF_OTHERS) + 1
-    word = len(text) / (text.count(" ") + text.count("\n") + 1)
-    if len(text) < LONGEST_WORD * 4 or word <= PROSE_WORD:
-        return int(len(text) / CHARS_OF_PROSE) + 1
-    return int(len(text) / (CHARS_OF_CODE if word <= LONGEST_WORD else CHARS_OF_NOISE)) + 1
 
 
 def of_content(content: Any) -> int:

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID, uuid4
 
+from services.billing import reserves
+from services.billing.calls import Charge
 from services.postgres import LONG_SECONDS, Connection, Executor, dump_json
 from services.runs.fence import Fence, FenceLost
 
@@ -34,7 +36,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message before it is stored; give it a `message_id` to be able to store it at most once."""
+    """A message before it is stored; give it a `message_id` to be able to store it at most once.
+
+    `charge` is what the model call that it came of costs: it is settled in the statement that stores it.
+    """
 
     type: str
     content: Any
@@ -43,6 +48,7 @@ class NewMessage:
     agent_id: UUID | None = None
     agent_version_id: UUID | None = None
     message_id: UUID | None = None
+    charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +95,11 @@ WITH stored AS (
 SELECT * FROM stored ORDER BY position
 """
 # The UPDATE takes the row's lock, so a claim by somebody else either comes first and is seen, or waits for this.
-ADD_FENCED = f"""
+FENCED = f"""
 WITH held AS (
     UPDATE agent_runs SET crashes = 0, updated_at = now()
     WHERE id = $9 AND attempt = $10 AND status = 'running'
-    RETURNING id, agent_id, agent_version_id
+    RETURNING id, account_id, thread_id, project_id, agent_id, agent_version_id
 ), stored AS (
     INSERT INTO messages (message_id, thread_id, agent_run_id, type, is_llm_message, content, metadata,
         agent_id, agent_version_id)
@@ -104,9 +110,10 @@ WITH held AS (
     RETURNING {COLUMNS}
 ), touched AS (
     UPDATE threads SET updated_at = now() WHERE thread_id = $1 AND EXISTS (SELECT FROM held)
-)
-SELECT * FROM stored ORDER BY position
-"""
+)"""
+STORED = "SELECT * FROM stored ORDER BY position"
+ADD_FENCED = f"{FENCED} {STORED}"
+ADD_CHARGED = f"{FENCED}, {reserves.settled(11)} {STORED}"
 
 # As ADD_FENCED, for a message each of many runs; a run whose row is locked is left out.
 ADD_FREE = f"""
@@ -134,6 +141,19 @@ WITH free AS (
 SELECT * FROM stored
 """
 
+KEPT = f"""
+WITH held AS (
+    SELECT id, account_id, thread_id, project_id, agent_id, agent_version_id FROM agent_runs
+    WHERE id = $4 AND attempt = $5 AND closed_at IS NULL FOR NO KEY UPDATE
+), kept AS (
+    INSERT INTO messages (message_id, thread_id, agent_run_id, type, content, metadata, agent_id, agent_version_id)
+    SELECT $1, thread_id, id, 'assistant', $2::text::jsonb, $3::text::jsonb, agent_id, agent_version_id FROM held
+    ON CONFLICT (message_id) DO UPDATE SET updated_at = messages.updated_at
+    RETURNING {COLUMNS}
+)"""
+KEEP = f"{KEPT} SELECT * FROM kept"
+KEEP_CHARGED = f"{KEPT}, {reserves.settled(6)} SELECT * FROM kept"
+
 
 async def add(
     conn: Connection, thread_id: UUID, messages: Sequence[NewMessage], *, fence: Fence | None = None
@@ -149,10 +169,21 @@ async def add(
     if fence is None:
         rows = await conn.fetch(ADD, thread_id, *as_columns(messages))
     else:
-        rows = await conn.fetch(ADD_FENCED, thread_id, *as_columns(messages), fence.run_id, fence.attempt)
+        statement, settling = charged(messages)
+        rows = await conn.fetch(statement, thread_id, *as_columns(messages), fence.run_id, fence.attempt, *settling)
         if not rows:
             raise FenceLost
     return [Message(**row) for row in rows]
+
+
+def charged(messages: Sequence[NewMessage]) -> tuple[str, tuple[Any, ...]]:
+    """The statement that stores them and settles the charge of one of them, and what it takes for that."""
+    found = [message for message in messages if message.charge]
+    if not found:
+        return ADD_FENCED, ()
+    [message] = found
+    assert message.charge
+    return ADD_CHARGED, reserves.settling(message.charge, message.message_id)
 
 
 async def add_free(conn: Executor, given: Sequence[FencedMessage]) -> list[Message | None]:
@@ -303,24 +334,26 @@ async def newest_of_run(conn: Executor, run_id: UUID) -> Message | None:
     return Message(**row) if row else None
 
 
-async def keep(conn: Executor, fence: Fence, message_id: UUID, content: Any, metadata: dict[str, Any]) -> Message:
-    """Store an assistant's text for a run that is being closed under `fence`; repeating it changes nothing.
+async def keep(
+    conn: Executor,
+    fence: Fence,
+    message_id: UUID,
+    content: Any,
+    metadata: dict[str, Any],
+    charge: Charge | None = None,
+) -> Message:
+    """Store an assistant's text for a run that is being closed under `fence`, and settle the `charge` for it.
 
-    Raises: FenceLost when the fence was raised or the run is closed.
+    Repeating it changes nothing. Raises: FenceLost when the fence was raised or the run is closed.
     """
     row = await conn.fetchrow(
-        f"""
-        INSERT INTO messages (message_id, thread_id, agent_run_id, type, content, metadata, agent_id, agent_version_id)
-        SELECT $1, thread_id, id, 'assistant', $2::text::jsonb, $3::text::jsonb, agent_id, agent_version_id
-        FROM agent_runs WHERE id = $4 AND attempt = $5 AND closed_at IS NULL
-        ON CONFLICT (message_id) DO UPDATE SET updated_at = messages.updated_at
-        RETURNING {COLUMNS}
-        """,
+        KEEP_CHARGED if charge else KEEP,
         message_id,
         storable(content),
         storable(metadata),
         fence.run_id,
         fence.attempt,
+        *(reserves.settling(charge, message_id) if charge else ()),
     )
     if row is None:
         raise FenceLost

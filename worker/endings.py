@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass, replace
 from functools import partial
 
+from agent import charges, thread_manager
 from agent import loop as agent_loop
-from agent import thread_manager
 from agent.context import RunContext
 from services.log import logger
 from services.messages import FencedMessage, Message, NewMessage
@@ -71,6 +71,7 @@ async def say_rest(attempt: Attempt, context: RunContext, log: EventLog, ending:
     try:
         if ending.status != "completed":
             await agent_loop.keep_draft(context, partial(store_together, attempt.process.stores))
+        await charges.settle_rest(context)
         log.seal()
         await log.flush()
     except LogRefused as error:
@@ -79,7 +80,12 @@ async def say_rest(attempt: Attempt, context: RunContext, log: EventLog, ending:
 
 
 async def store_together(stores: Stores, ctx: RunContext, message: NewMessage) -> Message:
-    """`thread_manager.store` of a draft, with those of other runs that end in the same moment."""
+    """`thread_manager.store` of a draft, with those of other runs that end in the same moment.
+
+    One that is charged is stored alone: a statement for many must not wait for the balances of their accounts.
+    """
+    if message.charge:
+        return await thread_manager.store(ctx, message)
     draft = FencedMessage.of(ctx.fence, ctx.run.thread_id, ctx.draft.message_id, message)
     return await stores.together.add(draft, lambda: thread_manager.store(ctx, message))
 

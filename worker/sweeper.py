@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+from services.billing import reserves
 from services.errors import Unavailable
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
@@ -194,6 +195,12 @@ async def close_cut(stores: Stores) -> None:
         stores.background.spawn(closing.close_from_outside(stores, run))
 
 
+async def free_reserves(stores: Stores) -> None:
+    """Credits that were set aside for calls of models that nobody waits for any more."""
+    if stores.settings.billing.kind == "credits":
+        await reserves.free_dead(stores.pool, stores.settings.runs.dead_after, BATCH)
+
+
 async def forget_keys(stores: Stores) -> None:
     await idempotency.forget_old(stores.pool, BATCH)
 
@@ -206,5 +213,6 @@ STEPS: tuple[Step, ...] = (
     end_stopped,
     end_expired,
     close_cut,
+    free_reserves,
     forget_keys,
 )

@@ -8,13 +8,15 @@ from typing import Any
 class ModelRequest:
     """`model` is a resolved name (`prefix/name`); `messages` are in the OpenAI shape, system prompt first.
 
-    `tools` are OpenAI function schemas. An assistant's message may also hold `thinking_blocks` (see Chunk).
+    `tools` are OpenAI function schemas; `expected_tokens` about what the provider will count for all of it.
+    An assistant's message may also hold `thinking_blocks` (see Chunk).
     """
 
     model: str
     messages: list[dict[str, Any]]
     reasoning_effort: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    expected_tokens: int = 0
 
     @property
     def last_user_text(self) -> str:

@@ -8,7 +8,9 @@ from uuid import UUID, uuid5
 
 from redis.exceptions import ResponseError
 
-from services import messages
+from services import messages, text_tokens
+from services.billing import gate_of
+from services.billing.calls import Charge
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
@@ -91,10 +93,18 @@ async def keep_text(stores: Stores, log: EventLog, run: Run) -> list[Event]:
             return []
         metadata = {"stream_status": "complete", "thread_run_id": str(run.id), "interrupted": True}
         content = {"role": "assistant", "content": text}
-        stored = await messages.keep(stores.pool, log.fence, uuid5(run.id, text), content, metadata)
+        charge = await charge_for(stores, run, text)
+        stored = await messages.keep(stores.pool, log.fence, uuid5(run.id, text), content, metadata, charge)
     metadata = {**stored.metadata, "stream_status": "complete"}
     said = Event(stored.type, stored.content, metadata, stored.message_id, stored.is_llm_message)
     return [replace(said, created_at=stored.created_at, updated_at=stored.updated_at)]
+
+
+async def charge_for(stores: Stores, run: Run, text: str) -> Charge | None:
+    """What the text of a call costs that its driver had not settled."""
+    gate = gate_of(stores.settings)
+    call = await gate.unsettled(stores.pool, run.id)
+    return gate.charge(call, None, text_tokens.of_text(text)) if call else None
 
 
 async def since_last_message(stores: Stores, log: EventLog) -> list[bytes]:

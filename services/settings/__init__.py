@@ -8,7 +8,6 @@ from services.settings.access import (
     ApiKeySettings,
     ApiSettings,
     AuthSettings,
-    BillingSettings,
     SecretsSettings,
 )
 from services.settings.agents import (
@@ -20,6 +19,7 @@ from services.settings.agents import (
     SandboxSettings,
     SearchSettings,
 )
+from services.settings.billing import BillingSettings, Price, Tier
 from services.settings.deployment import DeploymentSettings, LangfuseSettings, LogSettings
 from services.settings.limits import LimitSettings
 from services.settings.production import refusals
@@ -44,6 +44,7 @@ __all__ = [
     "OutgoingSettings",
     "PostgresSettings",
     "PreviewSettings",
+    "Price",
     "RedisSettings",
     "RunSettings",
     "SandboxSettings",
@@ -51,6 +52,7 @@ __all__ = [
     "SecretsSettings",
     "Settings",
     "StreamSettings",
+    "Tier",
     "load",
     "parse_duration",
 ]

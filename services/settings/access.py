@@ -108,9 +108,3 @@ class SecretsSettings(Section):
         if not self.each or any(len(key) < SHORTEST_KEY for key in self.each):
             raise ValueError(f"SECRETS_KEYS must be one or more keys of at least {SHORTEST_KEY} characters")
         return self
-
-
-class BillingSettings(Section):
-    """Who decides whether an account may run: `local` always lets it."""
-
-    kind: Literal["local"] = Field("local", validation_alias="BILLING")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from services.settings import (
     ApiSettings,
     AuthSettings,
+    BillingSettings,
     BrokerSettings,
     PostgresSettings,
     RedisSettings,
@@ -181,6 +182,17 @@ def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
 def test_a_host_name_that_cannot_be_meant_is_refused(host: str) -> None:
     with pytest.raises(ValidationError, match="API_ALLOWED_HOSTS"):
         ApiSettings(allowed_hosts=(host,))
+
+
+def test_credits_need_prices_and_a_default_tier_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING", "credits")
+    with pytest.raises(ValidationError, match="BILLING_PRICES"):
+        BillingSettings()
+    monkeypatch.setenv("BILLING_PRICES", '{"*": {"input": 0.15, "output": 0.6}}')
+    assert str(BillingSettings().prices["*"].input) == "0.15"
+    monkeypatch.setenv("BILLING_TIERS", '{"pro": {"models": ["*"]}}')
+    with pytest.raises(ValidationError, match="BILLING_DEFAULT_TIER"):
+        BillingSettings()
 
 
 @pytest.mark.parametrize("keys", ["", " , ", "short", f"{'k' * 32},short"])

@@ -1,13 +1,15 @@
 """A run that the billing gate stops."""
 
 from dataclasses import replace
-from uuid import UUID
 
 import orjson
 import pytest
 
+from services.billing.calls import ModelCall
 from services.billing.gate import Verdict
+from services.billing.local import LocalGate
 from services.postgres import Executor
+from services.runs.fence import Fence
 from services.settings import Settings
 from tests import fakes
 from tests.agent.seeds import acts, model_settings, tool_parts
@@ -19,13 +21,13 @@ from worker.process import Process
 REASON = "The budget of this account is used up."
 
 
-class Counted:
+class Counted(LocalGate):
     """A gate that lets so many model calls pass."""
 
     def __init__(self, passes: int) -> None:
         self.passes = passes
 
-    async def may_run(self, conn: Executor, account_id: UUID, model_name: str) -> Verdict:
+    async def reserve(self, conn: Executor, fence: Fence, call: ModelCall) -> Verdict:
         self.passes -= 1
         return Verdict(self.passes >= 0, REASON)
 

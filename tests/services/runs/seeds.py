@@ -40,11 +40,13 @@ class Place:
     thread_id: UUID
 
 
-async def make_place(pool: Pool) -> Place:
-    place = Place(uuid4(), uuid4(), uuid4())
-    await pool.execute(
-        "INSERT INTO accounts (account_id, name) VALUES ($1, $2)", place.account_id, str(place.account_id)
-    )
+async def make_place(pool: Pool, account_id: UUID | None = None) -> Place:
+    """With an account of its own, unless one is given."""
+    place = Place(account_id or uuid4(), uuid4(), uuid4())
+    if account_id is None:
+        await pool.execute(
+            "INSERT INTO accounts (account_id, name) VALUES ($1, $2)", place.account_id, str(place.account_id)
+        )
     await pool.execute(
         "INSERT INTO projects (project_id, account_id, name) VALUES ($1, $2, 'p')", place.project_id, place.account_id
     )
