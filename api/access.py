@@ -93,6 +93,7 @@ ROUTES = {
     "POST /mcp/discover-custom-tools": Access("project", "write"),
     "GET /billing/check-status": Access("account", "read"),
     "GET /billing/available-models": Access("account", "read"),
+    "GET /billing/usage-logs": Access("account", "read"),
     "GET /api-keys": Access("account", "admin"),
     "POST /api-keys": Access("account", "admin"),
     "PATCH /api-keys/{key_id}/revoke": Access("api key", "admin"),

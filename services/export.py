@@ -51,6 +51,7 @@ PARTS = (
         FROM api_keys WHERE account_id = $1
         """,
     ),
+    Part("credit", "entry_id", "SELECT * FROM credit_ledger WHERE account_id = $1"),
     Part("project", "project_id", "SELECT * FROM projects WHERE account_id = $1"),
     Part(
         "agent_run",

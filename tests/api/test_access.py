@@ -113,6 +113,7 @@ CASES = {
     ),
     "GET /billing/check-status": Case(),
     "GET /billing/available-models": Case(),
+    "GET /billing/usage-logs": Case(),
     "GET /api-keys": Case(),
     "POST /api-keys": Case(json={"title": "New"}),
     "PATCH /api-keys/{key_id}/revoke": Case(),

@@ -1,9 +1,11 @@
 """Accounts and their members over HTTP."""
 
 from collections import Counter
+from uuid import UUID
 
 import orjson
 
+from services.billing import ledger
 from services.postgres import Pool
 from tests.api.conftest import Person
 from tests.api.world import add_member, made
@@ -62,7 +64,7 @@ async def test_the_last_owner_can_neither_leave_nor_become_less(ann: Person, bob
     assert (await ann.delete(me)).status_code == 200
 
 
-async def test_an_export_has_every_row_once_and_no_secret(ann: Person, bob: Person) -> None:
+async def test_an_export_has_every_row_once_and_no_secret(ann: Person, bob: Person, pool: Pool) -> None:
     mcp = {"name": "w", "type": "http", "config": {"url": "https://w.example/mcp", "headers": {"X-Key": "hidden-word"}}}
     await made(ann, "/agents", {"name": "Gardener", "custom_mcps": [mcp]})
     key = await made(ann, "/api-keys", {"title": "ci"})
@@ -70,6 +72,8 @@ async def test_an_export_has_every_row_once_and_no_secret(ann: Person, bob: Pers
     for number in range(103):
         await made(ann, f"/threads/{threads[0]}/messages/add", {"message": f"message {number}"})
     run_id = await ann.make_run(threads[1])
+    for number in range(51):
+        await ledger.grant(pool, ann.user_id, number + 1, "welcome")
     other, _ = await bob.make_thread()
     answer = await ann.get(f"/accounts/{ann.user_id}/export")
     rows = [orjson.loads(line) for line in answer.text.splitlines()]
@@ -77,7 +81,7 @@ async def test_an_export_has_every_row_once_and_no_secret(ann: Person, bob: Pers
     kinds = Counter(row["record"] for row in rows)
     assert kinds == {
         "account": 1, "member": 1, "agent": 1, "agent_version": 1, "api_key": 1, "project": 53, "thread": 53,
-        "message": 103, "agent_run": 1,
+        "message": 103, "agent_run": 1, "credit": 51,
     }  # fmt: skip
     texts = [row["content"]["content"] for row in rows if row["record"] == "message"]
     assert texts == [f"message {number}" for number in range(103)]
@@ -94,11 +98,20 @@ async def test_a_deleted_account_takes_all_that_is_in_it_along(ann: Person, bob:
     start = {"model_name": "demo/echo"}
     await bob.post(f"/thread/{theirs['thread_id']}/agent/start", json=start, headers=in_team)
     await made(ann, "/agents", {"name": "Gardener"})
+    await ledger.grant(pool, UUID(team), 5)
     assert (await bob.delete(f"/accounts/{team}")).status_code == 403
     assert (await ann.delete(f"/accounts/{team}")).json() == {"message": "Account deleted."}
     assert (await ann.delete(f"/accounts/{team}")).status_code == 404
     assert (await bob.get("/threads", headers=in_team)).status_code == 403
-    for table in ("projects", "threads", "agent_runs", "api_keys", "account_members"):
+    for table in (
+        "projects",
+        "threads",
+        "agent_runs",
+        "api_keys",
+        "account_members",
+        "credit_ledger",
+        "credit_balances",
+    ):
         rows = await pool.fetch(f"SELECT * FROM {table}")
         assert team not in repr([dict(row) for row in rows]), table
     assert (await ann.get(f"/agent-run/{mine}")).status_code == 200
