@@ -62,6 +62,14 @@ async def account_named(conn: Connection, name: str) -> Account:
     return Account(**row)
 
 
+async def find(conn: Connection, account_id: UUID | None, name: str) -> Account | None:
+    """An account by its id, or a personal one by its name."""
+    row = await conn.fetchrow(
+        "SELECT account_id, name FROM accounts WHERE account_id = $1 OR (name = $2 AND personal)", account_id, name
+    )
+    return Account(**row) if row else None
+
+
 async def create(conn: Connection, user_id: UUID, name: str) -> Membership:
     """An account beside the personal ones, owned by the user.
 

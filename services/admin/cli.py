@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from services import settings
-from services.admin import dead_letters, limits, secret_keys
+from services.admin import accounts, dead_letters, limits, secret_keys
 from services.admin.output import Output
 from services.errors import AppError
 
@@ -16,6 +16,8 @@ GROUPS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], 
     dead_letters.add,
     limits.add,
     secret_keys.add,
+    accounts.add,
+    accounts.add_credits,
 )
 INTERRUPTED = 130
 
