@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import defaultdict
-from itertools import islice
+from collections.abc import Sequence
 
-from api.sse import Stream, Streams
+from api.sse import AT_ONCE, Stream, Streams
 from services import stream_passes
 from services.background import repeat, stop
 from services.log import logger
@@ -29,15 +29,20 @@ class Recheck:
 
     async def tick(self) -> None:
         await asyncio.sleep(self.streams.settings.recheck_interval.total_seconds())
+        streams = tuple(self.streams.open_streams)
+        for start in range(0, len(streams), BATCH):
+            await self.ask(streams[start : start + BATCH])
+
+    async def ask(self, streams: Sequence[Stream]) -> None:
         followed: defaultdict[StreamPass, list[Stream]] = defaultdict(list)
-        for stream in tuple(self.streams.open_streams):
+        for stream in streams:
             followed[stream.admitted].append(stream)
-        passes = iter(followed)
-        while batch := list(islice(passes, BATCH)):
-            for refused in await self.refused(batch):
-                logger.info("stream.refused", run_id=str(refused.run_id), streams=len(followed[refused]))
-                for stream in followed[refused]:
-                    stream.refuse()
+        for refused in await self.refused(list(followed)):
+            logger.info("stream.refused", run_id=str(refused.run_id), streams=len(followed[refused]))
+            for number, stream in enumerate(followed[refused], 1):
+                stream.refuse()
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
     async def refused(self, passes: list[StreamPass]) -> list[StreamPass]:
         """Those that are good no more; none while Postgres is away, since nobody can tell."""

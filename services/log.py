@@ -31,7 +31,22 @@ class Formatter(structlog.stdlib.ProcessorFormatter):
     """The last thing that sees a line: whoever wrote it, no credential leaves in it, and nothing that is not text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return without_credentials(super().format(record)).translate(CONTROL)
+        return harmless(super().format(record))
+
+
+class Harmless(logging.Formatter):
+    """What another formatter makes of a line, for handlers that are not ours, as uvicorn's: its tracebacks too."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(self.inner.format(record))
+
+
+def harmless(line: str) -> str:
+    return without_credentials(line).translate(CONTROL)
 
 
 def on_one_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -74,17 +89,16 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log.level.upper())
-    take_over("uvicorn", "uvicorn.access")
+    make_harmless("uvicorn", "uvicorn.error", "uvicorn.access")
     for noisy in ("pika", "httpx2", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def take_over(*names: str) -> None:
-    """What loggers would write by handlers of their own goes through ours; one without any stays as silent as it is."""
-    for name in names:
-        theirs = logging.getLogger(name)
-        if theirs.handlers:
-            theirs.handlers, theirs.propagate = [], True
+def make_harmless(*names: str) -> None:
+    """What loggers write by handlers of their own."""
+    for handler in (handler for name in names for handler in logging.getLogger(name).handlers):
+        if not isinstance(handler.formatter, Harmless):
+            handler.setFormatter(Harmless(handler.formatter or logging.Formatter()))
 
 
 def silence() -> None:

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from services.embedded import ports
 from services.settings import Settings
 from services.tokens import sign_access_token
-from tests.waiting import eventually
+from tests.acceptance.client import until
 
 SECRET = "a-secret-of-canaries-of-32-bytes-or-more"
 CHECKOUT = Path(__file__).parents[2]
@@ -26,8 +26,8 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "api.log"
 
 
-@pytest.fixture(params=["json", "console"])
-def url(request: pytest.FixtureRequest, settings: Settings, redis: Redis, log: Path) -> Iterator[str]:
+@pytest.fixture
+def url(settings: Settings, redis: Redis, log: Path) -> Iterator[str]:
     """Where a process listens that writes all it can into `log`."""
     port = ports.pick(set())
     names = {
@@ -37,7 +37,7 @@ def url(request: pytest.FixtureRequest, settings: Settings, redis: Redis, log: P
         "BROKER_REDIS_URL": settings.broker.redis_url.get_secret_value(),
         "JWT_SECRET": SECRET,
         "LOG_LEVEL": "debug",
-        "LOG_FORMAT": request.param,
+        "LOG_FORMAT": "json",
     }
     command = ["uvicorn", "--factory", "tests.api.failing:create_app", "--port", str(port), "--http", "httptools"]
     with log.open("wb") as output:
@@ -56,15 +56,15 @@ def url(request: pytest.FixtureRequest, settings: Settings, redis: Redis, log: P
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(base_url=f"{url}/api", trust_env=False, timeout=30) as http:
-
-        async def answers() -> bool:
-            try:
-                return (await http.get("/health")).status_code == 200
-            except TransportError:
-                return False
-
-        await eventually(answers, within=60)
+        await until(lambda: answers(http), within=60)
         yield http
+
+
+async def answers(http: AsyncClient) -> bool:
+    try:
+        return (await http.get("/health")).status_code == 200
+    except TransportError:
+        return False
 
 
 def text_of(log: Path) -> str:
@@ -87,7 +87,7 @@ async def test_no_credential_is_written_whatever_comes_and_whatever_fails(http: 
     key_said = f"{key['public_key']}:{key['secret_key']}"
     (await http.post(f"/agent-run/{run['agent_run_id']}/stop", headers=signed_in)).raise_for_status()
 
-    asked = []
+    asked: list[tuple[str, dict[str, str], dict[str, str]]] = []
     for said in (good, forged, ticket, "hush-hush-hush", key["secret_key"]):
         for path in (stream, "/threads", "/fail", "/fail-late", f"/{said}"):
             asked.append((path, {}, {"token": said}))

@@ -55,19 +55,20 @@ def test_nobody_writes_a_line_of_the_log_or_to_the_terminal_by_what_they_say(wri
     assert not set("".join(lines)) & set("\r\x1b\x9b\x00\x7f\u2028\u202e")
 
 
-def test_lines_of_uvicorn_go_where_all_lines_go(written: io.StringIO) -> None:
-    access = logging.getLogger("uvicorn.access")
-    before = access.handlers, access.propagate
-    access.handlers, access.propagate = [logging.NullHandler()], False
+def test_handlers_of_others_keep_their_format_and_write_no_credential() -> None:
+    theirs, lines = logging.getLogger("somebody.with.handlers"), io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(logging.Formatter("theirs: %(message)s"))
+    theirs.handlers, theirs.propagate = [handler], False
+    for _ in range(2):
+        log.make_harmless("somebody.with.handlers")
     try:
-        log.take_over("uvicorn.access")
-        access.warning('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", f"/x?token={TOKEN}", "1.1", 200)
-        assert "GET /x?token=[hidden]" in written.getvalue()
-        access.handlers, access.propagate = [], False
-        log.take_over("uvicorn.access")
-        assert not access.propagate, "--no-access-log"
-    finally:
-        access.handlers, access.propagate = before
+        raise ValueError(f"\x1b[2J {SECRET}")
+    except ValueError:
+        theirs.exception("GET /x?token=%s", TOKEN)
+    assert lines.getvalue().startswith("theirs: GET /x?token=[hidden]\nTraceback")
+    assert r"\x1b[2J [hidden]" in lines.getvalue()
+    assert SECRET not in lines.getvalue()
 
 
 def test_a_long_line_without_credentials_is_looked_through_in_no_time() -> None:
