@@ -25,6 +25,7 @@ class ApiKey:
     key_id: UUID
     account_id: UUID
     created_by: UUID
+    made_with: UUID | None
     public_key: str
     title: str
     description: str
@@ -62,19 +63,24 @@ async def create(
     description: str,
     scopes: Collection[str],
     days: int | None,
+    made_with: UUID | None = None,
 ) -> tuple[ApiKey, str]:
-    """A key and its secret, which nobody can see a second time.
+    """A key and its secret, which nobody can see a second time; one that is `made_with` a key ends no later than that.
 
-    Raises: Conflict when the account has MAX_KEYS.
+    Raises: Conflict when the account has MAX_KEYS; Unauthenticated when that key has ended meanwhile.
     """
-    await conn.execute("SELECT FROM accounts WHERE account_id = $1 FOR UPDATE", account_id)
+    await take_turns(conn, account_id)
+    if made_with and not await conn.fetchval(f"SELECT true FROM api_keys k WHERE key_id = $1 AND {ACTIVE}", made_with):
+        raise Unauthenticated(INVALID)
     if await conn.fetchval("SELECT count(*) FROM api_keys WHERE account_id = $1", account_id) >= MAX_KEYS:
         raise Conflict(f"This account has {MAX_KEYS} API keys; delete one first.")
     secret = f"sk_{secrets.token_urlsafe(32)}"
     row = await conn.fetchrow(
         f"""
-        INSERT INTO api_keys (account_id, created_by, public_key, secret_hash, title, description, scopes, expires_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(days => $8))
+        INSERT INTO api_keys
+            (account_id, created_by, public_key, secret_hash, title, description, scopes, made_with, expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $9,
+            least(now() + make_interval(days => $8), (SELECT expires_at FROM api_keys WHERE key_id = $9)))
         RETURNING {COLUMNS}
         """,
         account_id,
@@ -85,6 +91,7 @@ async def create(
         description,
         sorted(scopes),
         days,
+        made_with,
     )
     assert row
     return ApiKey(**row), secret
@@ -98,19 +105,33 @@ async def of_account(conn: Executor, account_id: UUID) -> list[ApiKey]:
     return [ApiKey(**row) for row in rows]
 
 
-async def revoke(conn: Executor, account_id: UUID, key_id: UUID) -> ApiKey:
-    """Make a key of the account void for good; once more changes nothing. Raises: NotFound."""
-    row = await conn.fetchrow(
+async def revoke(conn: Connection, account_id: UUID, key_id: UUID) -> ApiKey:
+    """Make a key of the account, and all that were made with it, void for good; once more changes nothing.
+
+    Raises: NotFound.
+    """
+    await take_turns(conn, account_id)
+    rows = await conn.fetch(
         f"""
-        UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1 AND account_id = $2
+        WITH RECURSIVE line AS (
+            SELECT key_id AS id FROM api_keys WHERE key_id = $1 AND account_id = $2
+            UNION SELECT made.key_id FROM api_keys made JOIN line ON made.made_with = line.id
+        )
+        UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) FROM line WHERE key_id = line.id
         RETURNING {COLUMNS}
         """,
         key_id,
         account_id,
     )
-    if not row:
+    revoked = next((row for row in rows if row["key_id"] == key_id), None)
+    if not revoked:
         raise NotFound(MISSING)
-    return ApiKey(**row)
+    return ApiKey(**revoked)
+
+
+async def take_turns(conn: Connection, account_id: UUID) -> None:
+    """No key is made with one that is revoked in the same moment."""
+    await conn.execute("SELECT FROM accounts WHERE account_id = $1 FOR UPDATE", account_id)
 
 
 async def revoke_those_of(conn: Executor, account_id: UUID, user_id: UUID) -> None:
@@ -123,7 +144,7 @@ async def revoke_those_of(conn: Executor, account_id: UUID, user_id: UUID) -> No
 
 
 async def delete(conn: Executor, account_id: UUID, key_id: UUID) -> None:
-    """Raises: NotFound."""
+    """Those that were made with it go with it. Raises: NotFound."""
     statement = "DELETE FROM api_keys WHERE key_id = $1 AND account_id = $2 RETURNING true"
     if not await conn.fetchval(statement, key_id, account_id):
         raise NotFound(MISSING)

@@ -36,9 +36,13 @@ class ApiKeyIn(BaseModel):
 
 
 class ApiKeyOut(BaseModel):
-    """`status`: active, expired or revoked. `last_used_at` may be a minute or two late."""
+    """`status`: active, expired or revoked. `last_used_at` may be a minute or two late.
+
+    `made_with` is the key that made it, with which it ends; null when a person did.
+    """
 
     key_id: UUID
+    made_with: UUID | None
     public_key: str
     title: str
     description: str
@@ -67,7 +71,10 @@ async def list_api_keys(caller: CallerDep, pool: PoolDep) -> list[ApiKeyOut]:
 
 @router.post("")
 async def create_api_key(asked: ApiKeyIn, caller: CallerDep, resources: ResourcesDep) -> ApiKeyMade:
-    """A key that stands for whoever makes it, in this account, as long as they belong to it."""
+    """A key that stands for whoever makes it, in this account, as long as they belong to it.
+
+    One that is made with an API key ends with that one: no later, and at once when it is revoked or deleted.
+    """
     async with transaction(resources.pool) as conn:
         key, secret = await api_keys.create(
             conn,
@@ -78,6 +85,7 @@ async def create_api_key(asked: ApiKeyIn, caller: CallerDep, resources: Resource
             description=asked.description,
             scopes=asked.scopes,
             days=asked.expires_in_days,
+            made_with=caller.key.key_id if caller.key else None,
         )
     return ApiKeyMade(**shown(key).model_dump(), secret_key=secret)
 
@@ -85,7 +93,8 @@ async def create_api_key(asked: ApiKeyIn, caller: CallerDep, resources: Resource
 @router.patch("/{key_id}/revoke")
 async def revoke_api_key(key_id: UUID, caller: CallerDep, resources: ResourcesDep) -> ApiKeyOut:
     """Void at once in every process, and for good."""
-    key = await api_keys.revoke(resources.pool, caller.account_id, key_id)
+    async with transaction(resources.pool) as conn:
+        key = await api_keys.revoke(conn, caller.account_id, key_id)
     await resources.known_keys.announce(caller.account_id)
     return shown(key)
 

@@ -41,6 +41,11 @@ async def make(
     return key, f"{key.public_key}:{secret}"
 
 
+async def revoke(pool: Pool, key: ApiKey) -> None:
+    async with transaction(pool) as conn:
+        await api_keys.revoke(conn, key.account_id, key.key_id)
+
+
 @asynccontextmanager
 async def process(
     settings: Settings, pool: Pool, redis_settings: RedisSettings, clock: Clock
@@ -147,7 +152,7 @@ async def test_a_revoked_key_is_void_at_once_in_every_process(
     key, said = await make(pool, settings)
     for known in processes:
         await known.holder(said)
-    await api_keys.revoke(pool, key.account_id, key.key_id)
+    await revoke(pool, key)
     await processes[0].announce(key.account_id)
     await refused(processes[0], said, saying="revoked")
     await eventually(lambda: not processes[1].known.found)
@@ -198,7 +203,7 @@ async def test_without_redis_a_key_can_be_used_and_revoked_and_the_minute_holds(
     async with process(settings, pool, nowhere, clock) as one, process(settings, pool, nowhere, clock) as other:
         for known in (one, other):
             await known.holder(said)
-        await api_keys.revoke(pool, key.account_id, key.key_id)
+        await revoke(pool, key)
         await one.announce(key.account_id)
         await refused(one, said)
         await other.holder(said)
