@@ -10,7 +10,7 @@ import asyncpg
 from services.postgres import Connection
 from tests.benchmarks.progress import Advance, Progress
 
-BIG = ("agent_runs", "messages", "threads", "projects", "idempotency_keys", "agent_run_event_blocks")
+BIG = ("agent_runs", "messages", "threads", "projects", "idempotency_keys", "agent_run_event_blocks", "credit_ledger")
 """What no ordinary statement may read from end to end."""
 LOADERS = 2
 PARTS = 20
@@ -100,6 +100,14 @@ ROWS = {
         INSERT INTO idempotency_keys (account_id, route, key, fingerprint, agent_run_id, created_at)
         SELECT account_of(n, {accounts}), 'start', 'key ' || n, '\\x00', id_of('run', n),
             now() - interval '25 hours' * (n::float8 / {keys}) FROM {numbers}
+    """,
+    "credit_ledger": """
+        INSERT INTO credit_ledger (entry_id, account_id, kind, amount, call_id, agent_run_id, model_name, usage,
+            created_at)
+        SELECT id_of('entry', n), account_of(n, {accounts}), 'debit', -n, id_of('call', n), id_of('run', n),
+            'demo/echo', '{{"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}}',
+            moment_of(n, {runs})
+        FROM {numbers}
     """,
     "messages": """
         INSERT INTO messages (message_id, position, thread_id, agent_run_id, type, content, created_at, updated_at)

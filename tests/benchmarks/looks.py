@@ -89,6 +89,8 @@ def at_others(theirs: int) -> Sequence[Look]:
         Look("100, by name", "/agents", {"limit": 100, "sort_by": "name", "sort_order": "asc"}, "GET /agents"),
         Look("by number of tools", "/agents", {"sort_by": "tools_count"}, "GET /agents"),
         Look("search", "/agents", {"search": "garden 1", "tools": "shell"}, "GET /agents"),
+        Look("1,000", "/billing/usage-logs", group="GET /billing/usage-logs"),
+        Look("50, page 10", "/billing/usage-logs", {"items_per_page": 50, "page": 9}, "GET /billing/usage-logs"),
     ]
 
 

@@ -3,10 +3,11 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import cycle
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -32,6 +33,7 @@ PRICE = Price.model_validate({"input": 3, "output": 15, "cached_input": "0.3", "
 BILLING = BillingSettings(kind="credits", prices={"openai/*": PRICE})
 MOST_ANSWERED = 4000
 SOON = timedelta(milliseconds=1)
+FATES = ("peace", "dies", "breaks", "cancelled", "stopped", "overtaken")
 SWEEP_SECONDS = 0.5
 ATTEMPTS = 6
 """After so many a run is left in peace, so that it ends."""
@@ -66,6 +68,7 @@ class Spenders:
     settings: Settings
     dice: random.Random
     gate: Watching = field(default_factory=Watching)
+    fates: Iterator[str] = field(default_factory=lambda: cycle(FATES))
     seen: Counter[str] = field(default_factory=Counter)
     failed: set[UUID] = field(default_factory=set)
     """Runs of which a call failed: text of it that was kept is free, also when another attempt went on."""
@@ -129,13 +132,10 @@ class Spenders:
     async def attempt(self, run: Run, *, peaceful: bool) -> str:
         """Drive it until it ends, dies, is stopped, or is overtaken; how."""
         fuse = Fuse()
-        fate = (
-            "peace" if peaceful else self.dice.choice(("peace", "dies", "breaks", "cancelled", "stopped", "overtaken"))
-        )
+        fate = "peace" if peaceful else next(self.fates)
         if fate in ("dies", "breaks"):
-            fuse.light(
-                self.dice.randrange(1, 16), "dies" if fate == "dies" else "breaks", after=self.dice.random() < 0.5
-            )
+            left = self.dice.randrange(1, self.dice.choice((3, 16)))
+            fuse.light(left, "dies" if fate == "dies" else "breaks", after=self.dice.random() < 0.5)
         ctx = RunContext(
             run, Fence(run.id, run.attempt, "worker"), RecordingLog(), fused_pool(self.pool, fuse), self.http,
             self.settings, gate=self.gate,
