@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from functools import partial
 from math import ceil
@@ -77,6 +78,8 @@ class Streams:
         self.clock = time.monotonic()
         """The time of the newest tick: precise enough for pings, and free."""
         self.open_streams: set[Stream] = set()
+        self.of_users: Counter[UUID] = Counter()
+        """How many open streams each user has."""
         self.wheel: Wheel[Stream] = Wheel(ceil(self.ping_seconds / TICK_SECONDS))
         self.waiting = Background()
         """Tasks of the streams that must wait: for a store, or for their reader."""
@@ -110,20 +113,29 @@ class Streams:
             raise NotFound(MISSING_RUN)
         return found
 
-    @property
-    def refusal(self) -> str | None:
-        """Why no stream can be opened now."""
+    def refusal(self, user_id: UUID) -> str | None:
+        """Why the user can open no stream now."""
         if self.draining:
             return "the server is restarting"
-        return "too many streams on this server" if len(self.open_streams) >= self.most else None
+        if len(self.open_streams) >= self.most:
+            return "too many streams on this server"
+        most = self.settings.max_streams_per_user
+        return "too many streams of yours on this server" if most and self.of_users[user_id] >= most else None
 
     def add(self, stream: "Stream") -> None:
         self.open_streams.add(stream)
+        self.of_users[stream.admitted.user_id] += 1
         self.wheel.add(stream, ceil(self.ping_seconds / TICK_SECONDS))
 
     def discard(self, stream: "Stream") -> None:
+        if stream not in self.open_streams:
+            return
         self.open_streams.discard(stream)
         self.wheel.discard(stream)
+        user_id = stream.admitted.user_id
+        self.of_users[user_id] -= 1
+        if not self.of_users[user_id]:
+            del self.of_users[user_id]
 
     async def tick(self) -> None:
         """A moment later, ping the streams that are due, or end all of them at a drain."""
@@ -162,7 +174,7 @@ class EventStream(EventSourceResponse):
         if scope["method"] == "HEAD":
             await send(END)
             return
-        refusal = self.streams.refusal
+        refusal = self.streams.refusal(self.admitted.user_id)
         body = opening(self.streams.settings) + (comment(refusal) if refusal else b"")
         await send({"type": "http.response.body", "body": body, "more_body": not refusal})
         if not refusal:

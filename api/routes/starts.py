@@ -142,7 +142,7 @@ async def initiate(
             model_name = model_of(resources.settings, asked.model_name)
             return await store_initiated(conn, run_id, caller, asked, model_name, form, resources)
 
-        run = await starting.begin(resources.stores, make, key)
+        run = await starting.begin(resources.stores, caller.account_id, make, key)
     return Initiated(thread_id=run.thread_id, agent_run_id=run.id, project_id=run.project_id)
 
 
@@ -215,7 +215,7 @@ async def start_run(
         new = new_run(run_id, caller, thread, asked, model_name, agent)
         return await starting.start(conn, new, resources.settings.limits)
 
-    return shown_start(await starting.begin(resources.stores, make, key))
+    return shown_start(await starting.begin(resources.stores, caller.account_id, make, key))
 
 
 def shown_start(run: Run) -> StartedOut:
@@ -275,7 +275,7 @@ async def retry_run(run_id: UUID, caller: CallerDep, resources: ResourcesDep) ->
         again = run_again(run, new_id, caller, model_name, version_id)
         return await starting.start(conn, again, resources.settings.limits)
 
-    return shown_start(await starting.begin(resources.stores, make))
+    return shown_start(await starting.begin(resources.stores, caller.account_id, make))
 
 
 async def ended_run(conn: Connection, caller: Caller, run_id: UUID) -> Run:

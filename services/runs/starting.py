@@ -1,6 +1,7 @@
 """Starting a run: its row, in one transaction with all that belongs to it, then its message."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -52,7 +53,10 @@ class Started:
 
 
 async def begin(
-    stores: Stores, make: Callable[[Connection, UUID], Awaitable[Started]], key: RequestKey | None = None
+    stores: Stores,
+    account_id: UUID,
+    make: Callable[[Connection, UUID], Awaitable[Started]],
+    key: RequestKey | None = None,
 ) -> Run:
     """The run that `make(conn, run_id)` starts in one transaction, sent after the commit; with a key once for all.
 
@@ -60,7 +64,8 @@ async def begin(
     Raises: Conflict as `idempotency.claim`, and what `make` raises: then the key is as free as before.
     """
     run_id = uuid4()
-    async with transaction(stores.pool) as conn:
+    gate = stores.starts.through(account_id) if stores.settings.limits.max_concurrent_runs else nullcontext()
+    async with gate, transaction(stores.pool) as conn:
         known_id = await idempotency.claim(conn, key, run_id) if key else run_id
         if known_id != run_id:
             known = await store.get(conn, known_id)

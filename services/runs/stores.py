@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -10,6 +10,7 @@ from services.agent_versions import AgentVersion
 from services.background import Background, repeat
 from services.cache import Cache
 from services.channels import Channels
+from services.gates import Gates
 from services.joining import Joined
 from services.known_versions import KnownVersions
 from services.postgres import Pool, open_pool, open_upkeep_pool
@@ -24,6 +25,9 @@ from services.runs.store import Run
 from services.runs.tails import Tails
 from services.runs.together import Together
 from services.settings import Settings
+
+STARTS_AT_ONCE = 4
+STARTS_PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Stores:
     hand_overs: Joined[HandOver, Run | None]
     together: Together
     versions: KnownVersions
+    starts: Gates[UUID] = field(default_factory=lambda: Gates(STARTS_AT_ONCE, STARTS_PATIENCE_SECONDS))
+    """Starts of an account take turns in Postgres: no more of them than these wait there and use up the pool."""
 
     def of(self, run_id: UUID) -> Shard:
         """The Redis server of a run, and the rooms on it."""

@@ -52,5 +52,6 @@ class StreamSettings(Section):
     window_bytes: int = Field(256 * 1024, ge=1024)
     windows_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     max_streams: int = Field(20_000, ge=1)
+    max_streams_per_user: int = Field(200, ge=0)
     token_lifetime: Span = timedelta(minutes=15)
     recheck_interval: Span = Field(timedelta(seconds=30), le=timedelta(seconds=45))

@@ -39,7 +39,7 @@ SCALED = {
     "STREAM_SILENCE": "0.5s",
 }
 """A tenth of the real durations."""
-NO_LIMITS = {"MAX_CONCURRENT_RUNS": "0", "RATE_LIMIT_PER_MINUTE": "0"}
+NO_LIMITS = {"MAX_CONCURRENT_RUNS": "0", "RATE_LIMIT_PER_MINUTE": "0", "STREAM_MAX_STREAMS_PER_USER": "0"}
 """One account does what many would: limits are set by the tests that are about them."""
 REAL: dict[str, str] = {}
 START_SECONDS = 30.0

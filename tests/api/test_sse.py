@@ -347,6 +347,36 @@ async def test_too_many_streams_are_told_to_come_again_and_find_room_later(
     await until(welcome)
 
 
+async def test_a_user_with_too_many_streams_is_told_to_come_again_and_others_are_not(
+    settings: Settings, redis: Redis
+) -> None:
+    most = 2
+    streams = STREAMS.model_copy(update={"max_streams_per_user": most})
+    async with serving(settings.model_copy(update={"streams": streams})) as server, AsyncExitStack() as stack:
+        secret = settings.auth.secret.get_secret_value()
+        ann, bob = [await stack.enter_async_context(Client.signed_in(server.url, secret)) for _ in range(2)]
+        mine, his = (await ann.initiate()).run_id, (await bob.initiate()).run_id
+        for run_id in (mine, his):
+            await say(redis, run_id, *numbered(0, 1))
+        async with AsyncExitStack() as open_ones:
+            for _ in range(most):
+                await (await open_ones.enter_async_context(ann.stream(mine))).take(1)
+            async with ann.stream(mine) as refused:
+                assert refused.status == 200
+                assert await refused.rest() == []
+                assert refused.comments == ["too many streams of yours on this server, reconnect"]
+            async with bob.stream(his) as welcome:
+                assert await welcome.take(1)
+
+        async def has_room() -> bool:
+            async with ann.stream(mine) as stream:
+                return bool(await stream.take(1))
+
+        await until(has_room)
+    open_streams: Streams = cast(Any, server.config.loaded_app).app.state.resources.streams
+    await eventually(lambda: not open_streams.of_users)
+
+
 async def test_a_draining_server_ends_streams_with_a_comment_and_opens_none(
     ann: Client, live: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ LOG, TAILS, LIFECYCLE, LEASE = (
 SWEEPER, BROKER = "tests/worker/test_sweeper.py", "tests/services/test_broker.py"
 PUBLISHER = "tests/services/test_publisher.py"
 STARTING, KEYS = "tests/services/runs/test_starting.py", "tests/services/runs/test_idempotency.py"
+SLOTS, RATE = "tests/services/runs/test_slots.py", "tests/services/test_rate_limit.py"
 PARALLEL = "tests/api/test_parallel_starts.py"
 
 BREAKS = (
@@ -158,6 +159,27 @@ BREAKS = (
         "    allowed = await slots.take_turns(conn, new.account_id, new.project_id, limits)\n",
         "    allowed = slots.NO_LIMIT\n",
         f"{PARALLEL}::test_of_many_that_reject_one_is_accepted_and_the_others_are_told_which",
+    ),
+    Break(
+        "starts of one account that do not take turns",
+        "services/runs/slots.py",
+        "CASE WHEN allowed > 0 THEN pg_advisory_xact_lock({LOCK}) END",
+        "allowed > 0",
+        f"{SLOTS}::test_starts_of_an_account_take_turns_and_those_without_a_limit_do_not",
+    ),
+    Break(
+        "a delayed run that needs no slot",
+        "services/runs/slots.py",
+        "OR allowed = 0 OR place <= allowed)",
+        "OR true)",
+        f"{SLOTS}::test_a_delayed_run_holds_no_slot_and_waits_for_one_when_it_is_due",
+    ),
+    Break(
+        "a rate limit that counts from the minute's beginning",
+        "services/rate_limit.py",
+        "tonumber(oldest) + window - now or 0",
+        "window - now % window or 0",
+        f"{RATE}::test_what_is_a_minute_old_does_not_count_and_what_is_younger_does",
     ),
     Break(
         "a run that is claimed out of its turn",
