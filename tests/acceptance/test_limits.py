@@ -29,8 +29,8 @@ async def start_apis(deployment: Deployment) -> list[str]:
 
 
 def transport() -> AsyncHTTPTransport:
-    """Idle connections are let go sooner than the server closes them: no request meets that."""
-    return AsyncHTTPTransport(limits=Limits(max_connections=None, keepalive_expiry=1.0), verify=False)
+    """A connection for each request: a server closes one that was idle while another round was slow."""
+    return AsyncHTTPTransport(limits=Limits(max_connections=None, max_keepalive_connections=0), verify=False)
 
 
 @asynccontextmanager

@@ -41,6 +41,7 @@ from tests.benchmarks.processes import LOAD_CORE, SERVER_CORE, Meter, pin
 from tests.benchmarks.reference import lists
 from tests.benchmarks.report import Plot, Report, Row, shares
 from tests.benchmarks.session import Session
+from tests.conftest import NO_LIMITS
 from tests.figures import percentile
 from worker import sweeper
 
@@ -133,6 +134,7 @@ def settings_for(stores: Mapping[str, str]) -> Settings:
         broker=BrokerSettings(kind="redis", redis_url=SecretStr(stores["BROKER_REDIS_URL"])),
         auth=AuthSettings(secret=SecretStr(stores["JWT_SECRET"])),
         log=LogSettings(level="error"),
+        limits=NO_LIMITS,
         secrets=SecretsSettings.model_validate({"keys": stores["SECRETS_KEYS"]}),
     )
 
