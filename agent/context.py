@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any, Literal, Protocol
 from uuid import UUID, uuid4
 
@@ -36,6 +37,14 @@ class ContextTooLong(RunFailed):
 
 class RunStopped(Exception):
     """The run ends `stopped`, though nobody asked for it; the text is the reason that its user reads."""
+
+
+class RunParked(Exception):
+    """The run has nothing to do until then: it is given back, holds no worker, and goes on when the time has come."""
+
+    def __init__(self, until: datetime) -> None:
+        super().__init__(until.isoformat())
+        self.until = until
 
 
 class Speaker(Protocol):
@@ -110,6 +119,12 @@ class RunContext:
     tracer: Tracer = UNTRACED
     versions: KnownVersions | None = None
     """What the process knows of agents; None: the database is asked."""
+    marks: dict[str, Any] = field(default_factory=dict)
+    """Added to the metadata of every message that is stored: which part of its run it belongs to."""
+
+    def is_ours(self, stored: Message) -> bool:
+        """Whether a message of the run belongs to the part of it that this is."""
+        return self.marks.items() <= stored.metadata.items()
 
     def count(self, stored: Message) -> None:
         """Add the tokens of one model call to the run's; the rows are the truth, so a resumed run counts them again."""

@@ -30,12 +30,18 @@ async def run_agent(ctx: RunContext) -> None:
     """
     await attachments.place_all(ctx)
     async with equipped(ctx):
-        conversation = await Conversation.load(ctx)
-        turn = await resume(ctx, conversation.history.of_run(ctx.run.id))
-        while turn is None or await goes_on(ctx, turn):
-            if turn:
-                await conversation.refresh()
-            turn = await take_turn(ctx, conversation)
+        await converse(ctx)
+
+
+async def converse(ctx: RunContext) -> Turn:
+    """Turn by turn with the tools that the run has, to its last turn. Raises: as `run_agent`."""
+    conversation = await Conversation.load(ctx)
+    turn = await resume(ctx, [each for each in conversation.history.of_run(ctx.run.id) if ctx.is_ours(each)])
+    while turn is None or await goes_on(ctx, turn):
+        if turn:
+            await conversation.refresh()
+        turn = await take_turn(ctx, conversation)
+    return turn
 
 
 async def resume(ctx: RunContext, ours: list[Message]) -> Turn | None:

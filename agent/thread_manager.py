@@ -177,7 +177,8 @@ async def store(ctx: RunContext, message: NewMessage) -> Message:
 
     Waits while Postgres is away. Raises: FenceLost.
     """
-    named = replace(message, message_id=message.message_id or ctx.draft.message_id)
+    metadata = {**message.metadata, **ctx.marks}
+    named = replace(message, message_id=message.message_id or ctx.draft.message_id, metadata=metadata)
     return await patiently(ctx, lambda conn: store_once(conn, ctx, named))
 
 

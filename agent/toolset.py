@@ -21,7 +21,8 @@ def mode_of(run_settings: Mapping[str, Any], version: AgentVersion | None) -> Mo
 def choose(run_settings: Mapping[str, Any], version: AgentVersion | None) -> Registry:
     """A run that builds an agent has the tool for that; a run of an agent those that it enables; any other run all.
 
-    The tools that speak to the person are always there. Names in `agentpress_tools` that no group has are ignored.
+    The tools that speak to the person are always there, and those that the steps of its workflow name. Names in
+    `agentpress_tools` that no group has are ignored.
     """
     mode = mode_of(run_settings, version)
     if mode == "builder":
@@ -29,7 +30,9 @@ def choose(run_settings: Mapping[str, Any], version: AgentVersion | None) -> Reg
     if version is None:
         return standard.STANDARD
     enabled = (tools for name, tools in standard.GROUPS.items() if is_on(version.agentpress_tools.get(name)))
-    return Registry.of((*standard.ALWAYS, *chain.from_iterable(enabled)))
+    named = frozenset(run_settings.get("workflow_tools") or ())
+    asked = (known for known in chain.from_iterable(standard.GROUPS.values()) if known.name in named)
+    return Registry.of((*standard.ALWAYS, *chain.from_iterable(enabled), *asked))
 
 
 def is_on(switch: Any) -> bool:

@@ -22,6 +22,7 @@ from api.routes import (
     agents,
     api_keys,
     billing,
+    executions,
     health,
     mcp,
     projects,
@@ -61,6 +62,7 @@ ROUTE_MODULES = (
     mcp,
     accounts,
     api_keys,
+    executions,
     workflows,
 )
 

@@ -286,8 +286,30 @@ def queue_length(broker: dramatiq.Broker, queue_name: str) -> int:
     return int(rabbit._declare_queue(queue_name).method.message_count)
 
 
+def workflow_message(
+    *, execution_id: str, workflow_id: str, workflow_name: str, triggered_by: str, run_id: UUID, priority: int = 5
+) -> dramatiq.Message[Any]:
+    """The message that wakes a worker for an execution. The definition stays where it is: it may hold secrets."""
+    arguments = {
+        "execution_id": execution_id,
+        "workflow_id": workflow_id,
+        "workflow_name": workflow_name,
+        "workflow_definition": {},
+        "variables": {},
+        "triggered_by": triggered_by,
+        "agent_run_id": str(run_id),
+    }
+    return dramatiq.Message(
+        queue_name=RUN_QUEUE,
+        actor_name="run_workflow_background",
+        args=(),
+        kwargs=arguments,
+        options={"broker_priority": priority},
+    )
+
+
 def run_message(
-    run_id: UUID, thread_id: UUID, project_id: UUID, model_name: str, *, kind: str = "agent", priority: int = 5
+    run_id: UUID, thread_id: UUID, project_id: UUID, model_name: str, *, priority: int = 5
 ) -> dramatiq.Message[Any]:
     """The message that wakes a worker for an agent run; the row is the truth, the rest informs."""
     arguments = {

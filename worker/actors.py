@@ -8,7 +8,7 @@ import dramatiq
 from services.broker import HEALTH_QUEUE, RUN_QUEUE
 from services.log import logger
 from services.redis import Unreachable
-from worker import runner
+from worker import executions, runner
 from worker.runtime import current_process
 
 HEALTH_KEY_SECONDS = 60
@@ -34,9 +34,8 @@ async def run_agent_background(
     **extra: Any,
 ) -> None:
     """Drive one agent run as far as it goes here."""
-    try:
-        run_id = UUID(str(agent_run_id))
-    except ValueError:
+    run_id = uuid_of(agent_run_id)
+    if run_id is None:
         logger.error("run.unknown", agent_run_id=str(agent_run_id)[:80])
         return
     await runner.drive(await current_process(), run_id)
@@ -52,5 +51,20 @@ async def run_workflow_background(
     triggered_by: str = "",
     **extra: Any,
 ) -> None:
-    """Workflows are not built yet: a message for one becomes a dead letter, which can be replayed when they are."""
-    raise NotImplementedError("workflows are not built yet")
+    """Drive one execution of a workflow as far as it goes here; one that has no run yet is given one.
+
+    Raises: as `executions.run_of`.
+    """
+    process = await current_process()
+    run_id = uuid_of(extra.get("agent_run_id"))
+    if run_id is None:
+        given = variables if isinstance(variables, dict) else {}
+        run_id = await executions.run_of(process, UUID(execution_id), uuid_of(workflow_id), given, str(triggered_by))
+    await runner.drive(process, run_id)
+
+
+def uuid_of(value: object) -> UUID | None:
+    try:
+        return UUID(str(value))
+    except ValueError:
+        return None

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 
 from agent import charges, thread_manager
@@ -33,9 +34,13 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """The run goes on elsewhere: at once when this process drains, a little later when a store failed the work."""
+    """The run goes on elsewhere: at once when this process drains, a little later when a store failed the work.
+
+    With `until` it is set aside, and goes on when the time has come.
+    """
 
     at_once: bool = True
+    until: datetime | None = None
     row: Run | None = None
     """As it was given back."""
 
@@ -132,7 +137,7 @@ async def hand_over(attempt: Attempt, log: EventLog | None, ending: HandedOver) 
     length = await archived_length(attempt, log)
     if held.stop_asked.is_set():
         await commit_stop(attempt)
-    row = await give_back(attempt, length, settled) or await give_back(attempt, None, False)
+    row = await give_back(attempt, length, settled, ending) or await give_back(attempt, None, False, ending)
     row = row or await attempt.insist(lambda: store.get(stores.pool, held.fence.run_id))
     if row is None or row.attempt != held.fence.attempt or row.final:
         return Lost()
@@ -144,8 +149,8 @@ async def hand_over(attempt: Attempt, log: EventLog | None, ending: HandedOver) 
     return replace(ending, row=row)
 
 
-async def give_back(attempt: Attempt, length: int | None, settled: bool) -> Run | None:
-    handed = HandOver(attempt.held.fence, length, settled)
+async def give_back(attempt: Attempt, length: int | None, settled: bool, ending: HandedOver) -> Run | None:
+    handed = HandOver(attempt.held.fence, length, settled, ending.until)
     return await attempt.insist(lambda: attempt.process.stores.hand_overs.ask(handed))
 
 

@@ -8,7 +8,8 @@ from uuid import UUID
 from structlog.contextvars import bound_contextvars
 
 from agent import loop as agent_loop
-from agent.context import RunContext, RunFailed, RunStopped
+from agent.context import RunContext, RunFailed, RunParked, RunStopped
+from agent.workflows import engine as workflow_engine
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.postgres import is_misuse
@@ -189,8 +190,7 @@ async def outcome(attempt: Attempt, context: RunContext, log: EventLog) -> Endin
     run, held, limits = attempt.run, attempt.held, attempt.process.settings.runs
     if run.crashes >= limits.max_crashes:
         return Ended("failed", f"The run was given up: its worker died {run.crashes} times.")
-    elapsed = run.updated_at - (run.started_at or run.updated_at)
-    left = (limits.timeout - elapsed).total_seconds()
+    left = (limits.timeout - run.worked).total_seconds()
     work = asyncio.create_task(produce(context, log), name=f"run {run.id}")
     signals = [asyncio.create_task(event.wait()) for event in (held.lost, held.stop_asked, attempt.leave)]
     try:
@@ -231,8 +231,10 @@ async def produce(context: RunContext, log: EventLog) -> Ending:
     """The boundary around whatever a run does: whatever it raises becomes an ending."""
     try:
         await log.append(opening(context.run, log))
-        await agent_loop.run_agent(context)
+        await work(context)
         return Ended("completed")
+    except RunParked as parked:
+        return HandedOver(at_once=False, until=parked.until)
     except FenceLost:
         return Lost()
     except RunStopped as stopped:
@@ -248,6 +250,14 @@ async def produce(context: RunContext, log: EventLog) -> Ending:
     except (Exception, SystemExit):
         logger.exception("run.crashed")
         return Ended("failed", INTERNAL_ERROR)
+
+
+async def work(context: RunContext) -> None:
+    """What a run of this kind does."""
+    if context.run.kind == "workflow":
+        await workflow_engine.run_workflow(context)
+    else:
+        await agent_loop.run_agent(context)
 
 
 def opening(run: Run, log: EventLog) -> events.Event:

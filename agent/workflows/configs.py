@@ -187,8 +187,8 @@ class ParallelConfig(StepConfig):
 class WaitConfig(StepConfig):
     """Waits so many seconds, or until a time (ISO 8601, or an expression that gives one)."""
 
-    seconds: float | TextTemplate | None = None
-    until: datetime | TextTemplate | None = None
+    seconds: float | TextTemplate | None = Field(None, union_mode="left_to_right")
+    until: datetime | TextTemplate | None = Field(None, union_mode="left_to_right")
 
     @model_validator(mode="after")
     def one_of_both(self) -> "WaitConfig":

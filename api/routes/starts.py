@@ -15,7 +15,7 @@ from api.errors import invalid, validated
 from api.fields import Metadata, Prompt, Text, WebAddress
 from api.idempotency import KeyHeader, request_key
 from api.uploads import Form, read_form
-from services import agents, messages, projects, threads, uploads
+from services import agents, messages, projects, threads, uploads, workflow_executions
 from services.agents import Agent
 from services.billing.gate import Gate
 from services.errors import Conflict, NotFound, Unprocessable
@@ -273,6 +273,8 @@ async def retry_run(run_id: UUID, caller: CallerDep, resources: ResourcesDep) ->
         agent_id = run.settings.get("agent_id") or run.agent_id
         version_id = await agents.current_version(conn, caller.account_id, UUID(str(agent_id))) if agent_id else None
         again = run_again(run, new_id, caller, model_name, version_id)
+        if run.kind == "workflow":
+            return await workflow_executions.start_again(conn, run, again, resources.settings.limits)
         return await starting.start(conn, again, resources.settings.limits)
 
     return shown_start(await starting.begin(resources.stores, caller.account_id, make))
@@ -292,6 +294,7 @@ async def ended_run(conn: Connection, caller: Caller, run_id: UUID) -> Run:
 def run_again(run: Run, new_id: UUID, caller: Caller, model_name: str, version_id: UUID | None) -> NewRun:
     return NewRun(
         run_id=new_id,
+        kind=run.kind,
         account_id=run.account_id,
         project_id=run.project_id,
         thread_id=run.thread_id,

@@ -1,5 +1,6 @@
 """The stream of a run."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 from uuid import UUID
 
@@ -48,22 +49,43 @@ async def stream_run(
     last_event_id_header: CursorHeader = None,
 ) -> Response:
     """Every event after the cursor, each once, then the last one; 204 when that was read already."""
-    after = cursor(last_event_id_header, last_event_id)
+
+    async def this_run(account_id: UUID) -> UUID:
+        return run_id
+
+    return await follow(request, who, resources, account_id, last_event_id_header, last_event_id, this_run)
+
+
+async def follow(
+    request: Request,
+    who: Identity | None,
+    resources: Resources,
+    account_id: UUID | None,
+    header: str | None,
+    query: str | None,
+    run_of: Callable[[UUID], Awaitable[UUID]],
+) -> Response:
+    """The stream of the run that `run_of(account_id)` names for whoever asks. Raises: what that raises."""
+    after = cursor(header, query)
     if who is None:
         return ending_comment(resources.settings.streams, "who you are cannot be checked right now")
     try:
-        admitted = await admit(request, resources, run_id, who, account_id)
-        run = await resources.streams.find(admitted.account_id, run_id)
-        if await is_read(resources.stores.of(run_id).redis, run, after):
+        admitted = await admit(request, resources, who, account_id, run_of)
+        run = await resources.streams.find(admitted.account_id, admitted.run_id)
+        if await is_read(resources.stores.of(run.id).redis, run, after):
             return Response(status_code=204)
     except (*PostgresUnreachable, *RedisUnreachable) as error:
-        logger.warning("stream.store_away", run_id=str(run_id), error=repr(error))
+        logger.warning("stream.store_away", path=request.url.path, error=repr(error))
         return ending_comment(resources.settings.streams, "a store is away")
     return EventStream(resources.streams, admitted, after)
 
 
 async def admit(
-    request: Request, resources: Resources, run_id: UUID, who: Identity, account_id: UUID | None
+    request: Request,
+    resources: Resources,
+    who: Identity,
+    account_id: UUID | None,
+    run_of: Callable[[UUID], Awaitable[UUID]],
 ) -> StreamPass:
     """Who reads this stream, for which account.
 
@@ -73,8 +95,8 @@ async def admit(
     if who.stream is None:
         caller = await resolve_caller(resources.pool, resources.seen, who, account_id)
         access.check(caller, access.access_of(request))
-        return pass_of(caller, run_id)
-    stream_tokens.require(who.stream, run_id)
+        return pass_of(caller, await run_of(caller.account_id))
+    stream_tokens.require(who.stream, await run_of(who.stream.account_id))
     if await stream_passes.still_good(resources.pool, [who.stream]) == [False]:
         raise NotFound(threads.MISSING_RUN)
     return who.stream

@@ -17,9 +17,10 @@ from api.errors import invalid, validated
 from api.paging import PageQuery, Pagination, pagination
 from api.routes.projects import Deleted
 from api.routes.starts import model_of
-from services import workflows
+from services import workflow_executions, workflows
 from services.agent_fields import Description, Name
 from services.postgres import transaction
+from services.runs import stopping
 from services.settings import Settings
 from services.workflows import Change, ListedWorkflow, Workflow
 
@@ -199,7 +200,12 @@ async def change_workflow(
 
 @router.delete("/{workflow_id}")
 async def delete_workflow(workflow_id: UUID, caller: CallerDep, resources: ResourcesDep) -> Deleted:
-    """Its versions go with it."""
+    """Stops its executions; versions and executions go with it, runs and their threads stay."""
+    async with resources.pool.acquire() as conn:
+        await workflows.get(conn, caller.account_id, workflow_id)
+        live = await workflow_executions.live_runs(conn, workflow_id)
+    if live:
+        await stopping.request_stops(resources.stores, live)
     async with transaction(resources.pool) as conn:
         await workflows.delete(conn, caller.account_id, workflow_id)
     return Deleted(message="Workflow deleted.")

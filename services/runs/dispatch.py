@@ -2,10 +2,13 @@
 
 import asyncio
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from dramatiq import Message
+
 from services.background import repeat, stop
-from services.broker import RUN_QUEUE, queue_length, run_message
+from services.broker import RUN_QUEUE, queue_length, run_message, workflow_message
 from services.log import logger
 from services.postgres import Pool, Unreachable
 from services.publisher import Publisher
@@ -36,8 +39,7 @@ class Dispatch:
 
     def send_run(self, run: Run) -> bool:
         """Hand the run's message to the publisher; False when its outbox is full. Never blocks."""
-        message = run_message(run.id, run.thread_id, run.project_id, run.model_name, priority=run.priority)
-        handed_over = self.publisher.send(message, lambda sent: self.take_note(run, sent))
+        handed_over = self.publisher.send(message_of(run), lambda sent: self.take_note(run, sent))
         if not handed_over:
             logger.warning("run.not_sent", run_id=str(run.id), reason="the outbox is full")
         return handed_over
@@ -82,3 +84,11 @@ class Dispatch:
             )
         except Unreachable as error:
             logger.warning("dispatch.not_noted", count=len(confirmed), error=repr(error))
+
+
+def message_of(run: Run) -> Message[Any]:
+    if run.kind != "workflow":
+        return run_message(run.id, run.thread_id, run.project_id, run.model_name, priority=run.priority)
+    named = {name: str(run.settings.get(name, "")) for name in ("execution_id", "workflow_id", "workflow_name")}
+    triggered_by = str(run.settings.get("triggered_by", ""))
+    return workflow_message(run_id=run.id, triggered_by=triggered_by, priority=run.priority, **named)

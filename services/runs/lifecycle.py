@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -60,11 +60,13 @@ class HandOver:
     """A live run that is given back to the queue, its log archived up to `length` (None: as far as it got).
 
     `settled` says that no append is unanswered: then no id beyond was given out, and the reservation ends there.
+    `until`: the run is set aside until then; it leaves its slot, and stands in line for one when the time has come.
     """
 
     fence: Fence
     length: int | None
     settled: bool
+    until: datetime | None = None
 
 
 async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timedelta, epoch: str = "") -> Run | None:
@@ -80,6 +82,7 @@ async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timed
             UPDATE agent_runs AS run SET
                 crashes = crashes + (status = 'running')::int, status = 'running', attempt = attempt + 1,
                 instance_id = $3, heartbeat_at = now(), updated_at = now(), started_at = coalesce(started_at, now()),
+                waited = waited + coalesce(now() - parked_at, '0'), parked_at = NULL,
                 reserved_events = CASE WHEN attempt = 0 AND $6 <> '' THEN $7 ELSE reserved_events END,
                 log_epoch = CASE WHEN attempt = 0 AND $6 <> '' THEN $6 ELSE log_epoch END
             WHERE id = $1 AND attempt = $2 AND status = ANY($4) AND stop_requested_at IS NULL
@@ -244,12 +247,14 @@ async def hand_over_all(conn: Executor, handed: Sequence[HandOver]) -> list[Run 
     rows = await conn.fetch(
         f"""
         WITH {LOCKED}, handed AS (
-            SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bool[])
-                AS handed (run_id, fence, length, settled)
+            SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bool[], $6::timestamptz[])
+                AS handed (run_id, fence, length, settled, until)
         )
         UPDATE agent_runs AS run SET
             status = 'queued', instance_id = NULL, heartbeat_at = NULL, message_sent_at = NULL,
-            message_tried_at = now(), updated_at = now(),
+            message_tried_at = CASE WHEN until IS NULL THEN now() END, updated_at = now(),
+            not_before = coalesce(until, not_before), judged = judged AND until IS NULL,
+            parked_at = CASE WHEN until IS NOT NULL THEN now() END,
             reserved_events = CASE WHEN settled THEN length ELSE reserved_events END
         FROM handed JOIN locked USING (run_id)
         WHERE id = run_id AND attempt = fence AND status = ANY($5) AND stop_requested_at IS NULL
@@ -261,6 +266,7 @@ async def hand_over_all(conn: Executor, handed: Sequence[HandOver]) -> list[Run 
         [one.length for one in handed],
         [one.settled and one.length is not None for one in handed],
         MOVES["queued"],
+        [one.until for one in handed],
     )
     found = {(row["id"], row["attempt"]): Run(**row) for row in rows}
     return [found.get((one.fence.run_id, one.fence.attempt)) for one in handed]

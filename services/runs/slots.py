@@ -2,7 +2,8 @@
 
 A project's first unfinished run that need not wait for a time holds a slot, and those behind it wait: so a project has
 one slot as long as its line lasts, and a run that ends leaves it to the next one. A delayed run that is due stands in
-line for a slot, judged only when it has one: first come, first served, before whatever is started later.
+line for a slot, judged only when it has one: first come, first served, before whatever is started later. So does a
+run that was set aside until some time.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ RETRY_SECONDS = 5
 """When to try again: nobody knows when a run ends."""
 
 DUE_UNJUDGED = """(
-    status = 'queued' AND NOT judged AND not_before <= now() AND (expires_at IS NULL OR expires_at > now())
+    status = 'queued' AND NOT judged AND not_before <= now()
+    AND (expires_at IS NULL OR expires_at > now() OR started_at IS NOT NULL)
 )"""
 
 CLAIMS = f"""

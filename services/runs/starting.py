@@ -120,7 +120,7 @@ async def judge(conn: Connection, project_id: UUID, limits: LimitSettings) -> li
     await lock_unfinished(conn, project_id)
     stopped: list[Run] = []
     while due := await judge_next(conn, project_id):
-        if due.on_active == "stop":
+        if due.on_active == "stop" and not due.begun:
             stopped += await lifecycle.request_stops(conn, await in_the_way(conn, project_id, due))
     return stopped
 
@@ -134,11 +134,12 @@ async def lock_unfinished(conn: Connection, project_id: UUID) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A delayed run whose time has come, at `not_before`."""
+    """A delayed run whose time has come, at `not_before`; one that has begun before was set aside by itself."""
 
     id: UUID
     not_before: datetime
     on_active: str
+    begun: bool
 
 
 async def judge_next(conn: Connection, project_id: UUID) -> Due | None:
@@ -147,7 +148,7 @@ async def judge_next(conn: Connection, project_id: UUID) -> Due | None:
         UPDATE agent_runs SET judged = true, updated_at = now() WHERE id = (
             SELECT id FROM agent_runs AS run WHERE project_id = $1 AND {DUE_UNJUDGED}
             ORDER BY {TURN.format("run")} LIMIT 1
-        ) RETURNING id, not_before, on_active
+        ) RETURNING id, not_before, on_active, started_at IS NOT NULL AS begun
         """,
         project_id,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +37,7 @@ class Run:
     stop_requested_at: datetime | None
     not_before: datetime | None
     expires_at: datetime | None
+    waited: timedelta
     message_sent_at: datetime | None
     message_tried_at: datetime | None
     error: str | None
@@ -50,6 +51,11 @@ class Run:
     closed_at: datetime | None
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def worked(self) -> timedelta:
+        """How long it has been at work, as of its last change: what it was set aside for is not counted."""
+        return self.updated_at - (self.started_at or self.updated_at) - self.waited
 
     @property
     def final(self) -> bool:

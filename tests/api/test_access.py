@@ -108,6 +108,11 @@ CASES = {
     "GET /workflows/{workflow_id}": Case(),
     "PUT /workflows/{workflow_id}": Case(json={"name": "Taken"}),
     "DELETE /workflows/{workflow_id}": Case(),
+    "POST /workflows/{workflow_id}/execute": Case(json={"model_name": "demo/echo"}),
+    "GET /workflows/{workflow_id}/executions": Case(),
+    "GET /workflows/executions/{execution_id}": Case(),
+    "POST /workflows/executions/{execution_id}/cancel": Case(),
+    "GET /workflows/executions/{execution_id}/stream": Case(own=204, headers={"Last-Event-ID": "1000"}),
     "POST /mcp/discover-custom-tools": Case(
         own=ASLEEP, json={"type": "stdio", "config": {"command": "true"}, "project_id": "{project_id}"}
     ),
@@ -231,8 +236,9 @@ async def test_the_owner_is_answered_at_every_route(person: Callable[[], Person]
         ann = person()
         things = await things_of(ann)
         if name.endswith("/stream"):
-            await ann.post(f"/agent-run/{things.run_id}/stop")
-            await ann.get(f"/agent-run/{things.run_id}/stream")
+            for path in (f"/agent-run/{things.run_id}", f"/agent-run/{things.execution_run_id}"):
+                await ann.post(f"{path}/stop")
+                await ann.get(f"{path}/stream")
         if "/members" in name and "{user_id}" not in name:
             things = Things(**{**things.ids, "user_id": str(uuid4())})
         answer = await ask(ann, name, things)

@@ -31,6 +31,8 @@ class Things:
     account_id: str = field(default_factory=absent)
     user_id: str = field(default_factory=absent)
     workflow_id: str = field(default_factory=absent)
+    execution_id: str = field(default_factory=absent)
+    execution_run_id: str = field(default_factory=absent)
 
     @property
     def ids(self) -> dict[str, str]:
@@ -38,13 +40,14 @@ class Things:
 
 
 async def things_of(person: Person) -> Things:
-    """A thread with a message and a run, an agent, a workflow, a key, and an account with one more owner."""
+    """A thread with a message and a run, an agent, a workflow and its execution, a key, an account with two owners."""
     thread_id, project_id = await person.make_thread()
     message = await made(person, f"/threads/{thread_id}/messages/add", {"message": "hi"})
     agent = await made(person, "/agents", {"name": "Gardener"})
     account_id = (await made(person, "/accounts", {"name": "Team"}))["account_id"]
     user_id = await add_member(person, account_id, "owner")
     workflow = await made(person, "/workflows", {"name": "Watering", **WATERING})
+    execution = await made(person, f"/workflows/{workflow['id']}/execute", {"model_name": "demo/echo"})
     return Things(
         thread_id=thread_id,
         project_id=project_id,
@@ -56,6 +59,8 @@ async def things_of(person: Person) -> Things:
         account_id=account_id,
         user_id=user_id,
         workflow_id=workflow["id"],
+        execution_id=execution["execution_id"],
+        execution_run_id=execution["agent_run_id"],
     )
 
 

@@ -1,0 +1,20 @@
+"""How a step fails."""
+
+
+class StepFailed(Exception):
+    """A step could not do what it was told; the text is a sentence for its user.
+
+    `again`: another try may help. `harmless`: it is known that nothing happened, so that one can do no harm.
+    """
+
+    def __init__(self, words: str, *, again: bool = True, harmless: bool = False) -> None:
+        super().__init__(words)
+        self.again, self.harmless = again, harmless
+
+
+class Broken(Exception):
+    """A step failed for good and nothing handles it: whatever it is inside of fails, too."""
+
+    def __init__(self, step_id: str, words: str) -> None:
+        super().__init__(words)
+        self.step_id = step_id

@@ -1,0 +1,38 @@
+"""The variables that an execution begins with, as its INPUT steps ask for them. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.workflows.configs import InputConfig, Variable, fits
+from agent.workflows.definition import Definition
+
+
+class BadInput(Exception):
+    """A variable that is missing or has the wrong type; `name` is which."""
+
+    def __init__(self, name: str, words: str) -> None:
+        super().__init__(f"{name} {words}")
+        self.name = name
+
+
+def read(definition: Definition, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables given, with the defaults of those that are not; null counts as not given. Raises: BadInput."""
+    found = dict(given)
+    for variable in asked(definition):
+        value = given.get(variable.name)
+        if value is None and variable.default is None and variable.required:
+            raise BadInput(variable.name, "is required")
+        found[variable.name] = variable.default if value is None else typed(variable, value)
+    return found
+
+
+def asked(definition: Definition) -> Iterator[Variable]:
+    for step in definition.steps:
+        if isinstance(step.told, InputConfig):
+            yield from step.told.variables
+
+
+def typed(variable: Variable, value: Any) -> Any:
+    if not fits(value, variable.type):
+        raise BadInput(variable.name, f"must be of type {variable.type}")
+    return int(value) if variable.type == "integer" else value

@@ -1,0 +1,65 @@
+"""The run of an execution that a message names; one that has none yet is given one."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from agent.catalog import resolve_model
+from agent.workflows import brief, inputs
+from agent.workflows.definition import Definition
+from services import workflow_executions, workflows
+from services.errors import Conflict, NotFound
+from services.postgres import Connection, transaction
+from services.workflow_executions import Execution, NewExecution
+from worker.process import Process
+
+
+async def run_of(
+    process: Process, execution_id: UUID, workflow_id: UUID | None, variables: dict[str, Any], triggered_by: str
+) -> UUID:
+    """The run that executes it, made with a thread in one transaction if need be.
+
+    An execution that has no row is begun if its workflow is known: of both the row counts, never the message.
+    Raises: NotFound, Conflict, TooManyRequests, BadInput: such a message becomes a dead letter, which can be replayed.
+    """
+    known = await workflow_executions.run_of(process.stores.pool, execution_id)
+    if known:
+        return known.id
+    async with transaction(process.stores.pool) as conn:
+        execution = await workflow_executions.lock(conn, execution_id)
+        if execution and execution.agent_run_id:
+            return execution.agent_run_id
+        new = await wanted(conn, process, execution_id, execution, workflow_id, variables, triggered_by)
+        started = await workflow_executions.start(conn, uuid4(), new, process.settings.limits)
+    return started.run.id
+
+
+async def wanted(
+    conn: Connection,
+    process: Process,
+    execution_id: UUID,
+    execution: Execution | None,
+    workflow_id: UUID | None,
+    variables: dict[str, Any],
+    triggered_by: str,
+) -> NewExecution:
+    """What is to be begun, of the workflow as it is now. Raises: NotFound, Conflict, BadInput."""
+    named = execution.workflow_id if execution else workflow_id
+    workflow = await workflows.find(conn, named) if named else None
+    if workflow is None:
+        raise NotFound(workflows.MISSING)
+    definition = Definition.model_validate(workflow.definition)
+    if workflow.state == "PAUSED" or not definition.steps:
+        raise Conflict(f"The workflow {workflow.name} is paused, or has no steps.")
+    given = inputs.read(definition, execution.variables if execution else variables)
+    deterministic = execution.deterministic if execution else True
+    return NewExecution(
+        workflow=workflow,
+        model_name=resolve_model(process.settings, None),
+        variables=given,
+        deterministic=deterministic,
+        triggered_by=execution.triggered_by if execution else triggered_by or "MESSAGE",
+        created_by=execution.created_by if execution else None,
+        execution_id=execution_id,
+        brief=None if deterministic else brief.brief(workflow.name, workflow.description, definition, given),
+        settings={"workflow_tools": brief.tools(definition)},
+    )
