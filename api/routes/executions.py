@@ -182,7 +182,7 @@ async def execute(
         await check_billing(conn, resources.gate, caller, new.model_name)
         return await workflow_executions.start(conn, run_id, new, resources.settings.limits)
 
-    run = await starting.begin(resources.stores, make, key)
+    run = await starting.begin(resources.stores, caller.account_id, make, key)
     return Executed(
         execution_id=UUID(run.settings["execution_id"]),
         thread_id=run.thread_id,
