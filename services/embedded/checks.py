@@ -1,8 +1,9 @@
-"""`./dev check` and `./dev lock`: the tools, all run even when one fails."""
+"""`./dev check`, `./dev audit` and `./dev lock`: the tools, all run even when one fails."""
 
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from services.embedded.console import Console, EmbeddedError
@@ -13,6 +14,7 @@ CHECKS: dict[str, Sequence[str]] = {
     "lint": ("ruff", "check", "."),
     "types": ("mypy",),
     "imports": ("lint-imports",),
+    "packages": ("uv", "pip", "check"),
 }
 SCRIPTS = {"sh": "dev", "bash": ".ci/run"}
 LOCKS: dict[str, Sequence[str]] = {
@@ -30,6 +32,11 @@ LOCKS: dict[str, Sequence[str]] = {
         "requirements-browser.lock",
     ),
 }
+AUDIT = ("uv", "tool", "run", "pip-audit", "--disable-pip", "--require-hashes", "--vulnerability-service", "osv")
+AUDITED = ("requirements-browser.lock", "requirements-dev.lock")
+"""Between them they hold all the others."""
+UNREASONED = re.compile(r"#\s*noqa(?!: [A-Z]+[0-9]+(?:, [A-Z]+[0-9]+)* - \S)")
+PACKAGES = ("api", "worker", "agent", "services", "migrations", "tests")
 COMPILE = ("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header")
 
 
@@ -39,8 +46,26 @@ def check(console: Console) -> int:
     for shell, script in SCRIPTS.items():
         if not passes(console, f"{script} syntax", (shell, "-n", script), installed=False):
             failed.append(f"{script} syntax")
+    if unreasoned := list(exclusions_without_reason()):
+        console.say("\n".join(f"  {place}: an exclusion without its reason (noqa: CODE - why)" for place in unreasoned))
+        failed.append("reasons")
     console.say(f"failed: {', '.join(failed)}" if failed else "all checks passed")
     return 1 if failed else 0
+
+
+def exclusions_without_reason() -> Iterator[str]:
+    """Where a rule is switched off and nobody says why."""
+    for path in sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if UNREASONED.search(line):
+                yield f"{path.relative_to(CHECKOUT)}:{number}"
+
+
+def audit(console: Console) -> int:
+    """Ask the advisory database (osv.dev: this needs the internet) about each package of the locks; 1 for a finding."""
+    found = [name for name in AUDITED if not passes(console, name, (*AUDIT, "-r", name))]
+    console.say(f"findings, or no answer: {', '.join(found)}" if found else "nothing is known against any package")
+    return 1 if found else 0
 
 
 def passes(console: Console, name: str, command: Sequence[str], *, installed: bool = True) -> bool:

@@ -23,7 +23,8 @@ HELP = """\
 ./dev with-services  run a command beside fresh stores [--rabbitmq] [--fast] [--state DIR] -- CMD…
 ./dev test           run the tests with their own PostgreSQL, Valkey and RabbitMQ [--slow] [pytest arguments]
                      (all of them in two lanes)
-./dev check          format, lint, types, import rules, shell syntax
+./dev check          format, lint, types, import rules, packages, reasons of exclusions, shell syntax
+./dev audit          what is known against the packages of the locks (needs the internet)
 ./dev bench          measure, and draw what was measured (./dev bench lists the benchmarks)
 ./dev admin          commands for operators, on the running instance, else on what the environment names
                      (./dev admin --help) [--state DIR]
@@ -153,6 +154,10 @@ def check(_arguments: list[str]) -> int:
     return checks.check(Console(sys.stdout))
 
 
+def audit(_arguments: list[str]) -> int:
+    return checks.audit(Console(sys.stdout))
+
+
 def admin(arguments: list[str]) -> int:
     """On the running instance; when none is running, on what the environment names."""
     parser = argparse.ArgumentParser("./dev admin", add_help=False, allow_abbrev=False)
@@ -189,6 +194,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "with-services": with_services,
     "test": test,
     "check": check,
+    "audit": audit,
     "bench": bench,
     "admin": admin,
     "lock": lock,

@@ -16,7 +16,7 @@ class Point(BaseModel):
 async def draw(
     context: Any,
     text: Annotated[str, Field(description="What to write.")],
-    points: list[Point] = [],  # noqa: B006
+    points: list[Point] = [],  # noqa: B006 - a default of the schema; never changed
     size: Annotated[int, Field(ge=1, description="In pixels.")] = 3,
     color: Literal["red", "blue"] = "red",
 ) -> str:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 from unittest.mock import patch
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import orjson
 import pytest
@@ -362,8 +362,6 @@ async def test_an_event_over_a_mebibyte_is_shortened_and_says_so(stores: Stores)
     ids=["quotes", "nul", "list", "keys", "deep", "long key", "numbers"],
 )
 def test_whatever_is_too_large_fits_after_shortening(content: dict[str, Any]) -> None:
-    from uuid import uuid4  # noqa: PLC0415
-
     event = Event("tool", content)
     encoded = events.encode(event, sequence=0, thread_id=uuid4(), max_bytes=1024 * 1024)
     assert len(encoded) <= 1024 * 1024

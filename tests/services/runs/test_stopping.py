@@ -2,12 +2,15 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID, uuid4
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
 from services import messages
+from services.broker import RUN_QUEUE
+from services.broker import queue_length as broker_queue_length
 from services.errors import NotFound
 from services.messages import NewMessage
 from services.runs import closing, control, events, keys, lifecycle, stopping
@@ -40,14 +43,10 @@ from worker import sweeper
 
 
 async def queue_length(stores: Stores) -> int:
-    from services.broker import RUN_QUEUE, queue_length  # noqa: PLC0415
-
-    return await stores.dispatch.publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), 2.0)
+    return await stores.dispatch.publisher.call(lambda broker: broker_queue_length(broker, RUN_QUEUE), 2.0)
 
 
 async def ends_with(stores: Stores, run_id: object, status: str) -> bool:
-    from uuid import UUID  # noqa: PLC0415
-
     assert isinstance(run_id, UUID)
     return kinds(await listed(stores, run_id))[-1:] == [f"last:{status}"]
 
@@ -66,8 +65,6 @@ async def test_a_queued_run_that_is_stopped_says_start_and_end_once(stores: Stor
 
 
 async def test_stopping_an_unknown_run_is_not_found(stores: Stores) -> None:
-    from uuid import uuid4  # noqa: PLC0415
-
     with pytest.raises(NotFound):
         await stopping.request_stop(stores, uuid4())
 
