@@ -1,5 +1,6 @@
 """What is asked again and again and seldom changes: known in the process, else in Redis, else in the database."""
 
+import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +23,9 @@ MOST = 256
 MAX_BYTES = 64 * 1024
 """Of one value as JSON; a larger one is looked up each time. With MOST it bounds what a process keeps: 16 MiB."""
 MOST_OF_GROUP = 100
+
+PURPOSE = b"longrun cache"
+SIGNATURE_BYTES = 32
 
 MARK = ""
 """The field of a group's hash that changes with every `forget`: a look-up that saw another one is not stored."""
@@ -59,6 +63,7 @@ class Cache(Generic[V]):
     """Values of one kind, in groups that are forgotten together: `cache:{name}:{group}` is a hash of them.
 
     What goes in may be TTL old where Redis was away during a change, and must not be secret: Redis has it in clear.
+    It is signed under `secret`: whoever can write to Redis cannot say what a value is.
     A value is never changed by whoever gets it. Without `absent`, what is not there is looked up each time.
     """
 
@@ -68,6 +73,7 @@ class Cache(Generic[V]):
         kind: type[V],
         redis: Client,
         channels: Channels,
+        secret: str,
         *,
         ttl: timedelta = TTL,
         absent: timedelta = timedelta(0),
@@ -76,6 +82,7 @@ class Cache(Generic[V]):
     ) -> None:
         self.name, self.redis, self.ttl, self.absent = name, redis, ttl, absent
         self.codec: TypeAdapter[V] = TypeAdapter(kind)
+        self.signing = hmac.digest(secret.encode(), PURPOSE, "sha256")
         self.known: Known[tuple[str, str], V | None] = Known(
             f"cache:{name}", redis, channels, seconds=ttl.total_seconds(), most=most, clock=clock
         )
@@ -105,7 +112,7 @@ class Cache(Generic[V]):
 
     async def look_up(self, group: str, key: str, load: Callable[[], Awaitable[V | None]]) -> Found[V | None]:
         seen = await self.read(group, key)
-        if seen and seen.value is not None and (value := self.decoded(seen.value)) is not None:
+        if seen and seen.value is not None and (value := self.decoded(group, key, seen.value)) is not None:
             self.counts.shared += 1
             return Found(value, group, seen.seconds)
         loaded = await load()
@@ -129,7 +136,8 @@ class Cache(Generic[V]):
         return Seen((mark or b"").decode(), value, max(left, 0) / 1000)
 
     async def store(self, group: str, key: str, encoded: bytes, seen: Seen) -> None:
-        arguments = (seen.mark, key, encoded, milliseconds(self.ttl), MOST_OF_GROUP)
+        signed = self.signature(group, key, encoded) + encoded
+        arguments = (seen.mark, key, signed, milliseconds(self.ttl), MOST_OF_GROUP)
         try:
             await self.ask(("EVAL", STORE, 1, self.place(group), *arguments))
         except (ServerRefused, *Unreachable) as error:
@@ -142,12 +150,19 @@ class Cache(Generic[V]):
                 raise ServerRefused(str(answer)) from answer
         return answers
 
-    def decoded(self, value: bytes) -> V | None:
-        """None for what another version of us has stored in another shape."""
+    def decoded(self, group: str, key: str, stored: bytes) -> V | None:
+        """None for what is not ours, or was stored in another shape by another version of us."""
+        signature, encoded = stored[:SIGNATURE_BYTES], stored[SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self.signature(group, key, encoded)):
+            return None
         try:
-            return self.codec.validate_json(value)
+            return self.codec.validate_json(encoded)
         except ValidationError:
             return None
+
+    def signature(self, group: str, key: str, encoded: bytes) -> bytes:
+        """Of a value at its place: it is good at no other."""
+        return hmac.digest(self.signing, b"\0".join((self.place(group).encode(), key.encode(), encoded)), "sha256")
 
     def place(self, group: str) -> str:
         return f"cache:{self.name}:{group}"

@@ -84,7 +84,8 @@ async def open_stores(settings: Settings, *, pool_min: int | None = None) -> Asy
     pool, upkeep = await open_pool(settings.postgres, min_size=pool_min), await open_upkeep_pool(settings.postgres)
     shards = make_shards(settings, upkeep, instance_id)
     dispatch = Dispatch(settings, upkeep)
-    versions = Cache("agent_versions", AgentVersion, shards.home.redis, shards.home.channels)
+    home, secret = shards.home, settings.secrets.each[0]
+    versions = Cache("agent_versions", AgentVersion, home.redis, home.channels, secret)
     stores = Stores(
         settings=settings,
         instance_id=instance_id,

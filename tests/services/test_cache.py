@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from services.settings import RedisSettings, Settings
 from tests.waiting import eventually
 
 GROUP = "an account"
+SECRET = "the secret of these tests"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ async def process(settings: RedisSettings, clock: Clock, **options: Any) -> Asyn
         channels = Channels(settings)
         channels.open()
         stack.push_async_callback(channels.close)
-        opened = Cache("limits", Limit, redis, channels, clock=clock, **options)
+        opened = Cache("limits", Limit, redis, channels, SECRET, clock=clock, **options)
         opened.open()
         stack.push_async_callback(opened.close)
         yield opened
@@ -228,11 +230,30 @@ async def test_after_a_lost_connection_nothing_counts_as_known(
 async def test_what_another_version_of_us_stored_is_looked_up_anew(
     caches: Sequence[Cache[Limit]], table: Table, redis: Redis
 ) -> None:
-    await redis.hset(f"cache:limits:{GROUP}", "limit", '{"account": 1}')
+    old = b'{"account": 1}'
+    await redis.hset(f"cache:limits:{GROUP}", "limit", caches[0].signature(GROUP, "limit", old) + old)
     await redis.expire(f"cache:limits:{GROUP}", 60)
     for known in caches:
         assert await known.get(GROUP, "limit", table.load) == table.rows["limit"]
     assert table.asked == 1
+
+
+async def test_whoever_writes_to_redis_does_not_say_what_a_value_is(
+    caches: Sequence[Cache[Limit]], table: Table, redis: Redis
+) -> None:
+    table.rows["other"] = Limit(uuid4(), 99)
+    for key in ("limit", "other"):
+        await caches[0].get(GROUP, key, partial(table.load, key))
+    stored: Any = await redis.hget(f"cache:limits:{GROUP}", "limit")
+    swapped: Any = await redis.hget(f"cache:limits:{GROUP}", "other")
+    assert b'"most":3' in stored
+    for written in (stored.replace(b'"most":3', b'"most":9'), stored[32:], swapped, b"", b"x" * 40):
+        await redis.hset(f"cache:limits:{GROUP}", "limit", written)
+        caches[1].known.forget_all()
+        assert await caches[1].get(GROUP, "limit", table.load) == table.rows["limit"]
+    caches[1].known.forget_all()
+    assert await caches[1].get("another", "limit", table.load)
+    assert caches[1].counts.shared == 0
 
 
 async def test_what_a_process_and_redis_keep_is_bounded(
