@@ -94,7 +94,7 @@ async def stop_all(client: Client, pool: Pool, run_ids: Sequence[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
 async def test_limits_are_exact_over_four_processes_and_no_slot_goes_with_a_worker(deploy: Deploy, pool: Pool) -> None:
     ann = uuid4()

@@ -1,5 +1,6 @@
 """RATE_LIMIT_PER_MINUTE as clients meet it."""
 
+import re
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -47,9 +48,7 @@ async def test_every_route_counts_but_health_and_streams(ann: Person) -> None:
     for name in [*access.ROUTES, *access.OPEN]:
         case = CASES[name]
         method, _, path = name.partition(" ")
-        for parameter in ("run_id", "thread_id", "project_id", "agent_id", "account_id", "user_id", "key_id"):
-            path = path.replace(f"{{{parameter}}}", str(uuid4()))
-        path = path.replace("{version_id}", str(uuid4())).replace("{message_id}", str(uuid4()))
+        path = re.sub(r"\{\w+\}", str(uuid4()), path)
         answer = await ann.request(method, path, json=case.json, data=case.form or None)
         assert (answer.status_code == 429) == (name not in UNCOUNTED | access.OPEN), f"{name}: {answer.status_code}"
 
