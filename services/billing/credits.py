@@ -15,6 +15,8 @@ from services.settings import BillingSettings, Price, Tier
 
 MARGIN = 1.5
 """How far a prompt may be underestimated without costing more than was reserved for it."""
+NOT_IN_PLAN = "{} is not part of your plan."
+NOT_SOLD = "{} has no price here, so it cannot be used."
 USED_UP = "The credits of this account are used up."
 HELD = "The credits of this account are reserved for other calls that are under way."
 ALLOWED = Verdict(allowed=True)
@@ -56,8 +58,8 @@ class CreditsGate:
         plan = self.plan_of(standing)
         offer = self.offer(plan, model_name)
         if not offer.available:
-            why = "is not part of your plan" if offer.price else "has no price here, so it cannot be used"
-            return Verdict(False, f"{model_name} {why}.", plan.subscription, allowed_models=plan.models)
+            why = (NOT_IN_PLAN if offer.price else NOT_SOLD).format(model_name)
+            return Verdict(False, why, plan.subscription, allowed_models=plan.models)
         if standing.balance <= 0:
             return Verdict(False, USED_UP, plan.subscription)
         return Verdict(True, subscription=plan.subscription)
@@ -65,7 +67,7 @@ class CreditsGate:
     async def reserve(self, conn: Executor, fence: Fence, call: ModelCall) -> Verdict:
         price = self.price(call.model_name)
         if price is None:
-            return Verdict(False, f"{call.model_name} has no price here any more, so it cannot be used.")
+            return Verdict(False, NOT_SOLD.format(call.model_name))
         amount = prices.most(price, int(call.prompt_tokens * MARGIN), call.most_answered)
         try:
             reserved = await reserves.reserve(conn, fence, call, amount)
@@ -73,6 +75,9 @@ class CreditsGate:
             reserved = await reserves.reserve(conn, fence, call, amount)
         if reserved is None:
             raise FenceLost(str(fence.run_id))
+        if not prices.allowed(self.tier(reserved.tier)[1].models, call.model_name):
+            await self.settle(conn, fence, call, None)
+            return Verdict(False, NOT_IN_PLAN.format(call.model_name))
         if reserved.taken:
             return ALLOWED
         return Verdict(False, HELD, passing=True) if reserved.balance > 0 else Verdict(False, USED_UP)

@@ -35,7 +35,8 @@ WITH held AS (
     SELECT $1, account_id, $2, $3, $4, $5, $6 FROM taken WHERE NOT EXISTS (SELECT FROM earlier)
 )
 SELECT EXISTS (SELECT FROM taken) AS taken,
-    coalesce((SELECT balance FROM credit_balances AS b WHERE b.account_id = held.account_id), 0) AS balance
+    coalesce((SELECT balance FROM credit_balances AS b WHERE b.account_id = held.account_id), 0) AS balance,
+    (SELECT tier FROM accounts AS a WHERE a.account_id = held.account_id) AS tier
 FROM held
 """
 
@@ -101,10 +102,11 @@ RETURNING b.account_id
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Whether a reserve was taken, and the balance of the account as it stood before."""
+    """Whether a reserve was taken, the balance of the account as it stood before, and its tier."""
 
     taken: bool
     balance: int
+    tier: str | None
 
 
 async def reserve(conn: Executor, fence: Fence, call: ModelCall, amount: int) -> Reserved | None:

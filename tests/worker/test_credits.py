@@ -10,12 +10,12 @@ from redis.asyncio import Redis
 
 from services.billing import gate_of, ledger, prices
 from services.billing.calls import ModelCall
-from services.billing.credits import USED_UP
+from services.billing.credits import USED_UP, CreditsGate
 from services.billing.local import LocalGate
 from services.postgres import Pool
 from services.runs import closing, lifecycle, stopping
 from services.runs.store import Run
-from services.settings import BillingSettings, Price, Settings
+from services.settings import BillingSettings, Price, Settings, Tier
 from tests import fakes
 from tests.agent.seeds import acts, model_settings, tool_parts
 from tests.benchmarks import plans
@@ -84,6 +84,20 @@ async def test_a_run_out_of_credit_ends_stopped_with_the_reason(process: Process
     assert (row.status, row.error) == ("stopped", USED_UP)
     assert len(fake.requests) == 2, "the last credit can be used"
     assert await standing(process, run) == (1 - COST, 0)
+
+
+async def test_a_model_that_is_not_of_the_tier_any_more_ends_its_run(process: Process, fake: FakeModel) -> None:
+    """So a step of a workflow cannot name a model that a start would be refused."""
+    fake.script(calling(1), fakes.says("Done."))
+    run = await granted(process)
+    tiers = {"free": Tier(), "small": Tier(models=("openai/n",))}
+    billing = process.settings.billing.model_copy(update={"tiers": tiers})
+    async with process.stores.pool.acquire() as conn:
+        await ledger.set_tier(conn, run.account_id, "small")
+    row = await drive(replace(process, gate=CreditsGate(billing)), run)
+    assert (row.status, row.error) == ("stopped", "openai/m is not part of your plan.")
+    assert not fake.requests
+    assert await standing(process, run) == (CREDIT, 0)
 
 
 @pytest.mark.parametrize("reply", [fakes.cut(3), fakes.wrong_key()], ids=["breaks off", "refused"])
