@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from uuid import UUID
 
+from services.redis import bulk
 from services.runs import events as shapes
 from services.runs import keys
 from services.runs.archive import BLOCK_BYTES, Block, reserve
@@ -24,8 +25,16 @@ class LogRefused(Exception):
 class EventLog:
     """One run's log under one fence. Opened by `services.runs.log_writer.LogWriter`, which moves what is pending.
 
-    Ids: `archived` events are in Postgres, the `tail` follows in memory and Redis, `pending` is not appended yet.
+    Ids: `archived` events are in Postgres, the `tail` follows in memory and Redis, `pending` is not appended yet;
+    `length` counts those that are appended.
     """
+
+    __slots__ = (
+        "appended_since_archive", "archived", "awaited", "blank", "closed", "closing", "ended", "failure", "fence",
+        "length", "lock", "max_event_bytes", "max_events", "max_log_bytes", "max_tail_bytes", "moved", "news", "notify",
+        "owner", "pending", "pending_bytes", "refused_since", "repairing", "reserved", "responses", "sealed",
+        "sequence", "settings", "spoken_keys", "spoken_owner", "tail", "tail_bytes", "thread_id", "written_bytes",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -38,16 +47,16 @@ class EventLog:
         reserved: int,
         notify: Callable[["EventLog"], None],
     ) -> None:
-        self.fence, self.thread_id, self.settings = fence, thread_id, settings
-        self.lock, self.responses, self.news = (
-            keys.lock(fence.run_id),
-            keys.responses(fence.run_id),
-            keys.news(fence.run_id),
-        )
-        self.owner = fence.lock_value
+        self.fence, self.thread_id, self.settings = fence, str(thread_id), settings
+        self.lock, self.responses = keys.lock(fence.run_id), keys.responses(fence.run_id)
+        self.owner, self.news = fence.lock_value, keys.news(fence.run_id)
+        self.spoken_keys = bulk(self.lock.encode()) + bulk(self.responses.encode())
+        self.spoken_owner = bulk(self.owner.encode()) + bulk(self.news.encode())
+        self.max_events, self.max_log_bytes = settings.max_events, settings.max_log_bytes
+        self.max_event_bytes, self.max_tail_bytes = settings.max_event_bytes, settings.max_tail_bytes
         self.archived, self.tail, self.reserved = archived, list(tail), reserved
+        self.length = self.sequence = archived + len(self.tail)
         self.tail_bytes = sum(map(len, self.tail))
-        self.sequence = self.length
         self.pending: list[bytes] = []
         self.pending_bytes = 0
         self.written_bytes = 0
@@ -66,19 +75,14 @@ class EventLog:
         self.moved = asyncio.Event()
         self.notify = notify
 
-    @property
-    def length(self) -> int:
-        """How many events are appended."""
-        return self.archived + len(self.tail)
-
     async def append(self, *events: Event) -> None:
         """Say events, in order. Returns at once unless the log pushes back.
 
         Raises: FenceLost when another attempt owns the run; LogRefused when the log is full or cannot be written.
         """
         self.check_bounds()
-        self.put([self.encode(event) for event in events])
-        if self.pending_bytes > PENDING_BYTES or self.tail_bytes > self.settings.max_tail_bytes:
+        self.put(list(map(self.encode, events)))
+        if self.pending_bytes > PENDING_BYTES or self.tail_bytes > self.max_tail_bytes:
             await self.settle(self.has_room)
 
     async def flush(self) -> None:
@@ -102,9 +106,7 @@ class EventLog:
         await self.flush()
 
     def encode(self, event: Event) -> bytes:
-        encoded = shapes.encode(
-            event, sequence=self.sequence, thread_id=self.thread_id, max_bytes=self.settings.max_event_bytes
-        )
+        encoded = shapes.encode(event, self.sequence, self.thread_id, self.max_event_bytes)
         self.sequence += 1
         return encoded
 
@@ -123,13 +125,13 @@ class EventLog:
             raise self.failure
         if self.sealed:
             raise FenceLost(str(self.fence.run_id))  # the end is being written, whoever still speaks
-        if self.length + len(self.pending) >= self.settings.max_events:
-            raise LogRefused(f"The run was ended: its log reached {self.settings.max_events} events.")
-        if self.written_bytes >= self.settings.max_log_bytes:
-            raise LogRefused(f"The run was ended: its log reached {self.settings.max_log_bytes} bytes.")
+        if self.length + len(self.pending) >= self.max_events:
+            raise LogRefused(f"The run was ended: its log reached {self.max_events} events.")
+        if self.written_bytes >= self.max_log_bytes:
+            raise LogRefused(f"The run was ended: its log reached {self.max_log_bytes} bytes.")
 
     def has_room(self) -> bool:
-        return self.pending_bytes <= PENDING_BYTES // 2 and self.tail_bytes <= self.settings.max_tail_bytes
+        return self.pending_bytes <= PENDING_BYTES // 2 and self.tail_bytes <= self.max_tail_bytes
 
     async def settle(self, done: Callable[[], bool]) -> None:
         while not done():
@@ -144,6 +146,9 @@ class EventLog:
 
     def batch(self) -> list[bytes]:
         """What may be appended next: bounded in count and bytes, and within the reserved ids."""
+        waiting = len(self.pending)
+        if self.length + waiting <= self.reserved and waiting <= BATCH_EVENTS and self.pending_bytes <= BATCH_BYTES:
+            return self.pending[:]
         count = max(min(BATCH_EVENTS, self.reserved - self.length), 0)
         if self.pending_bytes > BATCH_BYTES and not self.closing:  # the last words go in one step, whatever their size
             count = min(count, reaching(BATCH_BYTES, self.pending))
@@ -151,18 +156,22 @@ class EventLog:
 
     def appended(self, count: int) -> None:
         """The first `count` pending events are in Redis now."""
-        before = self.tail_bytes
-        self.extend(self.pending[:count])
-        del self.pending[:count]
-        self.pending_bytes -= self.tail_bytes - before
+        taken, self.pending = self.pending[:count], self.pending[count:]
+        size = sum(map(len, taken)) if self.pending else self.pending_bytes
+        self.pending_bytes -= size
+        self.add_to_tail(taken, size)
         self.refused_since = None
         self.awaited = self.awaited and bool(self.pending)
         self.moved.set()
 
     def extend(self, events: Sequence[bytes]) -> None:
         """Events that stand in the list behind the ones known so far, ours or a foreign producer's."""
-        self.tail.extend(events)
-        self.tail_bytes += sum(map(len, events))
+        self.add_to_tail(events, sum(map(len, events)))
+
+    def add_to_tail(self, events: Sequence[bytes], size: int) -> None:
+        self.tail += events
+        self.tail_bytes += size
+        self.length += len(events)
         self.appended_since_archive += len(events)
 
     def refused(self, now: float) -> None:
@@ -182,7 +191,7 @@ class EventLog:
     @property
     def starved(self) -> bool:
         """Whether appends wait for ids to be reserved, or for the tail to be archived."""
-        return bool(self.pending) and (self.length >= self.reserved or self.tail_bytes > self.settings.max_tail_bytes)
+        return bool(self.pending) and (self.length >= self.reserved or self.tail_bytes > self.max_tail_bytes)
 
     def block(self, epoch: str) -> Block | None:
         """What is to be archived next, or None."""

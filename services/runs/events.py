@@ -39,7 +39,7 @@ def status(status_type: str, run_id: UUID, **content: Any) -> Event:
     return Event("status", {"status_type": status_type, **content}, {"thread_run_id": str(run_id)})
 
 
-def encode(event: Event, *, sequence: int, thread_id: UUID, max_bytes: int) -> bytes:
+def encode(event: Event, sequence: int, thread_id: str, max_bytes: int) -> bytes:
     """The bytes of an event; one that is larger than `max_bytes` is shortened and says `truncated: true`."""
     encoded = dump_message(event, event.content, event.metadata, sequence, thread_id)
     budget = max_bytes // 2
@@ -51,7 +51,7 @@ def encode(event: Event, *, sequence: int, thread_id: UUID, max_bytes: int) -> b
 
 
 def dump_message(
-    event: Event, content: dict[str, Any], metadata: dict[str, Any], sequence: int, thread_id: UUID
+    event: Event, content: dict[str, Any], metadata: dict[str, Any], sequence: int, thread_id: str
 ) -> bytes:
     created_at = event.created_at or datetime.now(UTC)
     return orjson.dumps(

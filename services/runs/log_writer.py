@@ -11,7 +11,7 @@ from services.background import Background, repeat, stop
 from services.log import logger
 from services.postgres import Pool
 from services.postgres import Unreachable as PostgresUnreachable
-from services.redis import Client, Command
+from services.redis import Client, Command, Encoded, bulk
 from services.redis import Unreachable as RedisUnreachable
 from services.runs import archive, events, keys
 from services.runs.archive import Block
@@ -22,22 +22,45 @@ from services.runs.store import Run
 from services.settings import RunSettings
 
 APPEND = """
-local owner = redis.call('GET', KEYS[1])
-if not owner then return {'missing', 0} end
-if owner ~= ARGV[1] then return {'lost', 0} end
-local length = redis.call('LLEN', KEYS[2])
-local expected = tonumber(ARGV[3])
-if length < expected then return {'short', length} end
-if length > expected then return {'longer', length} end
-for first = 5, #ARGV, 1000 do
-    redis.call('RPUSH', KEYS[2], unpack(ARGV, first, math.min(first + 999, #ARGV)))
+local verdicts, at = {}, 2
+for log = 1, #KEYS / 2 do
+    local owner, length = redis.call('GET', KEYS[2 * log - 1]), redis.call('LLEN', KEYS[2 * log])
+    local expected = tonumber(ARGV[at + 2])
+    if not owner then verdicts[log] = 'missing'
+    elseif owner ~= ARGV[at] then verdicts[log] = 'lost'
+    elseif length < expected then verdicts[log] = 'short'
+    elseif length > expected then verdicts[log] = 'longer'
+    else verdicts[log] = 'ok' end
+    at = at + 4 + ARGV[at + 3]
 end
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
-redis.call('PUBLISH', ARGV[4], 'new')
-return {'ok', length + #ARGV - 4}
+at = 2
+for log = 1, #KEYS / 2 do
+    local first, last = at + 4, at + 3 + ARGV[at + 3]
+    if verdicts[log] == 'ok' then
+        for start = first, last, 1000 do
+            redis.call('RPUSH', KEYS[2 * log], unpack(ARGV, start, math.min(start + 999, last)))
+        end
+        redis.call('PEXPIRE', KEYS[2 * log], ARGV[1])
+        redis.call('PUBLISH', ARGV[at + 1], 'new')
+    end
+    at = last + 1
+end
+return verdicts
 """
-"""The atomic step: fence, expected length (so that a repeated append cannot double), RPUSH, EXPIRE, PUBLISH."""
+"""The atomic step of many logs: fence, expected length (a repeated append cannot double), RPUSH, EXPIRE, PUBLISH.
 
+Keys: lock and list of each log. Arguments: TTL; of each owner, channel, expected length, number of events, events.
+What may be refused is asked before anything is written: a call that fails has appended nothing.
+"""
+
+NUMBERS = b"$12\r\n%012d\r\n$6\r\n%06d\r\n"
+"""Expected length and number of events, as wide as they may become."""
+
+Batches = list[tuple[EventLog, list[bytes]]]
+"""What is to be appended next to each log."""
+
+LOGS_AT_ONCE = 64
+"""How many logs a call of the script appends to: it holds up everybody else."""
 RETRY_SECONDS = 0.1
 CLOSE_SECONDS = 2.0
 ROUND_TRIP_BYTES = 4 * 1024 * 1024
@@ -140,8 +163,6 @@ class LogWriter:
             return
         self.dirty[log] = None
         self.pending.set()
-        if log.starved:
-            self.starving.set()
 
     def notify_all(self, logs: Iterable[EventLog]) -> None:
         for log in logs:
@@ -169,26 +190,24 @@ class LogWriter:
                 await self.awaited.wait()
 
     async def push(self, logs: list[EventLog]) -> bool:
-        """One append for each log in one round trip; False when Redis was not reached."""
+        """One append for each log, all in one round trip; False when Redis was not reached or took nothing."""
         batches = self.batches(logs)
-        if not batches:
-            return True
         try:
-            answers = await self.redis.ask([self.append_of(log, batch) for log, batch in batches])
+            verdicts = await self.append(batches)
         except RedisUnreachable as error:
             logger.warning("log.redis_unreachable", error=repr(error))
             self.notify_all(log for log, _ in batches)
             return False
-        for (log, batch), answer in zip(batches, answers, strict=True):
-            self.take_answer(log, batch, answer)
-        full = [answer for answer in answers if isinstance(answer, RedisUnreachable)]
+        for (log, batch), verdict in zip(batches, verdicts, strict=True):
+            self.take_verdict(log, len(batch), verdict)
+        full = [verdict for verdict in verdicts if isinstance(verdict, RedisUnreachable)]
         if full:
             logger.warning("log.redis_full", count=len(full), error=repr(full[0]))
         return not full
 
-    def batches(self, logs: list[EventLog]) -> list[tuple[EventLog, list[bytes]]]:
+    def batches(self, logs: list[EventLog]) -> Batches:
         """What goes into one round trip; the logs that did not fit are the first of the next."""
-        batches: list[tuple[EventLog, list[bytes]]] = []
+        batches: Batches = []
         size = 0
         for position, log in enumerate(logs):
             if size >= ROUND_TRIP_BYTES:
@@ -197,22 +216,53 @@ class LogWriter:
             if batch := log.batch():
                 batches.append((log, batch))
                 size += log.pending_bytes
+            elif log.pending:
+                self.starving.set()
         return batches
 
-    def append_of(self, log: EventLog, batch: list[bytes]) -> Command:
-        keys_and_owner = (log.lock, log.responses, log.owner)
-        return ("EVALSHA", self.script.sha, 2, *keys_and_owner, self.ttl_ms, log.length, log.news, *batch)
+    async def append(self, batches: Batches) -> list[Any]:
+        """A verdict of the script for each log, or the error for which nothing was appended to it.
 
-    def take_answer(self, log: EventLog, batch: list[bytes], answer: Any) -> None:
-        if isinstance(answer, Exception):
-            self.take_refusal(log, answer)
-            return
-        verdict, _ = answer
+        Raises: redis errors when the server cannot be asked.
+        """
+        calls = [batches[first : first + LOGS_AT_ONCE] for first in range(0, len(batches), LOGS_AT_ONCE)]
+        verdicts: list[Any] = []
+        for some, answer in zip(calls, await self.redis.ask(list(map(self.appends_of, calls))), strict=True):
+            if isinstance(answer, exceptions.NoScriptError):
+                await self.redis.script_load(APPEND)
+            if not isinstance(answer, Exception):
+                verdicts += answer
+            elif len(some) == 1 or isinstance(answer, (exceptions.NoScriptError, *RedisUnreachable)):
+                verdicts += [answer] * len(some)
+            else:
+                verdicts += await self.append_each(some)
+        return verdicts
+
+    async def append_each(self, batches: Batches) -> list[Any]:
+        """One of these logs is at fault that all of them were refused: each in a call of its own."""
+        answers = await self.redis.ask([self.appends_of([each]) for each in batches])
+        return [answer if isinstance(answer, Exception) else answer[0] for answer in answers]
+
+    def appends_of(self, batches: Batches) -> Command:
+        """One call of the script, written out: what is the same each time is encoded once, in small pieces."""
+        names: list[bytes] = []
+        words: list[bytes] = []
+        count = 4
+        for log, batch in batches:
+            names.append(log.spoken_keys)
+            words.append(log.spoken_owner)
+            words.append(NUMBERS % (log.length, len(batch)))
+            words += map(bulk, batch)
+            count += 6 + len(batch)
+        script = map(bulk, (b"EVALSHA", self.script.sha.encode(), b"%d" % (2 * len(batches))))
+        return Encoded(count, [*script, *names, bulk(b"%d" % self.ttl_ms), *words])
+
+    def take_verdict(self, log: EventLog, count: int, verdict: Any) -> None:
         if verdict == b"ok":
-            log.appended(len(batch))
+            log.appended(count)
             if log.pending:
                 self.notify(log)
-            if log.tail_bytes > self.settings.max_tail_bytes:
+            if log.tail_bytes > log.max_tail_bytes:
                 self.starving.set()
         elif verdict == b"lost":
             log.lose()
@@ -220,14 +270,14 @@ class LogWriter:
             self.repair(log, self.retake)
         elif verdict == b"short":
             self.repair(log, self.refill)
-        else:
+        elif verdict == b"longer":
             self.repair(log, self.catch_up)
+        else:
+            self.take_refusal(log, verdict)
 
     def take_refusal(self, log: EventLog, error: Exception) -> None:
-        if isinstance(error, RedisUnreachable):
+        if isinstance(error, (exceptions.NoScriptError, *RedisUnreachable)):
             self.notify(log)
-        elif isinstance(error, exceptions.NoScriptError):
-            self.repair(log, self.load_script)
         else:
             self.repair(log, self.wait_out(error))
 
@@ -245,9 +295,6 @@ class LogWriter:
         finally:
             log.repairing = False
             self.notify(log)
-
-    async def load_script(self, log: EventLog) -> None:
-        await self.redis.script_load(APPEND)
 
     def wait_out(self, error: Exception) -> Callable[[EventLog], Awaitable[None]]:
         async def wait(log: EventLog) -> None:
@@ -270,12 +317,11 @@ class LogWriter:
             if not lost:
                 log.lose()  # the archive is gone, and with it the run
                 return
-            verdict, length = await self.script(
-                keys=[log.lock, log.responses],
-                args=[log.owner, self.ttl_ms, length, log.news, *lost],
-            )
+            arguments: list[str | int | bytes] = [self.ttl_ms, log.owner, log.news, length, len(lost), *lost]
+            (verdict,) = await self.script(keys=[log.lock, log.responses], args=arguments)
             if verdict != b"ok":
                 return
+            length += len(lost)
 
     async def lost_events(self, log: EventLog, first_id: int) -> list[bytes]:
         """What the list is given back next: the archive piece by piece, its end and the whole tail in one step.

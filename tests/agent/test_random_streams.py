@@ -66,7 +66,7 @@ def read_through(chunks: list[Chunk], *, on_stream: bool, limit: int) -> list[Me
     reading = Reading(run_id, STANDARD, streamed=True, max_xml_calls=limit)
     for number, chunk in enumerate([*chunks, None]):
         for event in reading.read(chunk) if chunk else ():
-            assert events.encode(event, sequence=number, thread_id=thread_id, max_bytes=1_000_000)
+            assert events.encode(event, number, str(thread_id), 1_000_000)
         found = reading.take_calls(ended=chunk is None) if on_stream or chunk is None else []
         if found or chunk is None:
             new = response_processor.message(reading.answer, run_id, "m", found)

@@ -32,14 +32,14 @@ class Producer:
         """A list that is there already has its TTL from the first event on."""
         for number in range(len(self.keys)):
             self.say(number)
-            self.writer.write(packed([("EXPIRE", self.keys[number][0], TTL_SECONDS)]))
+            self.writer.writelines(packed([("EXPIRE", self.keys[number][0], TTL_SECONDS)]))
             await self.writer.drain()
         self.said = 0
 
     def say(self, number: int) -> None:
         key, channel = self.keys[number % len(self.keys)]
         event = f'{{"t":{time.monotonic_ns()},"padding":"{self.padding}"}}'
-        self.writer.write(packed([("RPUSH", key, event), ("PUBLISH", channel, "new")]))
+        self.writer.writelines(packed([("RPUSH", key, event), ("PUBLISH", channel, "new")]))
         self.said += 1
 
     async def go_on(self, per_second: float) -> None:
@@ -63,8 +63,8 @@ async def main(url: str) -> None:
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     if address.password:
-        writer.write(packed([("AUTH", address.password)]))
-    writer.write(packed([("SELECT", address.path.strip("/") or "0")]))
+        writer.writelines(packed([("AUTH", address.password)]))
+    writer.writelines(packed([("SELECT", address.path.strip("/") or "0")]))
     producer = Producer(writer, order["runs"], order["bytes"])
     async with asyncio.TaskGroup() as group:
         group.create_task(swallow(reader))

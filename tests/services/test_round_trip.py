@@ -6,9 +6,10 @@ import pytest
 from pydantic import SecretStr
 from redis.exceptions import NoScriptError, ResponseError
 
-from services.redis import Client, Unreachable, open_redis
+from services.redis import KEPT, Client, Encoded, Unreachable, bulk, is_idle, open_redis
 from services.settings import RedisSettings, Settings
 from tests.proxy import Proxy
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -45,6 +46,34 @@ async def test_words_of_every_kind_and_size_arrive_as_they_are(redis: Client) ->
     words = (b"", b"\r\n\x00", "é", 7, b"x" * 2_000_000)
     commands = [("RPUSH", "list", *words), ("LRANGE", "list", 0, -1), ("DEL", "list")]
     assert await redis.ask(commands) == [5, [b"", b"\r\n\x00", "é".encode(), b"7", b"x" * 2_000_000], 1]
+
+
+async def test_a_command_that_was_encoded_before_is_asked_among_others(redis: Client) -> None:
+    words = (b"RPUSH", b"list", b"", b"\r\n\x00", b"x" * 2_000_000)
+    ready = Encoded(len(words), map(bulk, words))
+    assert await redis.ask([("PING",), ready, ("LRANGE", "list", 0, -1), ("DEL", "list")]) == [
+        b"PONG",
+        3,
+        [*words[2:]],
+        1,
+    ]
+
+
+async def test_a_connection_that_ended_between_two_questions_is_replaced_unnoticed(
+    settings: Settings, proxy: Proxy
+) -> None:
+    client = open_redis(RedisSettings(url=SecretStr(proxy.url)), pool_size=4)
+    try:
+        assert await asyncio.gather(*(client.ask([("ECHO", number)]) for number in range(4)))
+        assert len(client.kept) == KEPT
+        proxy.cut()
+        await eventually(lambda: not any(map(is_idle, client.kept)))
+        assert await client.ask([("ECHO", "again")]) == [b"again"]
+        assert await asyncio.gather(*(client.ask([("ECHO", number)]) for number in range(9))) == [
+            [b"%d" % number] for number in range(9)
+        ]
+    finally:
+        await client.aclose()
 
 
 async def test_answers_that_come_too_late_are_no_later_commands_answers(far: Client, proxy: Proxy) -> None:

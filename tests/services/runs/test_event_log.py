@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -14,11 +14,11 @@ import pytest
 from redis.asyncio import Redis
 
 from services.postgres import transaction
-from services.redis import Command
 from services.runs import archive, events, keys, lifecycle, log_writer
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.events import Event
 from services.runs.fence import Fence, FenceLost
+from services.runs.log_writer import Batches
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
 from tests.proxy import Proxy
@@ -115,16 +115,16 @@ async def test_what_does_not_fit_into_one_round_trip_comes_with_the_next(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_writer, "ROUND_TRIP_BYTES", 20_000)
-    sent, ask = list[int](), stores.redis.ask
+    sent, append = list[int](), stores.writer.append
 
-    async def count(commands: Sequence[Command]) -> list[Any]:
-        sent.append(len(commands))
-        return await ask(commands)
+    async def count(batches: Batches) -> list[Any]:
+        sent.append(len(batches))
+        return await append(batches)
 
     async with AsyncExitStack() as stack:
         drivers = [await stack.enter_async_context(driving(stores)) for _ in range(5)]
         await asyncio.gather(*(driver.archived() for driver in drivers))
-        monkeypatch.setattr(stores.redis, "ask", count)
+        monkeypatch.setattr(stores.writer, "append", count)
         for driver in drivers:
             await driver.log.append(*(chunk(driver.run, f"{number} {'x' * 10_000}") for number in range(3)))
         for driver in drivers:
@@ -286,7 +286,7 @@ async def test_a_connection_reset_in_mid_pipeline_loses_and_doubles_nothing(
 async def test_what_was_pending_when_an_append_failed_unexpectedly_is_appended(stores: Stores) -> None:
     async with driving(stores) as driver:
         await driver.say("a")
-        with patch.object(stores.writer, "append_of", side_effect=ValueError("a bug")):
+        with patch.object(stores.writer, "appends_of", side_effect=ValueError("a bug")):
             await driver.log.append(chunk(driver.run, "b"))
             flushing = asyncio.create_task(driver.log.flush())
             await asyncio.sleep(0.5)
@@ -363,7 +363,7 @@ async def test_an_event_over_a_mebibyte_is_shortened_and_says_so(stores: Stores)
 )
 def test_whatever_is_too_large_fits_after_shortening(content: dict[str, Any]) -> None:
     event = Event("tool", content)
-    encoded = events.encode(event, sequence=0, thread_id=uuid4(), max_bytes=1024 * 1024)
+    encoded = events.encode(event, 0, str(uuid4()), 1024 * 1024)
     assert len(encoded) <= 1024 * 1024
     assert orjson.loads(orjson.loads(encoded)["metadata"])["truncated"] is True
 
@@ -456,6 +456,47 @@ async def test_a_log_that_redis_takes_nothing_of_ends_after_a_while(settings: Se
         with pytest.raises(LogRefused, match=r"could not be written for 0\.5 seconds"):
             async with asyncio.timeout(2.5):
                 await driver.say("b")
+
+
+async def test_a_log_that_redis_refuses_holds_up_none_of_those_that_share_its_call(
+    settings: Settings, redis: Redis
+) -> None:
+    async with (
+        open_stores(with_runs(settings, append_interval=timedelta(hours=1))) as stores,
+        AsyncExitStack() as stack,
+    ):
+        drivers = [await stack.enter_async_context(driving(stores)) for _ in range(5)]
+        await asyncio.gather(*(driver.say("a") for driver in drivers))
+        sick, well = drivers[2], [*drivers[:2], *drivers[3:]]
+        log = await listed(stores, sick.run.id)
+        await redis.set(keys.responses(sick.run.id), "no list at all", ex=60)
+        for driver in drivers:
+            await driver.log.append(chunk(driver.run, "b"))
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(driver.log.flush() for driver in well))
+        for driver in well:
+            assert text_of(await listed(stores, driver.run.id)) == "ab"
+        assert sick.log.pending
+        await redis.delete(keys.responses(sick.run.id))
+        await redis.rpush(keys.responses(sick.run.id), *log)
+        async with asyncio.timeout(5):
+            await sick.log.flush()
+        assert numbered(await listed(stores, sick.run.id)) == [0, 1]
+
+
+async def test_each_log_of_a_call_gets_a_verdict_of_its_own(stores: Stores, redis: Redis) -> None:
+    """Another has the lock of one; the lock of one is gone, a list is gone, a list is longer, and one is well."""
+    async with AsyncExitStack() as stack:
+        drivers = [await stack.enter_async_context(driving(stores)) for _ in range(5)]
+        await asyncio.gather(*(driver.say("a") for driver in drivers))
+        robbed, unlocked, emptied, overtaken, _ = drivers
+        await redis.set(keys.lock(robbed.run.id), "stranger:2", px=5000)
+        await redis.delete(keys.lock(unlocked.run.id), keys.responses(emptied.run.id))
+        await redis.rpush(keys.responses(overtaken.run.id), b'{"type": "foreign"}')
+        batches = [(driver.log, [b"b", b"c"]) for driver in drivers]
+        assert await stores.writer.append(batches) == [b"lost", b"missing", b"short", b"longer", b"ok"]
+        lengths = [await redis.llen(keys.responses(driver.run.id)) for driver in drivers]
+        assert lengths == [1, 1, 0, 2, 3]
 
 
 async def test_a_full_redis_is_waited_out_however_long_it_takes(settings: Settings, redis: Redis) -> None:
