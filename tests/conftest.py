@@ -24,6 +24,7 @@ from services.sandbox.providers import make_provider
 from services.settings import BrokerSettings, LimitSettings, PostgresSettings, RedisSettings, RunSettings, Settings
 from tests import databases
 from tests.databases import Databases
+from tests.forks import ForkServer
 from tests.lanes import FromBothEnds, OwnStores, stores_of_this_lane
 
 if TYPE_CHECKING:
@@ -118,6 +119,17 @@ def template() -> Iterator[str]:
 
 async def administer(*statements: str) -> None:
     await databases.administer(named("DATABASE_URL"), *statements)
+
+
+@pytest.fixture(scope="session")
+def forks(request: pytest.FixtureRequest) -> Iterator[ForkServer | None]:
+    """Whence deployments have their processes; slow tests start each as an operator does."""
+    if request.config.getoption("--slow"):
+        yield None
+        return
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from tests.acceptance.operators import SCALED, Deployment, empty_stores
 from tests.conftest import administer, failed, named, used, with_path
 from tests.databases import copy_of
 from tests.fakes import FakeModel
+from tests.forks import ForkServer
 
 Deploy = Callable[..., Awaitable[Deployment]]
 Share = Callable[..., Awaitable[Deployment]]
@@ -45,8 +46,8 @@ def broker(request: pytest.FixtureRequest) -> str:
 class Standing:
     """The deployment that most tests share, made when first asked for; never two at a time: they share queues."""
 
-    def __init__(self, template: str, fake: FakeModel, folder: Path) -> None:
-        self.template, self.fake, self.folder = template, fake, folder
+    def __init__(self, template: str, fake: FakeModel, forks: ForkServer | None, folder: Path) -> None:
+        self.template, self.fake, self.forks, self.folder = template, fake, forks, folder
         self.usual = {**SCALED, **model_settings(fake)}
         self.deployment: Deployment | None = None
         self.database = ""
@@ -63,7 +64,8 @@ class Standing:
         await administer(copy_of(self.template, self.database))
         folder = self.folder / self.database
         folder.mkdir()
-        self.deployment = Deployment(folder, broker, with_path(named("DATABASE_URL"), self.database), names)
+        url = with_path(named("DATABASE_URL"), self.database)
+        self.deployment = Deployment(folder, broker, url, names, forks=self.forks)
         await start(self.deployment, workers=2)
         return self.deployment
 
@@ -75,8 +77,10 @@ class Standing:
 
 
 @pytest.fixture(scope="session")
-def standing(template: str, fake: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
-    standing = Standing(template, fake, tmp_path_factory.mktemp("standing"))
+def standing(
+    template: str, fake: FakeModel, forks: ForkServer | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Standing]:
+    standing = Standing(template, fake, forks, tmp_path_factory.mktemp("standing"))
     try:
         yield standing
     finally:
@@ -113,17 +117,27 @@ async def deploy(
     broker: str,
     database_url: str,
     fake: FakeModel,
+    forks: ForkServer | None,
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[Deploy]:
-    """`await deploy(workers=2, NAME="value")`: a deployment of the test's own, with settings of its own."""
+    """`await deploy(workers=2, NAME="value")`: a deployment of the test's own, with settings of its own.
+
+    `forked=False` has its processes started by interpreters of their own, as an operator does.
+    """
     await standing.close()
     deployments: list[Deployment] = request.node.stash.setdefault(used, [])
 
     async def deploy(
-        *, workers: int = 2, threads: int = 16, durations: dict[str, str] = SCALED, **names: str
+        *,
+        workers: int = 2,
+        threads: int = 16,
+        durations: dict[str, str] = SCALED,
+        forked: bool = True,
+        **names: str,
     ) -> Deployment:
-        deployment = Deployment(tmp_path, broker, database_url, {**durations, **model_settings(fake), **names})
+        settings = {**durations, **model_settings(fake), **names}
+        deployment = Deployment(tmp_path, broker, database_url, settings, forks=forks if forked else None)
         deployments.append(deployment)
         await start(deployment, workers=workers, threads=threads)
         return deployment

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from services.broker import HEALTH_QUEUE, RUN_QUEUE
 from services.embedded import ports
 from tests.acceptance.client import Client, until
 from tests.conftest import DEPLOYED_BROKER, DEPLOYED_REDIS, keys_without_ttl, named, with_path
+from tests.forks import Forked, ForkServer
 from tests.waiting import eventually
 
 CHECKOUT = Path(__file__).parents[2]
@@ -52,7 +54,7 @@ class Operated:
     """One started process, leader of its own process group."""
 
     name: str
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | Forked"
     log: Path
     port: int = 0
     """Where an API listens."""
@@ -114,6 +116,8 @@ class Deployment:
     redis_url: str = field(default_factory=lambda: with_path(named("REDIS_URL"), str(DEPLOYED_REDIS)))
     """The store itself, whatever stands between it and the deployment."""
     port: int = field(default_factory=lambda: ports.pick(set()))
+    forks: ForkServer | None = None
+    """Whence processes come sooner than from the start of an interpreter."""
     flushed: bool = False
     """Set by a test that empties Redis: a log that was complete before is then only in the archive."""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -141,21 +145,29 @@ class Deployment:
     def client(self, user_id: UUID | None = None) -> Client:
         return Client.signed_in(self.url, SECRET, user_id)
 
-    def launch(self, name: str, *arguments: str) -> Operated:
+    def launch(self, name: str, *arguments: str, forked: bool = True) -> Operated:
         log = self.folder / f"{name}-{len(self.operated)}.log"
+        log.touch()
+        started = Operated(log.stem, self.process(arguments, log, self.forks if forked else None), log)
+        self.operated.append(started)
+        return started
+
+    def process(
+        self, arguments: Sequence[str], log: Path, forks: ForkServer | None
+    ) -> "subprocess.Popen[bytes] | Forked":
+        env = {**os.environ, **self.settings}
+        if forks:
+            return forks.start(arguments, env, log)
         with log.open("wb") as output:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 cwd=CHECKOUT,
-                env={**os.environ, **self.settings},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        started = Operated(log.stem, process, log)
-        self.operated.append(started)
-        return started
 
     async def start_api(self, port: int | None = None) -> Operated:
         """An API on `port` (the deployment's own), once it answers."""

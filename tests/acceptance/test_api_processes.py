@@ -20,6 +20,7 @@ async def start_two(deployment: Deployment) -> Operated:
     api = deployment.launch(
         "api", "uvicorn", "--factory", "api.app:create_app", "--host", "127.0.0.1", "--port", str(port),
         "--workers", str(PROCESSES), "--loop", "uvloop", "--http", "httptools", "--timeout-graceful-shutdown", "20",
+        forked=False,
     )  # fmt: skip
     api.port = port
     await until(lambda: deployment.answers(api), within=START_SECONDS, every=0.05, says="the APIs did not answer")

@@ -31,7 +31,7 @@ def check_clean(worker: Operated) -> None:
 
 
 async def test_a_worker_that_finishes_begins_nothing_and_exits_when_its_runs_have_ended(deploy: Deploy) -> None:
-    deployment = await deploy(workers=2, RUN_DRAIN="finish")
+    deployment = await deploy(workers=2, forked=False, RUN_DRAIN="finish")
     async with deployment.client() as client:
         live = await client.initiate(TEXT)
         async with client.stream(live.run_id) as stream:
@@ -75,7 +75,7 @@ async def test_what_has_not_finished_at_the_deadline_is_handed_over(deploy: Depl
             await check_went_on(client, live, seen + await stream.rest())
 
 
-@pytest.mark.parametrize("how", [pytest.param("refuses", marks=pytest.mark.slow), "hangs"])
+@pytest.mark.parametrize("how", ["refuses", pytest.param("hangs", marks=pytest.mark.slow)])
 async def test_a_worker_whose_broker_is_gone_closes_its_stores_and_exits(deploy: Deploy, how: str) -> None:
     with Proxy(named("RABBITMQ_URL")) as rabbitmq:
         deployment = await deploy(workers=1, RABBITMQ_URL=rabbitmq.url)

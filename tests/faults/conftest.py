@@ -13,6 +13,7 @@ from tests.conftest import used
 from tests.faults import sabotage
 from tests.faults.lab import REAL, SCALED, Lab, open_lab
 from tests.faults.report import BREAKS_HERE, FAULTS_HERE, Report, write_between
+from tests.forks import ForkServer
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +35,11 @@ def lab_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="package")
-def standing_lab(lab_folder: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+def standing_lab(lab_folder: Path, forks: ForkServer | None, request: pytest.FixtureRequest) -> Iterator[Lab]:
     scale = REAL if request.config.getoption("--slow") else SCALED
     stack = AsyncExitStack()
     with asyncio.Runner() as runner:
-        lab = runner.run(stack.enter_async_context(open_lab(lab_folder, scale, workers=2)))
+        lab = runner.run(stack.enter_async_context(open_lab(lab_folder, scale, workers=2, forks=forks)))
         try:
             yield lab
         finally:

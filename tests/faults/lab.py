@@ -24,6 +24,7 @@ from tests.acceptance.client import Client, follow, until
 from tests.acceptance.operators import SECRET, Deployment, Operated
 from tests.faults.load import Load, Rotation, Watched, accepted
 from tests.faults.servers import Servers
+from tests.forks import ForkServer
 from tests.waiting import eventually
 
 APIS = 2
@@ -43,11 +44,15 @@ SETTLE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Scale:
-    """Settings of API and workers, and what an outage of so many real seconds lasts here, `longest` at most."""
+    """Settings of API and workers, and what an outage of so many real seconds lasts here, `longest` at most.
+
+    `boot`: what they take to start beside what they take as an operator starts them.
+    """
 
     names: dict[str, str]
     factor: float = 1.0
     longest: float = math.inf
+    boot: float = 1.0
 
     def seconds(self, real: float) -> float:
         return min(real * self.factor, self.longest)
@@ -69,6 +74,7 @@ SCALED = Scale(
     },
     factor=0.1,
     longest=6.0,
+    boot=0.4,
 )
 """A tenth of the real durations; what lasts for minutes, four times as long as a driver may be silent."""
 REAL = Scale({})
@@ -214,11 +220,13 @@ async def moment(run: Watched, look: Callable[[], float | None], what: str) -> f
 
 
 @asynccontextmanager
-async def open_lab(folder: Path, scale: Scale, *, workers: int, threads: int = 16) -> AsyncIterator[Lab]:
+async def open_lab(
+    folder: Path, scale: Scale, *, workers: int, threads: int = 16, forks: ForkServer | None = None
+) -> AsyncIterator[Lab]:
     """Stores, two APIs and so many workers; each worker has one process of `threads` - 1 runs."""
     servers = await Servers.prepare(folder)
     names = {**scale.names, "RABBITMQ_URL": servers.rabbitmq_url}
-    deployment = Deployment(folder, "rabbitmq", servers.database_url, names, redis_url=servers.redis_url)
+    deployment = Deployment(folder, "rabbitmq", servers.database_url, names, redis_url=servers.redis_url, forks=forks)
     try:
         await servers.up()
         await migrate(servers.database_url)
