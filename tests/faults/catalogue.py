@@ -30,9 +30,10 @@ Strike = Callable[[Lab], AbstractAsyncContextManager[Struck]]
 class Fault:
     """`within`: real seconds until the system must have recovered.
 
-    A run must last for `outage` (real seconds, scaled) and `starts`: what servers take to start, never scaled.
-    `spare_apis` and `spare_workers` stand by before it is struck. What one that is struck `alone` checks of its own
-    is true only while nothing else is broken.
+    A run must last for `outage` (real seconds, scaled), for `starts`: what servers take to start, never scaled, and
+    for `boots`: what APIs and workers take to start and to leave. `spare_apis` and `spare_workers` stand by before it
+    is struck. What one that is struck `alone` checks of its own is true only while nothing else is broken.
+    `done_by` another is all that it does: with scaled durations that one stands for both.
     """
 
     name: str
@@ -40,9 +41,11 @@ class Fault:
     within: float
     outage: float
     starts: float
+    boots: float
     spare_apis: int
     spare_workers: int
     alone: bool
+    done_by: str
 
 
 FAULTS: dict[str, Fault] = {}
@@ -54,13 +57,15 @@ def fault(
     *,
     outage: float = 0.0,
     starts: float = 0.0,
+    boots: float = 0.0,
     spare_apis: int = 0,
     spare_workers: int = 0,
     alone: bool = False,
+    done_by: str = "",
 ) -> Callable[[Striking], Strike]:
     def register(function: Striking) -> Strike:
         strike = asynccontextmanager(function)
-        FAULTS[name] = Fault(name, strike, within, outage, starts, spare_apis, spare_workers, alone)
+        FAULTS[name] = Fault(name, strike, within, outage, starts, boots, spare_apis, spare_workers, alone, done_by)
         return strike
 
     return register
@@ -121,7 +126,7 @@ async def api_killed(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("API rolling restart", BACK, starts=4, spare_apis=2)
+@fault("API rolling restart", BACK, boots=4, spare_apis=2)
 async def apis_replaced(lab: Lab) -> AsyncIterator[Struck]:
     for old in lab.deployment.apis[:APIS]:
         old.signal(signal.SIGTERM)
@@ -129,7 +134,7 @@ async def apis_replaced(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("workers' rolling restart", HAND_OVER, starts=10)
+@fault("workers' rolling restart", HAND_OVER, boots=10)
 async def workers_replaced(lab: Lab) -> AsyncIterator[Struck]:
     """Each is replaced before it goes, so that there are slots for all runs."""
     for old in lab.deployment.workers[: lab.workers]:
@@ -139,13 +144,13 @@ async def workers_replaced(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("RabbitMQ restart", BACK, starts=8)
+@fault("RabbitMQ restart", BACK, starts=8, done_by="RabbitMQ down for 2 min")
 async def rabbitmq_restarted(lab: Lab) -> AsyncIterator[Struck]:
     await lab.servers.rabbitmq.restart()
     yield Struck()
 
 
-@fault("RabbitMQ kill -9", BACK, starts=8)
+@fault("RabbitMQ kill -9", BACK, starts=6)
 async def rabbitmq_killed(lab: Lab) -> AsyncIterator[Struck]:
     await lab.servers.rabbitmq.kill()
     await lab.servers.rabbitmq.start()
@@ -158,23 +163,24 @@ async def rabbitmq_connections_closed(lab: Lab) -> AsyncIterator[Struck]:
     yield Struck()
 
 
-@fault("RabbitMQ consumer_timeout below a run's length", BACK, outage=15, starts=8)
+@fault("RabbitMQ consumer_timeout below a run's length", BACK, outage=15, starts=5)
 async def rabbitmq_consumer_timeout(lab: Lab) -> AsyncIterator[Struck]:
     """Every unacked message of a channel is delivered again while its run is live."""
     node, ctl = lab.servers.rabbitmq, lab.servers.rabbitmq.ctl
     before = node.log.count(CONSUMER_TIMED_OUT)
     await ctl("eval", consumer_timeout(int(lab.seconds(10) * 1000), tick_ms=500))
-    await ctl("close_all_connections", "the new limit counts for new channels")
     await lab.load.begin(2)  # the messages of the others were given up with their channels
     await eventually(lambda: node.log.count(CONSUMER_TIMED_OUT) > before, within=60, every=0.2)
     await ctl("eval", consumer_timeout(86_400_000, tick_ms=60_000))
-    await ctl("close_all_connections", "the old limit counts again")
     yield Struck()
 
 
 def consumer_timeout(timeout_ms: int, tick_ms: int) -> str:
+    """Sets the limit and closes all connections: it counts for new channels only."""
     names = {"consumer_timeout": timeout_ms, "channel_tick_interval": tick_ms}
-    return ",".join(f"application:set_env(rabbit,{name},{value})" for name, value in names.items()) + "."
+    limits = [f"application:set_env(rabbit,{name},{value})" for name, value in names.items()]
+    close = '[rabbit_networking:close_connection(Each,"a new limit") || Each <- rabbit_networking:connections()]'
+    return ",".join([*limits, close]) + "."
 
 
 @fault("RabbitMQ memory alarm while publishing", BACK, outage=10, starts=5, alone=True)
@@ -191,7 +197,7 @@ async def rabbitmq_memory_alarm(lab: Lab) -> AsyncIterator[Struck]:
     await lab.all_completed([run.run_id for run in accepted])
 
 
-@fault("RabbitMQ down for 2 min", BACK, outage=120, starts=8, alone=True)
+@fault("RabbitMQ down for 2 min", BACK, outage=120, starts=6, alone=True)
 async def rabbitmq_down(lab: Lab) -> AsyncIterator[Struck]:
     await lab.servers.rabbitmq.stop()
     began = time.monotonic()
@@ -289,7 +295,7 @@ async def messages_doubled(lab: Lab) -> AsyncIterator[Struck]:
     assert await lab.attempts([*runs, ended.run_id]) == before, "a second copy was begun"
 
 
-@fault("messages lost", BACK, starts=3)
+@fault("messages lost", BACK, boots=3)
 async def messages_lost(lab: Lab) -> AsyncIterator[Struck]:
     """Every worker hands over, the queue loses everything, new workers come."""
     old = lab.deployment.workers

@@ -43,7 +43,7 @@ def command_line(pid: int) -> str:
 
 
 @pytest.mark.parametrize("killed", ["front", "supervisor", "both"])
-async def test_nothing_outlives_a_kill(dev: Dev, folder: Path, killed: str) -> None:
+async def test_nothing_outlives_a_kill_and_the_state_can_be_used_again(dev: Dev, folder: Path, killed: str) -> None:
     process, grandchild = await started(dev, folder)
     everything = descendants(process.pid)
     assert len(everything) > 8
@@ -57,6 +57,10 @@ async def test_nothing_outlives_a_kill(dev: Dev, folder: Path, killed: str) -> N
     finally:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(process.wait)
+    again = dev("with-services", "--state", folder / "state", "--", "true")
+    output, _ = await asyncio.to_thread(again.communicate)
+    assert again.returncode == 0, output
 
 
 async def test_nothing_of_rabbitmq_outlives_a_kill(dev: Dev, folder: Path) -> None:
@@ -64,16 +68,6 @@ async def test_nothing_of_rabbitmq_outlives_a_kill(dev: Dev, folder: Path) -> No
     everything = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     await all_gone(set(everything))
-
-
-async def test_the_state_can_be_used_again_after_a_kill(dev: Dev, folder: Path) -> None:
-    first, _ = await started(dev, folder)
-    everything = descendants(first.pid)
-    os.kill(everything[0], signal.SIGKILL)
-    await asyncio.to_thread(first.wait)
-    second = dev("with-services", "--state", folder / "state", "--", "true")
-    output, _ = await asyncio.to_thread(second.communicate)
-    assert second.returncode == 0, output
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -103,10 +97,11 @@ async def test_the_command_sees_the_addresses(dev: Dev) -> None:
     assert names["BROKER"] == "redis"
 
 
-async def test_a_given_address_replaces_the_embedded_server(dev: Dev) -> None:
-    process = dev("with-services", "--", "sh", "-c", "echo $REDIS_URL $BROKER_REDIS_URL", REDIS_HOST="cache")
+async def test_a_given_address_replaces_the_embedded_server(dev: Dev, database_url: str) -> None:
+    given = {"DATABASE_URL": database_url, "REDIS_HOST": "cache"}
+    process = dev("with-services", "--", "sh", "-c", "echo $DATABASE_URL $REDIS_URL $BROKER_REDIS_URL", **given)
     output, _ = await asyncio.to_thread(process.communicate)
-    assert output.splitlines()[-1] == "redis://cache:6379/0 redis://cache:6379/1"
+    assert output.splitlines()[-1] == f"{database_url} redis://cache:6379/0 redis://cache:6379/1"
     assert "valkey" not in output
 
 
