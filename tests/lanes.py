@@ -14,8 +14,9 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 FIRST_LANE = "gw0"
-HEAVY = ("tests/faults/", "tests/acceptance/", "tests/services/embedded/", "tests/browser/", "tests/benchmarks/")
+HEAVY = ("tests/faults/", "tests/acceptance/", "tests/services/embedded/", "tests/agent/browser/", "tests/benchmarks/")
 """Folders whose tests start processes of their own, those that take longest first."""
+SANDBOXES = "tests/services/sandbox/"
 OURS = ("DATABASE_URL", "REDIS_", "BROKER", "RABBITMQ_")
 """How the names begin that say where the stores are."""
 BROKERS = ("redis", "rabbitmq")
@@ -58,8 +59,13 @@ class FromBothEnds(LoadFileScheduling):  # type: ignore[misc]  # xdist says noth
     """Hands out files: to the first lane the heaviest that is left, to each other one the lightest."""
 
     def _split_scope(self, nodeid: str) -> str:
-        """The file; of the acceptance tests all that use one broker, as they share one deployment."""
+        """The file; of the acceptance tests all that use one broker, as they share one deployment.
+
+        The sandboxes of an ordinary user are all of one user, whose processes the kernel counts together.
+        """
         file, _, name = nodeid.partition("::")
+        if file.startswith(SANDBOXES):
+            return SANDBOXES
         broker = next((broker for broker in BROKERS if broker in name.partition("[")[2]), "")
         return f"tests/acceptance/ on {broker}" if broker and file.startswith("tests/acceptance/") else file
 

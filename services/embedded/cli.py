@@ -22,7 +22,7 @@ HELP = """\
 ./dev token          print a signed token of the running instance [--account NAME] [--state DIR]
 ./dev with-services  run a command beside fresh stores [--rabbitmq] [--fast] [--state DIR] -- CMD…
 ./dev test           run the tests with their own PostgreSQL, Valkey and RabbitMQ [--slow] [pytest arguments]
-                     (all of them in two lanes)
+                     (all of them in three lanes)
 ./dev check          format, lint, types, import rules, packages, reasons of exclusions, shell syntax
 ./dev audit          what is known against the packages of the locks (needs the internet)
 ./dev bench          measure, and draw what was measured (./dev bench lists the benchmarks)
@@ -34,8 +34,8 @@ HELP = """\
 DATABASE_URL, REDIS_URL (or REDIS_URLS; or REDIS_HOST, REDIS_PORT, REDIS_PASSWORD) and RABBITMQ_URL (or
 RABBITMQ_HOST, RABBITMQ_PORT) in the environment replace the embedded server each, in `run` and `with-services`."""
 
-LANES = ("-n", "2", "--dist", "loadfile")
-"""The whole suite mostly waits: it runs in two lanes, file by file (tests/lanes.py)."""
+LANES = ("-n", "3", "--dist", "loadfile")
+"""The whole suite mostly waits: it runs in three lanes, file by file (tests/lanes.py)."""
 
 Body = Callable[[Supervisor, State], Awaitable[int]]
 
