@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
+from weakref import WeakKeyDictionary
 
 import orjson
 
@@ -15,7 +16,7 @@ from services.runs import archive, events, keys, lifecycle, starting, store
 from services.runs.event_log import EventLog
 from services.runs.events import Event
 from services.runs.fence import Fence
-from services.runs.lease import Held
+from services.runs.lease import Held, Leases
 from services.runs.lifecycle import HandOver
 from services.runs.starting import NewRun
 from services.runs.store import Run
@@ -24,6 +25,8 @@ from services.settings import Settings
 from tests import waiting
 
 LONG_AGO = timedelta(hours=1)
+beating: WeakKeyDictionary[Leases, asyncio.Lock] = WeakKeyDictionary()
+"""Held while a beat is under way; one that was sent before a death would make the run look alive once more."""
 
 
 async def eventually(look: Callable[[], Any], *, within: float = 5.0, every: float = 0.02, says: str = "") -> Any:
@@ -136,6 +139,7 @@ async def driving(stores: Stores, run: Run | None = None) -> AsyncIterator[Drive
     """A run that these stores own, its log open, as the runner does it."""
     run = run or await make_run(stores.pool)
     shard = stores.of(run.id)
+    note_beats(shard.leases)
     async with shard.leases.hold(run.id, run.attempt + 1) as held:
         assert held, "another holds the lock"
         claimed = await claim(stores, run)
@@ -162,8 +166,25 @@ async def beat(stores: Stores) -> None:
     await asyncio.gather(*leases.retaking.tasks)
 
 
+def note_beats(keeper: Leases) -> None:
+    """Have `bury` know of beats that are under way."""
+    if keeper in beating:
+        return
+    under_way, beat_rows = asyncio.Lock(), keeper.beat_rows
+
+    async def beat_alone(leases: list[Held]) -> None:
+        async with under_way:
+            await beat_rows(leases)
+
+    beating[keeper] = under_way
+    keeper.beat_rows = beat_alone  # type: ignore[method-assign]
+
+
 async def bury(stores: Stores, run_id: UUID) -> Run:
-    """Time passes after a worker's death: its lock is gone and its heartbeat old."""
+    """Time passes after a worker's death: its lock is gone, its heartbeat old, and its last beat has arrived."""
+    for under_way in list(beating.values()):
+        async with under_way:
+            pass
     await stores.of(run_id).redis.delete(keys.lock(run_id))
     return await age(stores.pool, run_id, "heartbeat_at")
 

@@ -1,5 +1,6 @@
 import asyncio
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -198,12 +199,15 @@ async def test_attempts_are_compared_as_numbers_when_a_lock_is_seized(stores: St
     assert not await stores.leases.seize(Fence(run.id, 9, "nine"))
 
 
-async def test_one_that_was_overtaken_in_its_own_process_is_told(stores: Stores) -> None:
+async def test_one_that_was_overtaken_in_its_own_process_is_told(settings: Settings, redis: Redis) -> None:
     """A process that was frozen finds its own run to be rescued, and claims it beside the old driver."""
-    async with driving(stores) as old:
-        await stores.redis.delete(keys.lock(old.run.id))
+    rare = timedelta(minutes=10)  # no beat comes between what makes the run look dead and its claim
+    settings = with_runs(settings, heartbeat_interval=rare, lock_ttl=3 * rare, dead_after=3 * rare)
+    async with open_stores(settings) as stores, driving(stores) as old:
+        await redis.delete(keys.lock(old.run.id))
         async with driving(stores, await age(stores.pool, old.run.id, "heartbeat_at")) as new:
-            await eventually(old.held.lost.is_set, within=2.5, says="the old driver was not told")
+            await beat(stores)
+            await eventually(old.held.lost.is_set, says="the old driver was not told")
             assert not new.held.lost.is_set()
 
 
@@ -263,7 +267,7 @@ async def test_a_postgres_that_stalls_for_longer_than_the_lock_lives_costs_no_le
             assert not driver.held.lost.is_set()
             return loop.time() > until
 
-        await eventually(kept_so_far, within=endured + 1)
+        await eventually(kept_so_far, within=endured + 5)
         postgres_proxy.restore()
         before = await pool.fetchval("SELECT clock_timestamp()")
         await eventually(partial(beaten_since, pool, driver.run, before), within=5.0, says="the beat did not go on")
