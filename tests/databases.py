@@ -98,8 +98,8 @@ class Databases:
         try:
             if self.kept is None and await database.emptied():
                 return database
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            pass  # the test has ended our connection, too
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            pass  # the test has ended our connection, too; asyncpg may just be reading why
         await self.drop(database)
         return self.kept
 
