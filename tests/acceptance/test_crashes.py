@@ -14,6 +14,8 @@ from tests.acceptance.operators import REAL, Deployment, Operated
 
 TEXT = "demo/lorem?chunks=75&delay_ms=20"
 SCALED_SECONDS = 2.0
+DRIVER_SECONDS, STOP_SECONDS = 0.15, 0.2
+"""So long a driver may take to end its run once a stop was asked for; so long a stop to reach its readers."""
 REAL_SECONDS = 20.0
 
 
@@ -120,7 +122,7 @@ async def test_a_stop_of_a_run_whose_worker_is_dead_is_at_once(system: Deploymen
         asked = time.monotonic()
         assert await client.stop(started.run_id) == "stopped"
         events = seen + await stream.rest()
-        assert stream.heard_at - asked < 1.0
+        assert stream.heard_at - asked < 5 * (DRIVER_SECONDS + STOP_SECONDS)
     check_whole_log(events, "stopped")
     kept = (await client.messages(started.thread_id))[-1]
     assert kept["content"]["content"] == streamed_text(events)

@@ -40,7 +40,7 @@ async def test_a_rate_limit_is_waited_out_as_the_provider_asks(client: Client, f
     assert streamed_text(events) == "".join(WORDS)
     assert time.monotonic() - began >= 1.0
     first, second = fake.requests[asked_before:]
-    assert 1.0 <= second.at - first.at < 3.0
+    assert 1.0 <= second.at - first.at < 5 * 1.0
 
 
 async def test_a_passing_server_error_is_not_noticed(client: Client) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 from time import perf_counter
 from typing import Any, cast
 from unittest.mock import patch
@@ -244,10 +245,15 @@ async def test_an_iteration_over_five_hundred_messages_takes_little_time(
     await fill(pool, ctx.run.thread_id, 500, PROSE * 5)
     conversation = await Conversation.load(ctx)
     await conversation.request()
+    assert min([await iteration(conversation) for _ in range(5)]) < 5 * 0.05
+
+
+async def iteration(conversation: Conversation) -> float:
+    """Seconds of what comes before each call of the model."""
     began = perf_counter()
     await conversation.refresh()
     await conversation.request()
-    assert perf_counter() - began < 0.25
+    return perf_counter() - began
 
 
 @pytest.mark.parametrize(
@@ -327,13 +333,12 @@ async def test_what_is_committed_late_below_a_summary_is_still_read(
 async def test_twenty_thousand_messages_are_measured_without_holding_up_other_runs() -> None:
     found = [said(n, "user", f"hi {n}") for n in range(20_000)]
     conversation = Conversation(cast(RunContext, None), history.History(conversation=found), Window(1_000))
-    measuring, longest = asyncio.create_task(conversation.measure()), 0.0
+    measuring, measured = asyncio.create_task(conversation.measure()), [0]
     while not measuring.done():
-        began = perf_counter()
         await asyncio.sleep(0)
-        longest = max(longest, perf_counter() - began)
-    assert len(conversation.window.costs) == 20_000
-    assert longest < 0.2
+        measured.append(len(conversation.window.costs))
+    assert measured[-1] == 20_000
+    assert max(later - earlier for earlier, later in pairwise(measured)) <= 500, "so many others wait for"
 
 
 def image(position: int) -> Message:

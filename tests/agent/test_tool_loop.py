@@ -375,7 +375,7 @@ async def test_a_stop_during_a_tool_is_not_waited_for_and_leaves_a_thread_that_c
     running = asyncio.create_task(run_agent(ctx))
     await eventually(lambda: bool(counting.calls))
     running.cancel()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(5):
         await asyncio.wait({running})
     await keep_draft(ctx)
     assert counting.at_once == 0

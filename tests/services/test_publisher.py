@@ -46,7 +46,7 @@ async def test_a_message_is_confirmed_on_the_loop_once_the_broker_has_it(publish
     confirmed: list[tuple[bool, int]] = []
     for _ in range(50):
         assert publisher.send(message(), lambda ok: confirmed.append((ok, threading.get_ident())))
-    await eventually(lambda: len(confirmed) == 50, within=2.5)
+    await eventually(lambda: len(confirmed) == 50)
     assert set(confirmed) == {(True, threading.get_ident())}
     assert await publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), 1.0) == 50
 

@@ -195,7 +195,7 @@ async def test_finishing_tells_live_runs_to_hand_over_at_the_deadline_and_no_soo
     consuming.workers.append(thread)
     drain = leaving(process, consuming.worker, drain="finish", drain_deadline=timedelta(seconds=0.5))
     task = asyncio.create_task(asyncio.to_thread(drain.leave, process))
-    async with asyncio.timeout(2.5):
+    async with asyncio.timeout(5):
         await process.leaving.wait()
         began = time.monotonic()
         await process.draining.wait()
@@ -210,7 +210,7 @@ async def test_a_drain_does_not_wait_for_ever(process: Process, broker: Rabbit |
     consuming = Consuming(broker)
     consuming.workers.append(Working())
     with patch.object(drain_module, "HAND_OVER_PATIENCE", timedelta(seconds=0.2)):
-        async with asyncio.timeout(2.5):
+        async with asyncio.timeout(5):
             assert not await asyncio.to_thread(leaving(process, consuming.worker).leave, process)
     consuming.workers[0].over.set()
 

@@ -51,10 +51,16 @@ async def test_a_server_that_cannot_be_used_is_told_and_the_others_go_on(how: st
 
 async def test_servers_are_connected_side_by_side() -> None:
     hanging = [faulty("hang-on-connect", name=f"server {number}") for number in range(4)]
-    began = time.monotonic()
-    async with Meeting(patience(connect_timeout="500ms"), *hanging).held() as meeting:
-        assert time.monotonic() - began < 1.9
-        assert len(meeting.troubles) == 4
+    meeting = Meeting(patience(connect_timeout="1s"), *hanging)
+
+    async def meet() -> None:
+        async with meeting.held():
+            assert len(meeting.troubles) == 4
+
+    run = asyncio.create_task(meet())
+    await eventually(lambda: meeting.here.running == 4)
+    assert meeting.troubles == []
+    await run
     assert meeting.here.running == 0
 
 
@@ -79,7 +85,7 @@ async def test_a_cancelled_call_is_told_to_the_server_and_does_not_wait_for_it(t
         began = time.monotonic()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 5 * 0.2
         assert call.cancelled()
         await eventually(lambda: "cancelled" in notes.read_text())
 
@@ -268,5 +274,5 @@ async def test_a_stop_is_not_held_up_by_servers(how: str) -> None:
     began = time.monotonic()
     run.cancel()
     await asyncio.wait({run})
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 5 * 0.2
     await eventually(lambda: meeting.here.running == 0)

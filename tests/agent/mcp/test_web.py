@@ -170,7 +170,7 @@ async def test_a_stop_of_the_run_is_not_held_up_by_a_server_that_hangs(method: s
         began = time.monotonic()
         run.cancel()
         await asyncio.wait({run})
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < 5 * 0.2
         await eventually(lambda: not servers.leaving)
 
 

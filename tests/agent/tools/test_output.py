@@ -26,12 +26,14 @@ def told(log: RecordingLog) -> list[str]:
 
 async def test_many_small_pieces_become_a_few_events(screen: tuple[Screen, RecordingLog]) -> None:
     shown, log = screen
+    began = asyncio.get_running_loop().time()
     async with shown:
         for number in range(300):
             await shown.take(f"{number}\n".encode())
             await asyncio.sleep(0.001)
+    lasted = asyncio.get_running_loop().time() - began
     assert "".join(told(log)) == "".join(f"{number}\n" for number in range(300))
-    assert len(log.events) <= 5
+    assert len(log.events) <= lasted / output.SHOW_SECONDS + 2
 
 
 async def test_a_command_that_goes_on_and_on_is_shown_more_slowly(
@@ -39,7 +41,7 @@ async def test_a_command_that_goes_on_and_on_is_shown_more_slowly(
 ) -> None:
     shown, log = screen
     monkeypatch.setattr(output, "SHOW_SECONDS", 0.001)
-    monkeypatch.setattr(output, "LONG_SHOW_SECONDS", 10)
+    monkeypatch.setattr(output, "LONG_SHOW_SECONDS", 3600)
     async with shown:
         for _ in range(1000):
             await shown.take(b"x")
@@ -88,7 +90,7 @@ async def test_a_log_that_does_not_take_events_does_not_slow_the_command(
 
     monkeypatch.setattr(log, "append", wait)
     async with shown:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             for _ in range(100):
                 await shown.take(b"x" * 100)
                 await asyncio.sleep(0.003)

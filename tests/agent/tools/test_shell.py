@@ -82,8 +82,8 @@ async def test_a_call_that_is_cancelled_kills_its_command_at_once(ctx: RunContex
     before = time.monotonic()
     working.cancel()
     await asyncio.wait({working})
-    assert time.monotonic() - before < 0.2
-    async with asyncio.timeout(1):
+    assert time.monotonic() - before < 5 * 0.2
+    async with asyncio.timeout(5):
         while await running(sandbox, "sleep 8888"):
             pass
 

@@ -80,9 +80,9 @@ async def test_a_missing_block_is_no_event_of_another_id(stores: Stores) -> None
 async def test_the_log_is_archived_while_it_grows(stores: Stores) -> None:
     async with driving(stores) as driver:
         await driver.say("a", "b")
-        await eventually(lambda: as_listed(stores, driver.run.id), within=1.0)
+        await eventually(lambda: as_listed(stores, driver.run.id))
         await driver.say("c")
-        await eventually(lambda: as_listed(stores, driver.run.id), within=1.0)
+        await eventually(lambda: as_listed(stores, driver.run.id))
 
 
 async def as_listed(stores: Stores, run_id: UUID) -> bool:
@@ -97,7 +97,7 @@ async def test_the_last_block_closes_the_log(stores: Stores) -> None:
         done = await closed(stores.pool, row.id)
         assert (done.event_count, done.archived_events) == (3, 3)
         assert await archived(stores.pool, row.id) == await listed(stores, row.id)
-        await eventually(lambda: driver.log not in stores.writer.logs, within=1.0)
+        await eventually(lambda: driver.log not in stores.writer.logs)
 
 
 async def test_a_closed_log_takes_no_block(stores: Stores) -> None:
@@ -117,7 +117,7 @@ async def test_a_statement_whose_answer_was_lost_is_not_repeated(stores: Stores)
         if block:  # else the writer was faster
             await archive.store(stores.pool, [block])
         await driver.say("d")
-        await eventually(lambda: as_listed(stores, driver.run.id), within=1.0)
+        await eventually(lambda: as_listed(stores, driver.run.id))
         assert driver.log.failure is None
         assert driver.log.tail_bytes == sum(map(len, driver.log.tail))
 
@@ -134,7 +134,7 @@ async def test_the_closing_statement_may_lose_its_answer_too(stores: Stores) -> 
         assert block.closes
         await archive.store(stores.pool, [block])
         stores.writer.logs.add(driver.log)
-        await eventually(driver.log.closed.is_set, within=1.0)
+        await eventually(driver.log.closed.is_set)
         assert driver.log not in stores.writer.logs
 
 
@@ -142,7 +142,7 @@ async def test_an_archive_whose_fence_was_raised_is_told(stores: Stores) -> None
     async with driving(stores) as driver:
         await stores.pool.execute("UPDATE agent_runs SET attempt = attempt + 1 WHERE id = $1", driver.run.id)
         await driver.log.append(events.status("finish", driver.run.id))
-        await eventually(lambda: driver.log.failure, within=1.0)
+        await eventually(lambda: driver.log.failure)
         assert await archived(stores.pool, driver.run.id) == []
 
 

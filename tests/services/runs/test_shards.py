@@ -309,7 +309,7 @@ async def test_of_a_server_that_hangs_only_one_caller_at_a_time_finds_out(
             with pytest.raises(Unreachable, match="a moment ago"):
                 await take(shards["0"])
             assert await take(shards["1"])
-        assert asyncio.get_running_loop().time() - began < 1
+        assert asyncio.get_running_loop().time() - began < 5 * 1.0
     finally:
         os.kill(pid(servers[0]), signal.SIGCONT)
     await eventually(lambda: answers(shards["0"]), every=0.1)

@@ -56,7 +56,7 @@ async def test_a_queued_run_that_is_stopped_says_start_and_end_once(stores: Stor
     reading = asyncio.create_task(read_all(stores, run.id))
     stopped = await stopping.request_stop(stores, run.id)
     assert stopped.status == "stopped"
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(5):
         seen = await reading
     assert kinds([event for _, event in seen]) == ["thread_run_start", "thread_run_end", "last:stopped"]
     assert (await closed(stores.pool, run.id)).event_count == 3
@@ -83,7 +83,7 @@ async def test_a_run_whose_worker_is_dead_is_ended_at_once_and_its_text_kept_onc
         await driver.say("Hello", " world")
         die(driver)
         await stopping.request_stop(other, driver.run.id)
-        await eventually(lambda: ends_with(other, driver.run.id, "stopped"), within=1.0)
+        await eventually(lambda: ends_with(other, driver.run.id, "stopped"))
         for _ in range(3):
             await stopping.request_stop(other, driver.run.id)
     row = await closed(other.pool, driver.run.id)
@@ -147,24 +147,28 @@ async def test_a_driver_that_does_not_react_within_the_grace_is_fenced_off(store
         await driver.say("Hello")
         row = await stopping.request_stop(other, driver.run.id)
         assert row.phase == "stopping"
-        await eventually(lambda: ends_with(other, driver.run.id, "stopped"), within=1.0)
+        await eventually(lambda: ends_with(other, driver.run.id, "stopped"))
         with pytest.raises(FenceLost):
             await driver.say("I did not listen")
         assert not await lifecycle.end(stores.pool, driver.held.fence, "completed", error=None, usage={})
-        await eventually(driver.held.lost.is_set, within=2.5)
+        await eventually(driver.held.lost.is_set)
     row = await closed(other.pool, driver.run.id)
     assert row.attempt == driver.run.attempt + 1
     assert kinds(await listed(other, row.id)) == ["chunk", "complete", "thread_run_end", "last:stopped"]
 
 
-async def test_a_driver_that_reacts_within_the_grace_ends_the_run_itself(stores: Stores, other: Stores) -> None:
-    async with driving(stores) as driver, control.watch(stores.channels, driver.held):
-        await stopping.request_stop(other, driver.run.id)
-        await eventually(driver.held.stop_asked.is_set, within=0.5, every=0.002)
+async def test_a_driver_that_reacts_within_the_grace_ends_the_run_itself(stores: Stores, settings: Settings) -> None:
+    async with (
+        open_stores(with_runs(settings, stop_grace=timedelta(seconds=10))) as patient,
+        driving(stores) as driver,
+        control.watch(stores.channels, driver.held),
+    ):
+        await stopping.request_stop(patient, driver.run.id)
+        await eventually(driver.held.stop_asked.is_set)
         row = await end(driver, "completed")
         assert row.status == "stopped"
         await closing.say_last(stores, driver.log, row)
-        assert (await closed(other.pool, row.id)).attempt == driver.run.attempt
+        assert (await closed(patient.pool, row.id)).attempt == driver.run.attempt
 
 
 async def test_an_end_that_was_cut_after_the_row_was_final_is_finished_by_the_sweeper(
@@ -236,7 +240,7 @@ async def test_a_stop_while_redis_is_away_counts_and_is_told_later(
         redis_proxy.refuse()
         await stopping.request_stop(far, driver.run.id)
         run_id = driver.run.id
-        await eventually(lambda: is_final(far, run_id), within=2.5)
+        await eventually(lambda: is_final(far, run_id))
         assert not await ends_with(stores, run_id, "stopped")
         redis_proxy.restore()
     await age(stores.pool, run_id, "updated_at")
@@ -270,7 +274,7 @@ async def test_a_log_at_its_bound_can_still_be_closed_from_outside(settings: Set
             die(driver)
         await age(stores.pool, driver.run.id, "updated_at")
         await sweeper.sweep(stores)
-        row = await closed(stores.pool, driver.run.id, within=2.5)
+        row = await closed(stores.pool, driver.run.id)
         assert kinds(await listed(stores, row.id))[-1] == "last:failed"
 
 
@@ -296,7 +300,7 @@ async def test_the_next_run_of_the_project_is_woken_when_one_is_ended_from_outsi
         async def woken() -> bool:
             return await queue_length(other) > before
 
-        await eventually(woken, within=2.5)
+        await eventually(woken)
 
 
 async def test_many_runs_are_stopped_with_one_call(stores: Stores) -> None:
@@ -314,7 +318,7 @@ async def test_a_stop_between_lock_and_claim_ends_stopped(stores: Stores, other:
         assert held
         await stopping.request_stop(other, run.id)
         assert not await lifecycle.claim(stores.pool, run, stores.instance_id, dead_after=timedelta(seconds=1))
-        await eventually(lambda: ends_with(other, run.id, "stopped"), within=1.0)
+        await eventually(lambda: ends_with(other, run.id, "stopped"))
     assert kinds(await listed(other, run.id)) == ["thread_run_start", "thread_run_end", "last:stopped"]
 
 

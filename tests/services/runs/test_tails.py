@@ -266,7 +266,7 @@ async def test_a_reader_far_behind_waits_for_events_that_neither_store_has_yet(
         await stores.redis.delete(key)
 
         seen: Seen = []
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             while batch := await slow.next():
                 seen += enumerate(batch.events, batch.first_id)
         assert seen == list(enumerate(log[:100])), "what is archived, and nothing else"
@@ -279,7 +279,7 @@ async def test_a_reader_far_behind_waits_for_events_that_neither_store_has_yet(
         else:
             await stores.redis.rpush(key, *log)
             await stores.redis.expire(key, 60)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(5):
             while not slow.over:
                 found = await slow.next()
                 seen += enumerate(found.events, found.first_id) if found else ()
@@ -295,7 +295,7 @@ async def test_a_reader_that_asked_for_more_than_a_live_log_has_is_told_of_the_e
             while not reader.over:
                 await reader.next()
 
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(5):
             await until_over()
 
 
@@ -368,11 +368,11 @@ async def test_a_reader_that_comes_while_postgres_says_nothing_holds_up_no_other
 async def test_news_that_nobody_announced_are_found_all_the_same(stores: Stores) -> None:
     async with driving(stores) as driver, stores.tails.follow(driver.run.id) as reader:
         await driver.say("a")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             while not await reader.next():
                 pass
         await stores.redis.rpush(keys.responses(driver.run.id), b'{"foreign": true}')
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             while not (batch := await reader.next()):
                 pass
         assert batch.events == [b'{"foreign": true}']

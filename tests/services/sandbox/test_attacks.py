@@ -141,7 +141,7 @@ async def test_the_monitor_kills_what_takes_too_much_memory_within_two_seconds(a
     except SandboxFailed as ended:  # the kernel may take the agent too, while shared pages are still being freed
         told = str(ended)
     assert "used more than its 192 MiB of memory" in told
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * 2.0
     await soon(lambda: is_fine(attacked))
 
 

@@ -98,9 +98,9 @@ async def test_the_reaper_ends_what_is_idle_and_runs_no_job(provider: Bubblewrap
     idle, working, fresh = uuid4(), uuid4(), uuid4()
     await provider.open(idle)
     await (await provider.open(working)).start_job("long", "sleep 100")
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.0)
     await provider.open(fresh)
-    reaped = await provider.reap(0.25)
+    reaped = await provider.reap(0.9)
     assert [each for each in (idle, working, fresh) if each in reaped] == [idle]
     assert (runs(provider, working), runs(provider, fresh)) == (True, True)
     await eventually(lambda: not runs(provider, idle))
@@ -108,10 +108,16 @@ async def test_the_reaper_ends_what_is_idle_and_runs_no_job(provider: Bubblewrap
 
 async def test_the_reaper_leaves_a_sandbox_that_works_for_somebody(provider: Bubblewrap, project_id: UUID) -> None:
     sandbox = await provider.open(project_id)
-    working = asyncio.create_task(sandbox.exec("sleep 0.6; echo done"))
+    begun = asyncio.Event()
+
+    async def hear(_: bytes) -> None:
+        begun.set()
+
+    working = asyncio.create_task(sandbox.exec("echo begun; sleep 1.5; echo done", on_output=hear))
+    await begun.wait()
     await asyncio.sleep(0.3)
     assert project_id not in await provider.reap(0.1)
-    assert (await working).output == b"done\n"
+    assert (await working).output == b"begun\ndone\n"
 
 
 async def test_an_older_attempt_is_refused_from_the_moment_a_later_one_opens(
@@ -133,14 +139,16 @@ async def test_a_new_attempt_ends_the_foreground_of_the_older_and_leaves_its_job
 ) -> None:
     older = await provider.open(project_id, fence(1))
     await older.start_job("long", "sleep 100")
-    working = asyncio.create_task(older.exec("sleep 0.5; echo late > late; sleep 100"))
-    async with older.pipe(["sh", "-c", "echo ready; sleep 0.5; echo late > late; sleep 100"]) as pipe:
+    late = "until [ -e go ]; do sleep 0.05; done; echo late > late; sleep 100"
+    working = asyncio.create_task(older.exec(late))
+    async with older.pipe(["sh", "-c", f"echo ready; {late}"]) as pipe:
         assert await pipe.read() == b"ready\n"
         later = await provider.open(project_id, fence(2))
         assert await pipe.read() == b""
     with pytest.raises(FenceLost):
         await working
-    await asyncio.sleep(0.6)
+    await later.write_file("go", b"")
+    await asyncio.sleep(0.3)
     assert (await later.exec("ls; ps -e -o args=")).output.count(b"sleep") == 1
     assert [job.running for job in await later.jobs()] == [True]
     assert await later.stat_file("late") is None

@@ -36,13 +36,13 @@ async def test_output_is_shown_as_it_comes(sandbox: Sandbox) -> None:
     assert (await running).output == b"".join(pieces) == b"one\ntwo three\n"
 
 
-async def test_a_gigabyte_of_output_stays_bounded_here_and_its_ends_are_kept(sandbox: Sandbox) -> None:
+async def test_endless_output_stays_bounded_here_and_its_ends_are_kept(sandbox: Sandbox) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    done = await sandbox.exec("echo first; head -c 1G /dev/zero; echo; echo last", timeout=50, max_output=10_000)
+    done = await sandbox.exec("echo first; head -c 256M /dev/zero; echo; echo last", timeout=100, max_output=10_000)
     assert done.output.startswith(b"first\n")
     assert done.output.endswith(b"last\n")
     assert len(done.output) < 10_100
-    assert done.left_out == 1024**3 + 12 - 10_000
+    assert done.left_out == 256 * 1024**2 + 12 - 10_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 
 
@@ -68,15 +68,18 @@ async def test_a_slow_taker_slows_the_command_down(sandbox: Sandbox) -> None:
 
 
 async def test_a_command_that_takes_too_long_is_killed_and_what_it_said_is_kept(sandbox: Sandbox) -> None:
-    done = await sandbox.exec("echo said; sleep 100 & sleep 100", timeout=0.3)
+    done = await sandbox.exec("echo said; sleep 100 & sleep 100", timeout=1.0)
     assert (done.exit_code, done.output) == (None, b"said\n")
     assert (await sandbox.usage()).processes == 1
 
 
 async def test_cancelling_kills_a_command_with_all_that_it_started(sandbox: Sandbox) -> None:
     running = asyncio.create_task(sandbox.exec("(setsid sleep 100 &); sleep 100"))
-    await asyncio.sleep(0.3)
-    assert (await sandbox.usage()).processes > 2
+
+    async def all_started() -> bool:
+        return (await sandbox.usage()).processes > 2
+
+    await soon(all_started)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -84,7 +87,7 @@ async def test_cancelling_kills_a_command_with_all_that_it_started(sandbox: Sand
     async def alone() -> bool:
         return (await sandbox.usage()).processes == 1
 
-    await soon(alone, within=2.0)
+    await soon(alone)
 
 
 async def test_many_commands_at_once_do_not_mix(sandbox: Sandbox) -> None:
