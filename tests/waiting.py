@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENT = 20.0
+"""Seconds that a test waits for what takes a moment, when how long is not what it is about."""
 
 
 async def eventually(
-    look: Callable[[], T | Awaitable[T]], *, within: float = 5.0, every: float = 0.02, says: str = ""
+    look: Callable[[], T | Awaitable[T]], *, within: float = PATIENT, every: float = 0.02, says: str = ""
 ) -> T:
     """The first true value of `look()`; AssertionError when there is none within `within` seconds."""
     deadline = time.monotonic() + within

@@ -14,7 +14,7 @@ import orjson
 from httpx2 import AsyncBaseTransport, AsyncClient, Limits, Response, Timeout, TransportError
 
 from services.tokens import sign_access_token
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 T = TypeVar("T")
 
@@ -227,7 +227,7 @@ async def follow(client: Client, run_id: str, within: float = 60.0) -> list[Even
     return events
 
 
-async def until(look: Callable[[], Awaitable[T]], *, within: float = 5.0, every: float = 0.02, says: str = "") -> T:
+async def until(look: Callable[[], Awaitable[T]], *, within: float = PATIENT, every: float = 0.02, says: str = "") -> T:
     """`eventually` for a look that is a coroutine."""
 
     def begin() -> Any:

@@ -26,7 +26,7 @@ from services.embedded import ports
 from tests.acceptance.client import Client, until
 from tests.conftest import DEPLOYED_BROKER, DEPLOYED_REDIS, keys_without_ttl, named, with_path
 from tests.forks import Forked, ForkServer
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 CHECKOUT = Path(__file__).parents[2]
 SECRET = "the-secret-of-the-acceptance-tests-only"
@@ -44,7 +44,7 @@ SCALED = {
 NO_LIMITS = {"MAX_CONCURRENT_RUNS": "0", "RATE_LIMIT_PER_MINUTE": "0", "STREAM_MAX_STREAMS_PER_USER": "0"}
 """One account does what many would: limits are set by the tests that are about them."""
 REAL: dict[str, str] = {}
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 LOG_TAIL_BYTES = 12_000
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 
@@ -234,7 +234,7 @@ class Deployment:
 
         await eventually(look, within=START_SECONDS, every=0.05, says=f"{worker.name} was not ready")
 
-    async def driver_of(self, run_id: str, within: float = 5.0) -> Operated:
+    async def driver_of(self, run_id: str, within: float = PATIENT) -> Operated:
         """The worker that drives a run now."""
 
         async def look() -> Operated | None:

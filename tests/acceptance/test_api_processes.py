@@ -12,7 +12,8 @@ from tests.acceptance.operators import START_SECONDS, Deployment, Operated
 
 PROCESSES = 2
 READERS = 24
-TEXT = "demo/lorem?chunks=400&delay_ms=25"
+TEXT = "demo/lorem?chunks=3000&delay_ms=25"
+"""Longer than the test, which stops it."""
 
 
 async def start_two(deployment: Deployment) -> Operated:
@@ -31,7 +32,8 @@ async def start_two(deployment: Deployment) -> Operated:
 async def test_readers_at_several_processes_see_the_same_and_are_all_sent_on_when_these_stop(
     system: Deployment, client: Client
 ) -> None:
-    started, api = await client.initiate(TEXT), await start_two(system)
+    api = await start_two(system)
+    started = await client.initiate(TEXT)
     user = client.http.headers["Authorization"].removeprefix("Bearer ")
     async with AsyncExitStack() as stack, system.redis() as redis:
 
@@ -51,5 +53,5 @@ async def test_readers_at_several_processes_see_the_same_and_are_all_sent_on_whe
         api.signal(signal.SIGTERM)
         await asyncio.gather(*(stream.rest() for stream in streams))
         assert {stream.comments[-1] for stream in streams} == {"the server is restarting, reconnect"}
-    assert await api.exited() == 0
+    assert await api.exited(START_SECONDS) == 0
     await client.stop(started.run_id)

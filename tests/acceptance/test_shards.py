@@ -16,7 +16,7 @@ from tests.benchmarks.processes import connections
 from tests.conftest import keys_without_ttl
 from tests.private import Valkey, address, private_valkey
 
-LONG = "demo/lorem?chunks=200&delay_ms=20"
+LONG = "demo/lorem?chunks=400&delay_ms=20"
 NAMES = ("north", "south")
 MOST_CONNECTIONS = 8
 BACK_SECONDS = 20.0

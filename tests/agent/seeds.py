@@ -23,6 +23,7 @@ from services.runs.fence import Fence
 from services.runs.store import Run
 from services.settings import ModelSettings, Settings
 from tests.fakes import FakeModel, Reply, contents
+from tests.waiting import PATIENT
 
 
 @dataclass
@@ -56,7 +57,7 @@ def model_settings(fake: FakeModel, **models: Any) -> Settings:
     return Settings(models=ModelSettings(**{**given, **models}))
 
 
-async def eventually(condition: Callable[[], bool], within: float = 5) -> None:
+async def eventually(condition: Callable[[], bool], within: float = PATIENT) -> None:
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread
             await asyncio.sleep(0.005)

@@ -52,7 +52,7 @@ async def serving(settings: Settings, *, access_log: bool = False) -> AsyncItera
     app = create_app(settings)
     server = Server(uvicorn.Config(app, port=0, log_config=None, access_log=access_log, timeout_graceful_shutdown=2))
     task = asyncio.create_task(server.serve())
-    await eventually(lambda: server.started)
+    await eventually(lambda: server.started, within=30)
     try:
         yield server
     finally:

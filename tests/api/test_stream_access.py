@@ -197,7 +197,7 @@ async def test_tokens_are_in_no_access_log(settings: Settings, redis: Redis, cap
     logger.addHandler(handler)
     token = sign_access_token(settings.auth.secrets[0], uuid4(), lifetime=timedelta(hours=1))
     try:
-        async with serving(settings, access_log=True) as server, AsyncClient(trust_env=False) as client:
+        async with serving(settings, access_log=True) as server, AsyncClient(trust_env=False, timeout=60) as client:
             await client.get(f"{server.url}/api/agent-run/{uuid4()}/stream", params={"token": token, "x": "1"})
             await client.get(f"{server.url}/api/threads", params={"access_token": token})
     finally:

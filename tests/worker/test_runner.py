@@ -45,6 +45,7 @@ from tests.services.runs.seeds import (
     text_of,
     with_runs,
 )
+from tests.waiting import PATIENT
 from tests.worker.conftest import open_process
 from worker import runner, sweeper
 from worker.process import Process
@@ -67,7 +68,7 @@ def producing(producer: Producer) -> Any:
     return patch.object(agent_loop, "run_agent", producer)
 
 
-async def drive(process: Process, run: Run, within: float = 5.0) -> Run:
+async def drive(process: Process, run: Run, within: float = PATIENT) -> Run:
     """Drive a run to wherever it goes; its row afterwards."""
     async with asyncio.timeout(within):
         await runner.drive(process, run.id)

@@ -23,13 +23,14 @@ from services.runs.store import Run
 from services.runs.stores import Stores
 from services.settings import Settings
 from tests import waiting
+from tests.waiting import PATIENT
 
 LONG_AGO = timedelta(hours=1)
 beating: WeakKeyDictionary[Leases, asyncio.Lock] = WeakKeyDictionary()
 """Held while a beat is under way; one that was sent before a death would make the run look alive once more."""
 
 
-async def eventually(look: Callable[[], Any], *, within: float = 5.0, every: float = 0.02, says: str = "") -> Any:
+async def eventually(look: Callable[[], Any], *, within: float = PATIENT, every: float = 0.02, says: str = "") -> Any:
     """`tests.waiting.eventually`, for coroutine functions as well as for plain ones."""
     return await waiting.eventually(look, within=within, every=every, says=says)
 
@@ -224,7 +225,7 @@ async def archived(pool: Pool, run_id: UUID) -> list[bytes]:
     return found
 
 
-async def closed(pool: Pool, run_id: UUID, within: float = 5.0) -> Run:
+async def closed(pool: Pool, run_id: UUID, within: float = PATIENT) -> Run:
     """The row once its log is closed."""
 
     async def look() -> Run | None:

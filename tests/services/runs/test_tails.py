@@ -16,6 +16,7 @@ from services.settings import Settings
 from tests.proxy import Proxy
 from tests.services.runs.conftest import reaching_redis_by
 from tests.services.runs.seeds import Driver, closed, driving, end, eventually, listed, make_run, read_all, row_of
+from tests.waiting import PATIENT
 
 Seen = list[tuple[int, bytes]]
 T = TypeVar("T")
@@ -68,7 +69,7 @@ async def test_a_follower_that_joins_at_any_point_sees_each_event_once(stores: S
         await finish(driver)
         readers.append(asyncio.create_task(read_all(other, driver.run.id)))
         log = await listed(stores, driver.run.id)
-        for seen in await within(5, asyncio.gather(*readers)):
+        for seen in await within(PATIENT, asyncio.gather(*readers)):
             assert_each_once(seen, log)
 
 
@@ -111,7 +112,7 @@ async def test_the_last_word_said_while_a_reader_subscribes_is_heard_at_once(
             await add(name, listener)
 
         monkeypatch.setattr(other.channels, "add", add_late)
-        seen = await within(5, read_all(other, driver.run.id))
+        seen = await within(PATIENT, read_all(other, driver.run.id))
         assert_each_once(seen, await listed(stores, driver.run.id))
 
 
@@ -119,7 +120,7 @@ async def test_a_reader_may_resume_after_any_id(stores: Stores) -> None:
     run_id = await ended_run(stores, 1200)
     log = await listed(stores, run_id)
     for after in (-1, 0, 1, 498, 499, 500, 701, 702, 703, 1199, 1200):
-        assert_each_once(await within(2, read_all(stores, run_id, after=after)), log, after)
+        assert_each_once(await within(PATIENT, read_all(stores, run_id, after=after)), log, after)
 
 
 async def test_a_log_that_redis_no_longer_has_comes_from_postgres_with_the_same_ids_and_bytes(stores: Stores) -> None:
@@ -127,7 +128,7 @@ async def test_a_log_that_redis_no_longer_has_comes_from_postgres_with_the_same_
     log = await listed(stores, run_id)
     await stores.redis.flushdb()
     for after in (-1, 0, 499, 700, 702, 1199, 1200):
-        assert_each_once(await within(2, read_all(stores, run_id, after=after)), log, after)
+        assert_each_once(await within(PATIENT, read_all(stores, run_id, after=after)), log, after)
 
 
 async def test_after_retention_only_the_last_event_is_left_with_its_id(stores: Stores) -> None:
@@ -136,7 +137,7 @@ async def test_after_retention_only_the_last_event_is_left_with_its_id(stores: S
     await stores.redis.flushdb()
     await stores.pool.execute("DELETE FROM agent_run_event_blocks WHERE agent_run_id = $1", run_id)
     for after in (-1, 0, 300, 700):
-        assert await within(2, read_all(stores, run_id, after=after)) == [(701, last)]
+        assert await within(PATIENT, read_all(stores, run_id, after=after)) == [(701, last)]
 
 
 async def test_the_last_event_follows_from_the_row_alone(stores: Stores) -> None:
@@ -178,7 +179,7 @@ async def test_what_nobody_announced_is_found_when_the_subscription_comes_back(
             await eventually(lambda: reader.tail.end == known)
             await stores.redis.rpush(keys.responses(driver.run.id), b"unannounced")
             redis_proxy.cut()
-            batch = await within(5, reader.next())
+            batch = await within(PATIENT, reader.next())
         assert batch
         assert batch.events == [b"unannounced"]
 
@@ -213,7 +214,7 @@ async def test_a_reader_is_served_from_postgres_while_redis_is_away(
         redis_proxy.refuse()
         await driver.say("b")
         await finish(driver)
-        assert_each_once(await within(5, reading), await listed(stores, driver.run.id))
+        assert_each_once(await within(PATIENT, reading), await listed(stores, driver.run.id))
 
 
 async def test_a_list_that_somebody_has_put_something_else_for_costs_the_other_readers_nothing(
@@ -228,7 +229,7 @@ async def test_a_list_that_somebody_has_put_something_else_for_costs_the_other_r
             await stores.redis.rpush(keys.responses(driver.run.id), b"more")
             for tail in other.tails.tails.values():
                 other.tails.mark(tail)
-            batch = await within(5, reader.next())
+            batch = await within(PATIENT, reader.next())
         assert batch
         assert batch.events == [b"more"]
         await other.redis.delete(keys.responses(broken.run.id))
@@ -241,7 +242,7 @@ async def test_a_slow_reader_far_behind_the_window_sees_everything(stores: Store
             await driver.say(*("y" * 100 for _ in range(50)))
         await finish(driver)
         log = await listed(stores, driver.run.id)
-        assert_each_once(await within(5, fast), log)
+        assert_each_once(await within(PATIENT, fast), log)
         assert narrow.tails.tails[driver.run.id].window[0].first_id > 500
         seen: Seen = []
         while not slow.over:
@@ -262,15 +263,15 @@ async def test_a_reader_far_behind_waits_for_events_that_neither_store_has_yet(
         await driver.say(*("z" * 100 for _ in range(100)))
         await finish(driver)
         key, log = keys.responses(driver.run.id), await listed(stores, driver.run.id)
-        assert_each_once(await within(5, fast), log)
+        assert_each_once(await within(PATIENT, fast), log)
         await stores.redis.delete(key)
 
         seen: Seen = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             while batch := await slow.next():
                 seen += enumerate(batch.events, batch.first_id)
         assert seen == list(enumerate(log[:100])), "what is archived, and nothing else"
-        assert await within(1, slow.next()) is None, "it waits"
+        assert await within(PATIENT, slow.next()) is None, "it waits"
         assert not slow.over
 
         if back == "archive":
@@ -279,7 +280,7 @@ async def test_a_reader_far_behind_waits_for_events_that_neither_store_has_yet(
         else:
             await stores.redis.rpush(key, *log)
             await stores.redis.expire(key, 60)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             while not slow.over:
                 found = await slow.next()
                 seen += enumerate(found.events, found.first_id) if found else ()
@@ -295,13 +296,13 @@ async def test_a_reader_that_asked_for_more_than_a_live_log_has_is_told_of_the_e
             while not reader.over:
                 await reader.next()
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             await until_over()
 
 
 async def test_a_reader_of_an_ended_log_past_its_end_does_not_wait_for_ever(stores: Stores) -> None:
     run_id = await ended_run(stores, 3)
-    assert await within(3, read_all(stores, run_id, after=99)) == []
+    assert await within(PATIENT, read_all(stores, run_id, after=99)) == []
 
 
 @pytest.mark.parametrize("said", [0, 3])
@@ -312,8 +313,8 @@ async def test_a_reader_of_a_run_that_is_deleted_does_not_wait_for_ever(stores: 
         late = asyncio.create_task(read_all(stores, driver.run.id, after=99))
         await eventually(lambda: stores.tails.tails)
         await stores.pool.execute("DELETE FROM threads WHERE thread_id = $1", driver.run.thread_id)
-        assert [number for number, _ in await within(3, reading)] == list(range(said))
-        assert await within(3, late) == []
+        assert [number for number, _ in await within(PATIENT, reading)] == list(range(said))
+        assert await within(PATIENT, late) == []
 
 
 async def test_a_reader_of_a_deleted_run_that_redis_has_forgotten_too_does_not_wait_for_ever(stores: Stores) -> None:
@@ -328,7 +329,7 @@ async def test_a_reader_of_a_deleted_run_that_redis_has_forgotten_too_does_not_w
                 while not reader.over:
                     await reader.next()
 
-            await within(3, until_over())
+            await within(PATIENT, until_over())
 
 
 async def test_tails_outlive_a_postgres_that_is_away(
@@ -346,7 +347,7 @@ async def test_tails_outlive_a_postgres_that_is_away(
     async with driving(stores, run) as driver:
         await driver.say("a", "b")
         await finish(driver)
-        assert_each_once(await within(5, reading), await listed(stores, run.id))
+        assert_each_once(await within(PATIENT, reading), await listed(stores, run.id))
 
 
 async def test_a_reader_that_comes_while_postgres_says_nothing_holds_up_no_other(
@@ -355,12 +356,12 @@ async def test_a_reader_that_comes_while_postgres_says_nothing_holds_up_no_other
     silent = await make_run(stores.pool)
     async with driving(stores) as driver, far_from_postgres.tails.follow(driver.run.id) as reader:
         await driver.say("a")
-        assert await within(2, reader.next())
+        assert await within(PATIENT, reader.next())
         postgres_proxy.stall()
         async with far_from_postgres.tails.follow(silent.id):
             await asyncio.sleep(0.1)
             await driver.say("b")
-            assert await within(1, reader.next())
+            assert await within(PATIENT, reader.next())
         postgres_proxy.cut()
         postgres_proxy.restore()
 
@@ -368,11 +369,11 @@ async def test_a_reader_that_comes_while_postgres_says_nothing_holds_up_no_other
 async def test_news_that_nobody_announced_are_found_all_the_same(stores: Stores) -> None:
     async with driving(stores) as driver, stores.tails.follow(driver.run.id) as reader:
         await driver.say("a")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             while not await reader.next():
                 pass
         await stores.redis.rpush(keys.responses(driver.run.id), b'{"foreign": true}')
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             while not (batch := await reader.next()):
                 pass
         assert batch.events == [b'{"foreign": true}']
@@ -397,7 +398,7 @@ async def test_what_a_faster_look_at_the_archive_did_not_see_yet_is_not_lost(
             monkeypatch.setattr(other.tails, "ask", answer_late)
             await driver.say("b", "c")
             seen = 0
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENT):
                 while seen < 2:
                     batch = await reader.next()
                     seen += len(batch.events) if batch else 0
@@ -429,7 +430,7 @@ async def test_a_reader_far_behind_is_served_from_postgres_when_somebody_has_put
     run_id = await ended_run(stores, 600)
     log = await listed(stores, run_id)
     await stores.redis.set(keys.responses(run_id), "no list", ex=60)
-    assert_each_once(await within(5, read_all(stores, run_id)), log)
+    assert_each_once(await within(PATIENT, read_all(stores, run_id)), log)
 
 
 async def test_readers_that_come_in_vain_while_redis_is_away_leave_nothing_behind(
@@ -446,7 +447,7 @@ async def test_readers_that_come_in_vain_while_redis_is_away_leave_nothing_behin
 
 async def test_nothing_is_kept_of_a_run_that_nobody_follows(stores: Stores) -> None:
     run_id = await ended_run(stores, 5)
-    await within(2, read_all(stores, run_id))
+    await within(PATIENT, read_all(stores, run_id))
     assert not stores.tails.tails
     assert not stores.channels.listeners
 

@@ -18,7 +18,7 @@ from services.sandbox.bubblewrap import Bubblewrap
 from services.sandbox.protocol import Sandbox
 from services.sandbox.wishes import spec_for
 from services.settings import SandboxSettings
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 ORDINARY = 54321
 STARTERS = ["root", "ordinary"] if os.geteuid() == 0 else ["ordinary"]
@@ -132,6 +132,6 @@ def start_here(user: int, provider: Bubblewrap, project_id: UUID) -> None:
     provider.start(places.of(provider.root, project_id), None, spec_for(provider.settings, None))
 
 
-async def soon(look: Callable[[], Any], *, within: float = 5.0) -> Any:
+async def soon(look: Callable[[], Any], *, within: float = PATIENT) -> Any:
     """`eventually`, for looks into a sandbox."""
     return await eventually(look, within=within)
