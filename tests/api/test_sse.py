@@ -62,7 +62,9 @@ async def serving(settings: Settings, *, access_log: bool = False) -> AsyncItera
 
 @pytest.fixture
 async def server(settings: Settings, redis: Redis) -> AsyncIterator[Server]:
-    async with serving(settings.model_copy(update={"streams": STREAMS})) as server:
+    """No sweeper is here to say an end that could not be said in time."""
+    runs = settings.runs.model_copy(update={"close_after": timedelta(seconds=30)})
+    async with serving(settings.model_copy(update={"streams": STREAMS, "runs": runs})) as server:
         yield server
 
 
