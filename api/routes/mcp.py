@@ -1,6 +1,9 @@
 """MCP: which tools a server has, for whoever sets up an agent."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -16,14 +19,18 @@ from api.auth import Caller
 from api.deps import CallerDep, Resources, ResourcesDep
 from api.errors import invalid
 from api.routes.sandboxes import sandbox_to_write
-from services.errors import BadGateway, GatewayTimeout, Unavailable
+from services.errors import BadGateway, GatewayTimeout, TooManyRequests, Unavailable
 from services.sandbox.protocol import Sandbox
 
 router = APIRouter(prefix="/mcp", tags=["mcp"])
 
 PATIENCE_SECONDS = 5.0
+SOON = {"Retry-After": "2"}
 discovering = asyncio.Semaphore(8)
 """Each holds a connection, or a process in a sandbox, to a server that may be slow."""
+OF_ONE_USER = 4
+"""How many a user may have looked at at a time: slow ones of one would keep all others waiting."""
+asking: Counter[UUID] = Counter()
 
 
 class DiscoveryIn(BaseModel):
@@ -56,7 +63,9 @@ class DiscoveryOut(BaseModel):
 async def discover_custom_tools(asked: DiscoveryIn, caller: CallerDep, resources: ResourcesDep) -> DiscoveryOut:
     """Connect to a server, list its tools, and leave it. 502: it cannot be used; 504: it did not answer in time."""
     server = read_server(asked)
-    found = await discover(resources, server, await place_of(resources, caller, asked, server))
+    place = await place_of(resources, caller, asked, server)
+    with one_of_few(caller.user_id):
+        found = await discover(resources, server, place)
     tools = [ToolOut(**tool) for tool in found.tools]
     return DiscoveryOut(tools=tools, count=len(tools), serverName=found.server_name, processedConfig=asked.config)
 
@@ -76,6 +85,20 @@ async def place_of(resources: Resources, caller: Caller, asked: DiscoveryIn, ser
     if asked.project_id is None:
         raise invalid("project_id", "is needed for a server that is a program: it runs in the sandbox of a project")
     return await sandbox_to_write(resources, caller, asked.project_id)
+
+
+@contextmanager
+def one_of_few(user_id: UUID) -> Iterator[None]:
+    """Raises: TooManyRequests when OF_ONE_USER servers are being looked at for the user."""
+    if asking[user_id] >= OF_ONE_USER:
+        raise TooManyRequests(f"At most {OF_ONE_USER} servers are looked at for you at a time.", headers=SOON)
+    asking[user_id] += 1
+    try:
+        yield
+    finally:
+        asking[user_id] -= 1
+        if not asking[user_id]:
+            del asking[user_id]
 
 
 async def discover(resources: Resources, server: ServerConfig, sandbox: Sandbox | None) -> Discovered:

@@ -1,5 +1,6 @@
 """Which tools a server has."""
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,12 +14,14 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.routes import mcp
 from services.sandbox import places
 from services.sandbox.bubblewrap import Bubblewrap
 from services.settings import McpSettings, OutgoingSettings, SandboxSettings, Settings
 from tests.agent.mcp import hosts, programs
 from tests.agent.mcp.hosts import Host, Rude
 from tests.api.conftest import Person
+from tests.waiting import eventually
 
 ROUTE = "/mcp/discover-custom-tools"
 
@@ -106,3 +109,16 @@ async def test_discovery_is_for_people_who_are_signed_in(person: Callable[[], Pe
     del stranger.headers["Authorization"]
     answer = await stranger.post(ROUTE, json={"type": "http", "config": {"url": "https://a.org"}})
     assert answer.status_code == 401
+
+
+async def test_slow_servers_of_one_keep_nobody_else_waiting(ann: Person, bob: Person) -> None:
+    with Host(Rude(initialize=hosts.hangs).app) as slow, Host(hosts.calculator().streamable_http_app()) as quick:
+        asked = {"type": "http", "config": {"url": slow.url}}
+        slowly = [asyncio.create_task(ann.post(ROUTE, json=asked)) for _ in range(12)]
+        await eventually(lambda: sum(task.done() for task in slowly) >= 12 - mcp.OF_ONE_USER)
+        answer = await bob.post(ROUTE, json={"type": "http", "config": {"url": quick.url}})
+        assert answer.status_code == 200
+        answers = await asyncio.gather(*slowly)
+    assert sorted(each.status_code for each in answers) == [429] * 8 + [504] * 4
+    assert all("Retry-After" in each.headers for each in answers if each.status_code == 429)
+    assert not mcp.asking
