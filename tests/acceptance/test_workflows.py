@@ -67,6 +67,12 @@ async def shown(client: Client, execution_id: str) -> dict[str, Any]:
     return execution
 
 
+async def is_heard(client: Client, run_id: str) -> None:
+    """Until a run has said its first word: the log of one whose worker died before begins with void ids."""
+    async with client.stream(run_id) as stream:
+        await stream.take(1)
+
+
 async def kill_both_in_turn(system: Deployment, luck: random.Random) -> None:
     """Each at a random moment, and each followed by another worker."""
     for worker in list(system.workers):
@@ -100,6 +106,7 @@ async def kill_rounds(system: Deployment, witness: Site, rounds: int, at_once: i
         for _ in range(rounds):
             begun = await asyncio.gather(*(execute(client, workflow_id) for _ in range(at_once)))
             reading = [asyncio.create_task(follow(client, each["agent_run_id"])) for each in begun]
+            await asyncio.gather(*(is_heard(client, each["agent_run_id"]) for each in begun))
             await kill_both_in_turn(system, luck)
             logs = await asyncio.gather(*reading)
             sent = Counter(
