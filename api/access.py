@@ -90,7 +90,7 @@ ROUTES = {
     "GET /workflows/{workflow_id}": Access("workflow", "read"),
     "PUT /workflows/{workflow_id}": Access("workflow", "write"),
     "DELETE /workflows/{workflow_id}": Access("workflow", "write"),
-    "POST /workflows/{workflow_id}/execute": Access("workflow", "write"),
+    "POST /workflows/{workflow_id}/execute": Access("workflow", "write", starts=True),
     "GET /workflows/{workflow_id}/executions": Access("workflow", "read"),
     "GET /workflows/executions/{execution_id}": Access("execution", "read"),
     "POST /workflows/executions/{execution_id}/cancel": Access("execution", "write"),

@@ -1,9 +1,9 @@
 """Slots: how many runs an account may have at a time (MAX_CONCURRENT_RUNS); rows are counted, nothing is kept.
 
-A project's first unfinished run that need not wait for a time holds a slot, and those behind it wait: so a project has
-one slot as long as its line lasts, and a run that ends leaves it to the next one. A delayed run that is due stands in
-line for a slot, judged only when it has one: first come, first served, before whatever is started later. So does a
-run that was set aside until some time.
+A project has one slot as long as it has an unfinished run that is judged: its first one, and those behind it wait. So
+a run that ends leaves the slot to the next one. A delayed run that is due stands in line for a slot, judged only when
+its project has one: first come, first served, before whatever is started later. So does a run that was set aside until
+some time; it leaves its slot meanwhile, unless others wait behind it.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from services.errors import TooManyRequests
 from services.postgres import Connection, Executor
-from services.runs.store import EARLIER_UNFINISHED, LIVE
+from services.runs.store import LIVE, TURN
 from services.settings import LimitSettings
 
 NO_LIMIT = 0
@@ -25,15 +25,17 @@ DUE_UNJUDGED = """(
 )"""
 
 CLAIMS = f"""
-SELECT run.* FROM agent_runs AS run
-WHERE {LIVE} AND (judged OR not_before <= now()) AND (status = 'running' OR NOT {EARLIER_UNFINISHED})
+SELECT account_id, project_id, bool_or(judged) AS judged, min(coalesce(not_before, created_at)) AS since,
+    (array_agg(thread_id ORDER BY status DESC, {TURN.format("run")}))[1] AS thread_id
+FROM agent_runs AS run
+WHERE {LIVE} AND (judged OR not_before <= now()) AND {{condition}} GROUP BY account_id, project_id
 """
-"""The run of each project that holds a slot (it is judged), or that stands in line for one."""
+"""The projects that have a slot (`judged`) or stand in line for one, since when, and the thread of their first run."""
 
 BUSY = f"""(
     SELECT CASE WHEN NOT bool_or(project_id = {{project}} AND judged)
-        THEN array_agg(thread_id ORDER BY created_at) FILTER (WHERE project_id <> {{project}}) END
-    FROM ({CLAIMS} AND account_id = {{account}} AND {{allowed}}::int > 0) AS claim
+        THEN array_agg(thread_id ORDER BY since) FILTER (WHERE project_id <> {{project}}) END
+    FROM ({CLAIMS.format(condition="account_id = {account} AND {allowed}::int > 0")}) AS claim
 )"""
 """The threads whose runs leave a new one of the project no slot once there are as many as the account may have.
 
@@ -98,8 +100,8 @@ async def open_projects(
             WHERE {DUE_UNJUDGED} AND ($3::uuid IS NULL OR project_id = $3)
         ), claim AS (
             SELECT project_id, account_id, judged,
-                row_number() OVER (PARTITION BY account_id ORDER BY NOT judged, not_before, id) AS place
-            FROM ({CLAIMS} AND account_id IN (SELECT account_id FROM due)) AS claim
+                row_number() OVER (PARTITION BY account_id ORDER BY NOT judged, since, project_id) AS place
+            FROM ({CLAIMS.format(condition="account_id IN (SELECT account_id FROM due)")}) AS claim
         )
         SELECT project_id FROM claim, LATERAL (SELECT {ALLOWED.format("claim.account_id", "$1")} AS allowed) AS account
         WHERE (judged OR allowed = 0 OR place <= allowed) AND project_id IN (SELECT project_id FROM due)

@@ -254,8 +254,8 @@ BREAKS = (
     Break(
         "a message that is sent again without its priority",
         "services/runs/dispatch.py",
-        "priority=run.priority",
-        "priority=5",
+        "run.model_name, priority=run.priority",
+        "run.model_name, priority=5",
         f"{SWEEPER}::test_a_message_that_is_sent_again_keeps_its_priority",
     ),
 )

@@ -201,6 +201,27 @@ async def test_who_queues_behind_a_run_that_waits_for_a_slot_gets_none_by_that(s
     assert await phase(stores, full) == "waiting", "a start that is refused stops nothing"
 
 
+async def test_a_run_that_is_set_aside_leaves_its_slot_unless_others_wait_behind_it(stores: Stores) -> None:
+    one, two, three = await places(stores.pool, 3)
+    alone, first = await claim(stores, await start(stores, one)), await claim(stores, await start(stores, two))
+    behind = await start(stores, two, on_active="queue")
+    until = datetime.now(UTC) + LATER
+    for run in (alone, first):
+        handed = lifecycle.HandOver(Fence(run.id, run.attempt, ""), None, False, until)
+        assert await lifecycle.hand_over_all(stores.pool, [handed]) != [None]
+    third = await start(stores, three)
+    await refused(stores, await beside(stores.pool, one))
+    await due(stores, alone)
+    await judge(stores)
+    assert await phase(stores, alone) == "waiting"
+    await lifecycle.request_stops(stores.pool, [first.id])
+    assert await phase(stores, behind) == "queued", "it takes over the slot that was kept for it"
+    await refused(stores, await beside(stores.pool, one))
+    await lifecycle.request_stops(stores.pool, [third.id])
+    await judge(stores)
+    assert await phase(stores, alone) == "queued"
+
+
 async def test_a_run_that_waits_for_a_slot_until_it_expires_fails(stores: Stores) -> None:
     one, two, three = await places(stores.pool, 3)
     await start(stores, one)
