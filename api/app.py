@@ -4,13 +4,14 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from api import access, docs, errors
+from api import access, docs, document, errors
 from api.body_limit import BodyLimit
 from api.connections import guard
 from api.deps import Resources
@@ -80,6 +81,11 @@ class Longrun(FastAPI):
             release(scope)
             await go_on()
 
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            self.openapi_schema = document.complete(super().openapi())
+        return self.openapi_schema
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API of one process; its resources open with the lifespan."""
@@ -94,6 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         middleware=middleware(settings),
         docs_url=None,  # ours has a policy of its own
         redoc_url=None,
+        generate_unique_id_function=document.operation_id,
     )
     app.state.settings = settings
     docs.install(app)

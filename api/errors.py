@@ -5,9 +5,11 @@ from typing import Any, TypeVar
 
 import asyncpg
 from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +31,7 @@ SELF_EXPLANATORY = (ConnectionError, TimeoutError, *redis.Unreachable[1:], async
 def install(app: FastAPI) -> None:
     app.add_exception_handler(AppError, app_error)
     app.add_exception_handler(RequestValidationError, invalid_request)
+    app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(asyncpg.ForeignKeyViolationError, parent_gone)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(SandboxUnavailable, sandbox_unavailable)
@@ -62,6 +65,14 @@ async def app_error(request: Request, error: Exception) -> Response:
 async def invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return problems(error.errors())
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """FastAPI says 400 of a body that is no text, nested too deeply, or no form, and 422 of all others."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 400:
+        return problems([{"type": "value_error", "loc": ("body",), "msg": error.detail}])
+    return await http_exception_handler(request, error)
 
 
 def problems(errors: Sequence[Any]) -> Response:

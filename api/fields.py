@@ -2,13 +2,26 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 from services.fields import finite, not_blank, shallow, small_object, storable_text, web_address
 
+MAX_LINE_CHARS = 500
+
+
+def short(value: Any) -> Any:
+    """As it was sent: the space around it, which is cut off, counts as well."""
+    if isinstance(value, str) and len(value) > MAX_LINE_CHARS:
+        raise ValueError(f"must be at most {MAX_LINE_CHARS} characters")
+    return value
+
+
 Text = Annotated[str, AfterValidator(storable_text)]
 Line = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(storable_text)
+    str,
+    BeforeValidator(short),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LINE_CHARS),
+    AfterValidator(storable_text),
 ]
 Prompt = Annotated[Text, AfterValidator(not_blank)]
 Kind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]

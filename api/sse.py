@@ -165,6 +165,8 @@ class EventStream(EventSourceResponse):
     An EventSource gives up for good on any status but 200: what ends a stream early is said in a comment.
     """
 
+    media_type = MEDIA_TYPE
+
     def __init__(self, streams: Streams, admitted: StreamPass, after: int) -> None:
         super().__init__(nothing(), headers=HEADERS, ping=0)
         self.streams, self.admitted, self.after = streams, admitted, after

@@ -8,6 +8,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
+from api.document import ATTACHED
 from api.fields import Line
 from api.routes.projects import Deleted, remove_project
 from services import accounts, api_keys, export, members, projects
@@ -19,6 +20,7 @@ from services.projects import Project
 router = APIRouter(prefix="/accounts", tags=["accounts"])
 
 PROJECTS_AT_A_TIME = 100
+NDJSON = "application/x-ndjson"
 
 
 class AccountIn(BaseModel):
@@ -102,11 +104,15 @@ async def some_projects(resources: Resources, account_id: UUID) -> list[Project]
     return found
 
 
-@router.get("/{account_id}/export", response_class=StreamingResponse)
+@router.get(
+    "/{account_id}/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "headers": ATTACHED}},
+)
 async def export_account(account_id: UUID, caller: CallerDep, pool: PoolDep) -> StreamingResponse:
     """All rows of the account as lines of JSON that say in `record` what they are; no files of sandboxes."""
     headers = {"Content-Disposition": f'attachment; filename="{caller.account_id}.ndjson"'}
-    return StreamingResponse(export.lines(pool, caller.account_id), media_type="application/x-ndjson", headers=headers)
+    return StreamingResponse(export.lines(pool, caller.account_id), media_type=NDJSON, headers=headers)
 
 
 @router.get("/{account_id}/members")

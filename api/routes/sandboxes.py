@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from api.auth import Caller
 from api.deps import CallerDep, Resources, ResourcesDep
+from api.document import ATTACHED, BINARY
 from api.errors import invalid
 from api.uploads import read_form
 from services import projects
@@ -27,6 +28,12 @@ router = APIRouter(prefix="/sandboxes/{project_id}/files", tags=["sandboxes"])
 
 MAX_LISTED = 10_000
 MISSING = "File not found."
+BYTES = "application/octet-stream"
+WRITE_SCHEMA = {
+    "type": "object",
+    "properties": {"path": {"type": "string"}, "file": BINARY},
+    "required": ["file"],
+}
 
 Where = Literal["query", "body"]
 PathQuery = Annotated[str, Query(min_length=1, description="Absolute, or from /workspace on")]
@@ -69,7 +76,11 @@ async def list_files(
     return FileList(files=[shown(each) for each in found], truncated=len(found) >= MAX_LISTED)
 
 
-@router.get("/content", response_class=StreamingResponse)
+@router.get(
+    "/content",
+    response_class=StreamingResponse,
+    responses={200: {"content": {BYTES: {"schema": BINARY}}, "headers": ATTACHED}},
+)
 async def download(project_id: UUID, caller: CallerDep, resources: ResourcesDep, path: PathQuery) -> StreamingResponse:
     """A file as it is, to be saved: a browser must never show or run it on this origin."""
     sandbox = await sandbox_to_read(resources, caller, project_id)
@@ -83,10 +94,12 @@ async def download(project_id: UUID, caller: CallerDep, resources: ResourcesDep,
         "Content-Length": str(found.size),
         "X-Content-Type-Options": "nosniff",
     }
-    return StreamingResponse(content_of(sandbox, found), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(content_of(sandbox, found), media_type=BYTES, headers=headers)
 
 
-@router.post("")
+@router.post(
+    "", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": WRITE_SCHEMA}}}}
+)
 async def write_file(project_id: UUID, request: Request, caller: CallerDep, resources: ResourcesDep) -> Written:
     """Put the one file of a form (`path`, `file`) into the workspace, in place of what is there."""
     sandbox = await sandbox_to_write(resources, caller, project_id)

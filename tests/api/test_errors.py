@@ -193,3 +193,23 @@ async def test_the_api_starts_without_postgres_and_says_503(settings: Settings) 
         ready = await ann.get("/health/ready")
         assert ready.status_code == 503
         assert ready.json()["dependencies"]["postgres"]["error"] == "Postgres cannot be reached."
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b"\xff"),
+        ("application/json", b"[" * 100_000),
+        ("application/x-www-form-urlencoded", b"&".join(b"name=%d" % n for n in range(100))),
+        ("multipart/form-data; boundary=x", b"--y\r\nno form"),
+    ],
+    ids=["no text", "nested too deeply", "too many fields", "no form"],
+)
+async def test_a_body_that_cannot_be_read_is_refused_like_one_that_says_something_wrong(
+    ann: Person, content_type: str, body: bytes
+) -> None:
+    path = "/accounts" if "json" in content_type else "/threads"
+    answer = await ann.post(path, content=body, headers={"Content-Type": content_type})
+    assert answer.status_code == 422
+    (problem,) = answer.json()["detail"]
+    assert (problem["loc"][0], bool(problem["msg"])) == ("body", True)
