@@ -4,12 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
-import jwt
 import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import Response
@@ -17,16 +15,19 @@ from httpx2 import Response
 from api import access
 from api.app import create_app
 from services import postgres
+from services.redis import Client
+from services.runs.dispatch import Dispatch
 from services.settings import SandboxSettings, Settings
 from tests.api.conftest import Person
+from tests.api.forgeries import credentials, good
 from tests.api.world import Things, add_member, key_of, things_of
-from tests.issuer import Issuer, claims, ec_signer, rsa_signer
+from tests.issuer import ISSUER, Issuer, ec_signer, rsa_signer
 
 PREFIX = "/api"
 METHODS = {"get", "put", "post", "patch", "delete"}
 
 statements: ContextVar[list[str] | None] = ContextVar("statements", default=None)
-"""What the request of this context has asked Postgres, while somebody listens."""
+"""What the request of this context has asked Postgres and Redis, and has sent to workers, while somebody listens."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ CASES = {
     "DELETE /accounts/{account_id}/members/{user_id}": Case(),
     "POST /accounts/{account_id}/leave": Case(),
 }
+PUBLIC = ("project", "thread", "run")
+"""What can be seen by whoever is signed in, once its project is public."""
 FATAL = {"DELETE /accounts/{account_id}", "POST /accounts/{account_id}/leave"}
 """After these there is nobody left to ask as, or about."""
 GUARDED = {name: case for name, case in CASES.items() if name not in access.OPEN}
@@ -176,15 +179,36 @@ async def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         conn.add_query_logger(note)
 
     monkeypatch.setattr(postgres, "prepare_connection", prepare_and_listen)
+    monkeypatch.setattr(Client, "execute_command", listening(Client.execute_command, first_word))
+    monkeypatch.setattr(Client, "ask", listening(Client.ask, lambda commands, *_: f"redis: {len(commands)} commands"))
+    monkeypatch.setattr(Dispatch, "send_run", listening(Dispatch.send_run, lambda run, *_: "a message for workers"))
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app
 
 
 def note(query: asyncpg.connection.LoggedQuery) -> None:
+    take_note(query.query)
+
+
+def take_note(said: str) -> None:
     heard = statements.get()
     if heard is not None:
-        heard.append(query.query)
+        heard.append(said)
+
+
+def first_word(command: str, *_: object) -> str:
+    return f"redis: {command}"
+
+
+def listening(method: Callable[..., Any], told: Callable[..., str]) -> Callable[..., Any]:
+    """The method of a class, of which every call is noted."""
+
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        take_note(told(*arguments))
+        return method(self, *arguments, **options)
+
+    return call
 
 
 async def ask(person: Person, name: str, things: Things, **changes: Any) -> Response:
@@ -194,7 +218,7 @@ async def ask(person: Person, name: str, things: Things, **changes: Any) -> Resp
 
 
 async def heard(person: Person, name: str, things: Things) -> tuple[int, bytes, list[str]]:
-    """Status and body of an answer, and the statements that it took."""
+    """Status and body of an answer, and the statements, commands and messages that it took."""
     noted: list[str] = []
     token = statements.set(noted)
     answer = await ask(person, name, things)
@@ -229,6 +253,7 @@ async def test_what_somebody_else_owns_is_not_there(person: Callable[[], Person]
         assert foreign == missing, name
         assert foreign[0] == 404, (name, foreign)
         assert foreign[2], name
+        assert "a message for workers" not in foreign[2], name
 
 
 async def test_the_owner_is_answered_at_every_route(person: Callable[[], Person]) -> None:
@@ -268,7 +293,7 @@ async def test_lists_show_nothing_of_anybody_else(person: Callable[[], Person]) 
 
 @pytest.mark.parametrize(
     ("public", "shown"),
-    [("projects/{project_id}", ("project", "thread", "run")), ("threads/{thread_id}", ("thread", "run"))],
+    [("projects/{project_id}", PUBLIC), ("threads/{thread_id}", ("thread", "run"))],
 )
 async def test_public_things_may_be_read_by_whoever_signed_in_and_changed_by_nobody_else(
     person: Callable[[], Person], public: str, shown: tuple[str, ...]
@@ -289,45 +314,45 @@ async def test_public_things_may_be_read_by_whoever_signed_in_and_changed_by_nob
     assert (await bob.get(f"/{public.format(**hers.ids)}")).status_code == 401
 
 
-def credentials(settings: Settings) -> dict[str, dict[str, str]]:
-    """The headers of those who must not get in."""
-    secret = settings.auth.secrets[0]
-    public = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
-    unsigned = jwt.encode(claims(), secret, algorithm="HS256", headers={"kid": "rsa-1"}).rpartition(".")[0]
-    with_public_key = jwt.utils.base64url_encode(public.sign(unsigned.encode(), rsa_signer().public_pem)).decode()
-    tokens = {
-        "expired": jwt.encode(claims(exp=claims()["iat"] - timedelta(hours=1)), secret, algorithm="HS256"),
-        "alg none": jwt.encode(claims(), "", algorithm="none"),
-        "signed with the public key": f"{unsigned}.{with_public_key}",
-        "other secret": jwt.encode(claims(), "another-secret-of-thirty-two-bytes-or-more", algorithm="HS256"),
-        "other issuer's key": rsa_signer("impostor").sign({"kid": "rsa-1"}),
-        "other audience": ec_signer().sign(aud="stream"),
-        "no audience": ec_signer().sign(aud=None),
-        "no expiry": ec_signer().sign(exp=None),
-        "service role without a person": ec_signer().sign(sub=None, role="service_role"),
-        "a path for a key": rsa_signer().sign({"kid": "../../../../dev/null"}),
-        "huge": jwt.encode(claims(note="x" * 40_000), secret, algorithm="HS256"),
-        "junk": "junk",
-    }
-    keys = {"made-up key": "pk_0000:sk_0000", "half a key": "pk_0000", "junk for a key": "x" * 40_000}
-    return {
-        "anonymous": {},
-        "another scheme": {"Authorization": "Basic YW5uOmFubg=="},
-        **{name: {"Authorization": f"Bearer {token}"} for name, token in tokens.items()},
-        **{name: {"X-API-Key": key} for name, key in keys.items()},
-    }
-
-
 async def test_nobody_gets_in_who_is_not_who_they_say(nobody: Person, settings: Settings) -> None:
     things = Things()
-    answers: dict[str, set[bytes]] = {}
     for who, headers in credentials(settings).items():
-        for name in GUARDED:
-            answer = await ask(nobody, name, things, headers=headers)
-            assert answer.status_code == 401, (who, name, answer.text)
-            assert answer.headers["WWW-Authenticate"] == "Bearer", (who, name)
-            answers.setdefault(who, set()).add(answer.content)
-    assert all(len(bodies) == 1 for bodies in answers.values()), "one refusal for all routes"
+        bodies = {await refusal(nobody, name, things, headers=headers) for name in GUARDED}
+        assert len(bodies) == 1, (who, "one refusal for all routes")
+
+
+async def refusal(nobody: Person, name: str, things: Things, **changes: Any) -> bytes:
+    answer = await ask(nobody, name, things, **changes)
+    assert answer.status_code == 401, (changes, name, answer.text)
+    assert answer.headers["WWW-Authenticate"] == "Bearer", (changes, name)
+    return answer.content
+
+
+async def test_a_token_in_the_address_is_for_streams_alone(nobody: Person, settings: Settings) -> None:
+    for name in GUARDED:
+        if not name.endswith("/stream"):
+            asked = CASES[name].about(Things(), name)
+            sign = "&" if "?" in asked["url"] else "?"
+            asked["url"] += f"{sign}token={good(settings)}&access_token={good(settings)}"
+            assert (await nobody.request(**asked)).status_code == 401, name
+
+
+async def test_of_two_authorizations_no_second_one_lets_in(nobody: Person, settings: Settings) -> None:
+    forged, true = ("Authorization", "Bearer junk"), ("Authorization", f"Bearer {good(settings)}")
+    for headers in ([forged, true], [forged, forged]):
+        assert (await nobody.get("/threads", headers=headers)).status_code == 401
+
+
+async def test_a_token_of_another_issuer_opens_nothing(settings: Settings) -> None:
+    auth = settings.auth.model_copy(update={"issuer": ISSUER})
+    app = create_app(settings.model_copy(update={"auth": auth}))
+    async with app.router.lifespan_context(app), Person(app, settings) as somebody:
+        for issuer in ("https://impostor.example/auth/v1", f"{ISSUER}/", "", None):
+            somebody.headers["Authorization"] = f"Bearer {ec_signer().sign(iss=issuer)}"
+            for name in GUARDED:
+                await refusal(somebody, name, Things())
+        somebody.headers["Authorization"] = f"Bearer {ec_signer().sign()}"
+        assert (await somebody.get("/threads")).status_code == 200
 
 
 async def test_a_stream_is_not_opened_by_a_forged_token_in_its_address(nobody: Person, settings: Settings) -> None:
