@@ -46,8 +46,8 @@ PARTS = (
         "api_key",
         "key_id",
         """
-        SELECT key_id, created_by, public_key, title, description, scopes, expires_at, revoked_at, last_used_at,
-            created_at
+        SELECT key_id, created_by, made_with, public_key, title, description, scopes, expires_at, revoked_at,
+            last_used_at, created_at
         FROM api_keys WHERE account_id = $1
         """,
     ),
@@ -74,13 +74,27 @@ PARTS = (
         "execution_id",
         "SELECT e.* FROM workflow_executions e JOIN workflows w USING (workflow_id) WHERE w.account_id = $1",
     ),
+    Part(
+        "upload",
+        "upload_id",
+        """
+        SELECT u.upload_id, u.project_id, u.agent_run_id, u.name, u.content_type, u.size,
+            encode(u.sha256, 'hex') AS sha256, u.placed_at, u.created_at
+        FROM uploads u JOIN projects p USING (project_id) WHERE p.account_id = $1
+        """,
+    ),
     Part("thread", "thread_id", "SELECT * FROM threads WHERE account_id = $1"),
 )
+STEPS = f"""
+    SELECT * FROM workflow_steps WHERE execution_id = $1 AND position > $2 ORDER BY position LIMIT {ROWS_AT_A_TIME}
+"""
 BYTES_AT_A_TIME = 1024 * 1024
 
 
 async def lines(pool: Pool, account_id: UUID) -> AsyncIterator[bytes]:
-    """One JSON object a line, with what it is in `record`; the messages of a thread follow it. Secrets are masked.
+    """One JSON object a line, with what it is in `record`; messages follow their thread, steps what they are of.
+
+    Secrets are masked.
 
     Every page is a statement of its own, and no connection is held between two of them.
     """
@@ -93,6 +107,9 @@ async def lines(pool: Pool, account_id: UUID) -> AsyncIterator[bytes]:
                 if part.record == "thread":
                     async for message in messages_of(pool, row["thread_id"]):
                         yield message
+                if part.record == "workflow_execution":
+                    async for step in steps_of(pool, row["execution_id"]):
+                        yield step
 
 
 async def messages_of(pool: Pool, thread_id: UUID) -> AsyncIterator[bytes]:
@@ -105,6 +122,14 @@ async def messages_of(pool: Pool, thread_id: UUID) -> AsyncIterator[bytes]:
         for message in found:
             after = message.position
             yield line("message", {name: getattr(message, name) for name in messages.NAMES})
+
+
+async def steps_of(pool: Pool, execution_id: UUID) -> AsyncIterator[bytes]:
+    last = -1
+    while rows := await pool.fetch(STEPS, execution_id, last):
+        last = rows[-1]["position"]
+        for row in rows:
+            yield line("workflow_step", dict(row))
 
 
 def line(record: str, row: dict[str, Any]) -> bytes:
