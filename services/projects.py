@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from services import removals
 from services.errors import Forbidden, NotFound
 from services.postgres import LONG_SECONDS, Connection, Executor
 
@@ -149,6 +150,7 @@ async def update(
 
 
 async def delete(conn: Connection, account_id: UUID, project_id: UUID) -> None:
-    """Delete a project of the account with its threads, messages, runs and uploads."""
+    """Delete a project of the account with its threads, messages, runs and uploads; what else there is, is noted."""
+    await removals.note_project(conn, account_id, project_id)
     statement = "DELETE FROM projects WHERE project_id = $1 AND account_id = $2"
     await conn.execute(statement, project_id, account_id, timeout=LONG_SECONDS)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services import projects
+from services import projects, removals
 from services.errors import Forbidden, NotFound
 from services.postgres import LONG_SECONDS, Connection, Executor
 from services.projects import Project
@@ -198,6 +198,7 @@ async def update(
 
 
 async def delete(conn: Connection, account_id: UUID, thread_id: UUID) -> None:
-    """Delete a thread of the account with its messages and runs."""
+    """Delete a thread of the account with its messages and runs; what else there is, is noted."""
+    await removals.note_thread(conn, account_id, thread_id)
     statement = "DELETE FROM threads WHERE thread_id = $1 AND account_id = $2"
     await conn.execute(statement, thread_id, account_id, timeout=LONG_SECONDS)

@@ -98,7 +98,7 @@ class Runtime(dramatiq.Middleware):
             stack.push_async_callback(process.browser_driver.close)
             _opened.set_result(process)
             stores.background.spawn(keep_sweeping(stores))
-            stores.background.spawn(keep_reaping(sandboxes, self.settings.sandbox))
+            stores.background.spawn(keep_reaping(sandboxes, stores))
             logger.info("worker.ready", instance_id=stores.instance_id)
             await self.closing.wait()
         logger.info("worker.closed")
