@@ -14,13 +14,14 @@ from api.deps import AccountHeader, CallerDep, Resources, ResourcesDep, StreamId
 from api.errors import invalid
 from api.sse import EventStream, ending_comment
 from services import stream_passes, stream_tokens, threads
-from services.errors import NotFound
+from services.errors import Conflict, NotFound, Unauthenticated
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable as RedisUnreachable
 from services.runs import tails
 from services.runs.readable import Readable
 from services.stream_tokens import StreamPass
+from services.tokens import INVALID
 
 router = APIRouter(tags=["runs"])
 
@@ -96,10 +97,18 @@ async def admit(
         caller = await resolve_caller(resources.pool, resources.seen, who, account_id)
         access.check(caller, access.access_of(request))
         return pass_of(caller, await run_of(caller.account_id))
-    stream_tokens.require(who.stream, await run_of(who.stream.account_id))
+    stream_tokens.require(who.stream, await run_for_token(who.stream, run_of))
     if await stream_passes.still_good(resources.pool, [who.stream]) == [False]:
         raise NotFound(threads.MISSING_RUN)
     return who.stream
+
+
+async def run_for_token(admitted: StreamPass, run_of: Callable[[UUID], Awaitable[UUID]]) -> UUID:
+    """A token that is for another stream does not learn whether this one is there. Raises: Unauthenticated."""
+    try:
+        return await run_of(admitted.account_id)
+    except (NotFound, Conflict) as error:
+        raise Unauthenticated(INVALID) from error
 
 
 def pass_of(caller: Caller, run_id: UUID) -> StreamPass:
