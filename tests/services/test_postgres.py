@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -47,6 +48,31 @@ async def far(settings: Settings, proxy: Proxy) -> AsyncIterator[Pool]:
     proxy.cut()
     async with asyncio.timeout(ENOUGH):
         await pool.close()
+
+
+async def test_connections_are_given_in_the_order_in_which_they_were_asked_for(few: Pool) -> None:
+    async with few.acquire(), few.acquire():
+        asked, given = itertools.count(), []
+
+    async def ask_again_and_again() -> None:
+        for _ in range(20):
+            number = next(asked)
+            async with few.acquire() as conn:
+                given.append(number)
+                await conn.fetchval("SELECT 1")
+
+    await asyncio.gather(*(ask_again_and_again() for _ in range(20)))
+    assert max(abs(number - place) for place, number in enumerate(given)) <= 10, given
+
+
+async def test_a_connection_that_is_lost_in_use_gives_its_turn_back(few: Pool) -> None:
+    for _ in range(4):
+        with pytest.raises(TimeoutError):
+            async with transaction(few):
+                raise TimeoutError
+    async with few.acquire(), few.acquire():
+        pass
+    assert not few.turns.locked()
 
 
 async def test_nobody_waits_for_ever_for_a_connection(few: Pool) -> None:
