@@ -309,15 +309,25 @@ def workflow_message(
 
 
 def run_message(
-    run_id: UUID, thread_id: UUID, project_id: UUID, model_name: str, *, priority: int = 5
+    run_id: UUID,
+    thread_id: UUID,
+    project_id: UUID,
+    model_name: str,
+    *,
+    priority: int = 5,
+    attempt: int | None = None,
 ) -> dramatiq.Message[Any]:
-    """The message that wakes a worker for an agent run; the row is the truth, the rest informs."""
+    """The message that wakes a worker for an agent run; the row is the truth, the rest informs.
+
+    `attempt`: of the row at the sending. With 0 a worker tries to claim before it looks.
+    """
     arguments = {
         "agent_run_id": str(run_id),
         "thread_id": str(thread_id),
         "instance_id": "",
         "project_id": str(project_id),
         "model_name": model_name,
+        "attempt": attempt,
     }
     return dramatiq.Message(
         queue_name=RUN_QUEUE,

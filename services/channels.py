@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,31 +68,60 @@ class Channels:
 
         Raises: redis ConnectionError when the server does not confirm within the socket timeout.
         """
-        listener = Listener(on_message, on_reset)
-        try:
-            await asyncio.gather(*(self.add(name, listener) for name in names))
+        with self.begin_listening(*names, on_message=on_message, on_reset=on_reset) as confirmed:
+            await confirmed()
             yield
+
+    @contextmanager
+    def begin_listening(
+        self, *names: str, on_message: Callable[[bytes], None], on_reset: Callable[[], None]
+    ) -> Iterator[Callable[[], Awaitable[None]]]:
+        """As `listen`, without waiting: the SUBSCRIBE is on its way, and what this gives waits for the server.
+
+        What it gives raises: redis ConnectionError when the server does not confirm within the socket timeout.
+        """
+        listener = Listener(on_message, on_reset)
+        begun = [(name, self.begin(name, listener)) for name in names]
+        try:
+            yield partial(self.all_confirmed, begun)
         finally:
-            for name in names:
+            for name, confirmed in begun:
                 self.remove(name, listener)
+                self.withdraw_unsent(name, confirmed)
+
+    async def all_confirmed(self, begun: Iterable[tuple[str, "asyncio.Future[None] | None"]]) -> None:
+        for name, confirmed in begun:
+            await self.wait_for(name, confirmed)
 
     async def add(self, name: str, listener: Listener) -> None:
+        await self.wait_for(name, self.begin(name, listener))
+
+    def begin(self, name: str, listener: Listener) -> "asyncio.Future[None] | None":
+        """Send the SUBSCRIBE; returns what its confirmation settles, or None when the server has confirmed already."""
         first = not self.listeners[name]
         self.listeners[name].add(listener)
         if not first and not self.waiting.get(name) and self.pubsub:
-            return
+            return None
         confirmed = asyncio.get_running_loop().create_future()
         self.waiting[name].append(confirmed)
         if self.pubsub:
             self.command("SUBSCRIBE", name)
+        return confirmed
+
+    async def wait_for(self, name: str, confirmed: "asyncio.Future[None] | None") -> None:
+        if confirmed is None:
+            return
         try:
             async with asyncio.timeout(self.settings.socket_timeout.total_seconds()):
                 await confirmed
         except TimeoutError as error:
             raise exceptions.ConnectionError(f"Redis did not confirm the subscription of {name}") from error
         finally:
-            if not self.pubsub:
-                self.withdraw(name, confirmed)
+            self.withdraw_unsent(name, confirmed)
+
+    def withdraw_unsent(self, name: str, confirmed: "asyncio.Future[None] | None") -> None:
+        if confirmed and not self.pubsub:
+            self.withdraw(name, confirmed)
 
     def withdraw(self, name: str, confirmed: asyncio.Future[None]) -> None:
         """Wait no more for an answer that will not come: there is no connection."""
@@ -178,18 +207,21 @@ class Channels:
             while True:
                 replies = await connection._parser.replies()
                 deadline.reschedule(loop.time() + patience)
-                for reply in replies:
-                    self.dispatch(reply)
-                await gather_more(connection, len(replies))
+                messages = sum(map(self.dispatch, replies))
+                if messages:  # what only confirms must not hold up the first message of who has just subscribed
+                    await gather_more(connection, messages)
 
-    def dispatch(self, reply: Any) -> None:
+    def dispatch(self, reply: Any) -> bool:
+        """Whether it was a message."""
         if isinstance(reply, Exception):
             raise reply
-        if reply[0] == b"message":
-            for listener in tuple(self.listeners.get(reply[1].decode(), ())):
-                self.tell(listener.on_message, reply[2])
-        elif reply[0] == b"subscribe":
+        if reply[0] == b"subscribe":
             self.confirm(reply[1].decode())
+        if reply[0] != b"message":
+            return False
+        for listener in tuple(self.listeners.get(reply[1].decode(), ())):
+            self.tell(listener.on_message, reply[2])
+        return True
 
     def tell(self, callback: Callable[..., None], *heard: bytes) -> None:
         try:

@@ -31,6 +31,7 @@ async def run_agent_background(
     instance_id: str = "",
     project_id: str = "",
     model_name: str = "",
+    attempt: int | None = None,
     **extra: Any,
 ) -> None:
     """Drive one agent run as far as it goes here."""
@@ -38,7 +39,7 @@ async def run_agent_background(
     if run_id is None:
         logger.error("run.unknown", agent_run_id=str(agent_run_id)[:80])
         return
-    await runner.drive(await current_process(), run_id)
+    await runner.drive(await current_process(), run_id, unclaimed=attempt == 0)
 
 
 @dramatiq.actor(queue_name=RUN_QUEUE)

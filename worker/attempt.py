@@ -13,6 +13,7 @@ from services.redis import Unreachable as RedisUnreachable
 from services.runs.event_log import EventLog
 from services.runs.fence import FenceLost
 from services.runs.lease import Held
+from services.runs.log_writer import Listed
 from services.runs.store import Run
 from worker.process import Process
 
@@ -27,6 +28,8 @@ class Attempt:
     process: Process
     run: Run
     held: Held
+    listed: Listed | None = None
+    """The run's list, if it was looked at under this very lock."""
     leave: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process drains, or when whoever waits for the run no longer does: hand it over."""
 

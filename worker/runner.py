@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from uuid import UUID
 
+from redis.exceptions import ResponseError
 from structlog.contextvars import bound_contextvars
 
 from agent import loop as agent_loop
@@ -18,6 +20,8 @@ from services.runs import control, events, lifecycle, stopping, store
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.fence import FenceLost
 from services.runs.lease import Held
+from services.runs.lifecycle import Claimable, Unclaimed
+from services.runs.log_writer import Listed
 from services.runs.store import Run
 from worker import endings
 from worker.attempt import Attempt, insist
@@ -33,11 +37,24 @@ StoreAway = tuple(kind for kind in (*PostgresUnreachable, *RedisUnreachable) if 
 """What only the stores' clients raise: an OSError of the work may be about anything."""
 
 
-async def drive(process: Process, run_id: UUID) -> None:
-    """Drive a run from wherever it stands to an ending, if it can be had; a duplicate message is harmless."""
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run as it was claimed, its lease, and its list as it was looked at meanwhile."""
+
+    run: Run
+    held: Held
+    listed: Listed | None = None
+
+
+async def drive(process: Process, run_id: UUID, *, unclaimed: bool = False) -> None:
+    """Drive a run from wherever it stands to an ending, if it can be had; a duplicate message is harmless.
+
+    `unclaimed`: nobody had claimed it when its message was sent, so the claim is tried before the row is looked at.
+    """
     with bound_contextvars(agent_run_id=str(run_id), instance_id=process.stores.instance_id):
         try:
-            await drive_known(process, run_id)
+            if not (unclaimed and await drive_unclaimed(process, run_id)):
+                await drive_known(process, run_id)
             return
         except FenceLost:
             logger.info("run.lost")
@@ -48,6 +65,20 @@ async def drive(process: Process, run_id: UUID) -> None:
             logger.exception("run.not_driven")  # the row is the truth: the sweeper sends another message
         with suppress(*PostgresUnreachable):
             await store.forget_message(process.stores.pool, run_id)
+
+
+async def drive_unclaimed(process: Process, run_id: UUID) -> bool:
+    """Whether the run could be had at once: a claim needs nothing of a row that nobody has claimed before."""
+    return process.begins_runs and await drive_claimed(process, Unclaimed(run_id))
+
+
+async def drive_claimed(process: Process, run: Claimable) -> bool:
+    """Whether the run could be had; then it is driven to an ending."""
+    async with claimed(process, run) as claim:
+        ending = await attend(process, claim) if claim else None
+    if claim and isinstance(ending, HandedOver):
+        await pass_on(process, claim.run, claim.held, ending)
+    return claim is not None
 
 
 async def drive_known(process: Process, run_id: UUID) -> None:
@@ -63,11 +94,7 @@ async def drive_known(process: Process, run_id: UUID) -> None:
     if run.status == "running" and not await lifecycle.is_abandoned(stores.pool, run.id, dead_after):
         logger.info("run.driven_elsewhere")  # asked before the lock: a live driver may have just lost it
         return
-    async with claimed(process, run) as claim:
-        ending = await attend(process, *claim) if claim else None
-    if claim and isinstance(ending, HandedOver):
-        await pass_on(process, run, claim[1], ending)
-    elif claim is None:
+    if not await drive_claimed(process, run):
         await store.forget_message(stores.pool, run_id)
 
 
@@ -83,22 +110,45 @@ async def pass_on(process: Process, run: Run, held: Held, ending: HandedOver) ->
 
 
 @asynccontextmanager
-async def claimed(process: Process, run: Run) -> AsyncIterator[tuple[Run, Held] | None]:
-    """Lock, subscribe to control, then claim: a stop said from now on is heard, one said before stands in the row."""
-    stores = process.stores
-    async with stores.of(run.id).hold(run.id, run.attempt + 1) as held:
-        if held is None:
-            logger.info("run.held_elsewhere")
-            yield None
-            return
-        async with control.watch(stores.of(run.id).channels, held):
-            row = await claim_surely(process, run, held)
-            if row is None:
+async def claimed(process: Process, run: Claimable) -> AsyncIterator[Claim | None]:
+    """Lock and subscribe to control, then claim: a stop said from now on is heard, one before stands in the row."""
+    stores, shard = process.stores, process.stores.of(run.id)
+    with control.begin_watch(shard.channels, run.id, stores.instance_id) as watching:
+        async with shard.hold(run.id, run.attempt + 1) as held:
+            if held is None:
+                logger.info("run.held_elsewhere")
+                yield None
+                return
+            await watching(held)
+            claim = await claim_and_look(process, run, held)
+            if claim is None:
                 logger.info("run.not_claimed")
-            yield (row, held) if row else None
+            yield claim
 
 
-async def claim_surely(process: Process, run: Run, held: Held) -> Run | None:
+async def claim_and_look(process: Process, run: Claimable, held: Held) -> Claim | None:
+    """Claim; the list of a run that nobody has claimed before is looked at meanwhile: nothing of it is archived."""
+    if run.attempt:
+        row = await claim_surely(process, run, held)
+        return Claim(row, held) if row else None
+    looking = asyncio.create_task(look(process, run))
+    try:
+        row = await claim_surely(process, run, held)
+        listed = await looking
+        return Claim(row, held, listed) if row else None
+    finally:
+        looking.cancel()
+
+
+async def look(process: Process, run: Claimable) -> Listed | None:
+    """None when Redis cannot be asked: whoever opens the log knows how long to wait."""
+    try:
+        return await process.stores.of(run.id).writer.look(run.id)
+    except (*RedisUnreachable, ResponseError):
+        return None
+
+
+async def claim_surely(process: Process, run: Claimable, held: Held) -> Run | None:
     """Claim, or find out whether an earlier try did: nobody would drive a run whose claim was not answered."""
     stores, limits = process.stores, process.settings.runs
     tried = False
@@ -119,10 +169,11 @@ async def claim_surely(process: Process, run: Run, held: Held) -> Run | None:
     return await insist(process, held, claim, give_up=lambda: not (tried or process.begins_runs))
 
 
-async def attend(process: Process, run: Run, held: Held) -> Ending:
+async def attend(process: Process, claim: Claim) -> Ending:
     """See a claimed run through to an ending. Cancelling this hands the run over; an end begun before is finished."""
+    run = claim.run
     logger.info("run.claimed", attempt=run.attempt, crashes=run.crashes, model=run.model_name)
-    attempt = Attempt(process, run, held)
+    attempt = Attempt(process, run, claim.held, claim.listed)
     driving = process.stores.background.spawn(see_through(attempt))
     try:
         return await asyncio.shield(driving)
@@ -163,7 +214,7 @@ async def opened_log(attempt: Attempt) -> EventLog | None:
     """The run's log, or None when the run was to be let go before the stores answered."""
     writer, fence = attempt.process.stores.of(attempt.run.id).writer, attempt.held.fence
     try:
-        return await attempt.insist(lambda: writer.open_log(attempt.run, fence), until_leaving=True)
+        return await attempt.insist(lambda: writer.open_log(attempt.run, fence, attempt.listed), until_leaving=True)
     except (*RedisUnreachable, *PostgresUnreachable):
         if attempt.leave.is_set():
             return None

@@ -88,7 +88,9 @@ class Dispatch:
 
 def message_of(run: Run) -> Message[Any]:
     if run.kind != "workflow":
-        return run_message(run.id, run.thread_id, run.project_id, run.model_name, priority=run.priority)
+        return run_message(
+            run.id, run.thread_id, run.project_id, run.model_name, priority=run.priority, attempt=run.attempt
+        )
     named = {name: str(run.settings.get(name, "")) for name in ("execution_id", "workflow_id", "workflow_name")}
     triggered_by = str(run.settings.get("triggered_by", ""))
     return workflow_message(run_id=run.id, triggered_by=triggered_by, priority=run.priority, **named)

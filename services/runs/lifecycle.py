@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
@@ -41,8 +41,28 @@ RETURNING {COLUMNS}
 """
 """Commit a stop of the runs in LOCKED or FREE."""
 
+ACKNOWLEDGED = "updated_at > stop_requested_at"
+"""Whether the driver of a running run has written since its stop was committed. A heartbeat would not say that."""
+
 FREE = "free AS (SELECT id AS run_id FROM agent_runs WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED)"
 """Those of the runs in $1 whose rows nobody has locked: a statement for many waits for none of them."""
+
+
+class Claimable(Protocol):
+    """What a claim must know of a run."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def attempt(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """A run that nobody had claimed when its message was sent: so the claim needs no look at the row before."""
+
+    id: UUID
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +89,10 @@ class HandOver:
     until: datetime | None = None
 
 
-async def claim(conn: Executor, run: Run, instance_id: str, *, dead_after: timedelta, epoch: str = "") -> Run | None:
-    """Make `run` (as read) this instance's: attempt + 1. Only with the lock of that attempt in hand.
+async def claim(
+    conn: Executor, run: Claimable, instance_id: str, *, dead_after: timedelta, epoch: str = ""
+) -> Run | None:
+    """Make `run` (as read, or as its message tells) this instance's: attempt + 1. Only with the lock of that in hand.
 
     A running one is taken over only when its heartbeat is older than `dead_after`, which counts as a crash.
     A project's earlier run must be final first. The first claim of all reserves the log's first ids, too, if the

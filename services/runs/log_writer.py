@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
+from uuid import UUID
 
 from redis import exceptions
 
@@ -68,6 +70,20 @@ STATEMENT_BYTES = 8 * 1024 * 1024
 VOID = events.Event("status", {"status_type": "void"})
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A log's list: how long it is, its events behind the archived ones, and which start of Redis (`epoch`) has it."""
+
+    epoch: str
+    length: int
+    tail: list[bytes]
+
+
+def epoch_of(info: bytes) -> str:
+    """The `run_id` of INFO's answer, which is new at every start of the server."""
+    return info.partition(b"\r\nrun_id:")[2].partition(b"\r")[0].decode()
+
+
 class LogWriter:
     """Moves what the process's logs have pending into Redis, and their tails into Postgres."""
 
@@ -99,18 +115,29 @@ class LogWriter:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.archive_all()
 
-    async def open_log(self, run: Run, fence: Fence) -> EventLog:
+    async def look(self, run_id: UUID, archived: int = 0) -> Listed:
+        """What Redis has of a log from its `archived` events on. With the lock in hand: nobody else appends then.
+
+        Raises: redis errors when Redis cannot be asked.
+        """
+        responses = keys.responses(run_id)
+        commands = [("INFO", "server"), ("LLEN", responses), ("LRANGE", responses, archived, -1)]
+        answers = await self.redis.ask(commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        info, length, tail = answers
+        return Listed(epoch_of(info), length, tail)
+
+    async def open_log(self, run: Run, fence: Fence, listed: Listed | None = None) -> EventLog:
         """The log of a run whose fence and lock are ours, as far as it got.
 
+        A first attempt, of which nothing is archived, may have looked at the list before: `listed`.
         Ids that an earlier attempt may have given out and that no store remembers become `void` events.
         Raises: redis or asyncpg errors when a store cannot be asked.
         """
-        pipeline = self.redis.pipeline(transaction=False)
-        pipeline.info("server")
-        pipeline.llen(keys.responses(run.id))
-        pipeline.lrange(keys.responses(run.id), run.archived_events, -1)
-        info, length, tail = await pipeline.execute()
-        self.epoch = str(info["run_id"])
+        listed = listed or await self.look(run.id, run.archived_events)
+        length, tail, self.epoch = listed.length, listed.tail, listed.epoch
         earlier = run.reserved_events if fence.attempt > 1 else 0  # the first claim has reserved ids for itself
         whole = length >= run.archived_events and length > 0 and run.log_epoch == self.epoch
         known = fence.attempt > 1 or run.log_epoch == self.epoch

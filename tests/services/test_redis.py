@@ -3,12 +3,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 from pydantic import SecretStr
 from redis import exceptions
 from redis.asyncio import Redis
 
+import services.channels
 from services.channels import Channels
 from services.redis import Parser, ServerUnfit, Unreachable, open_redis
 from services.settings import RedisSettings, Settings
@@ -157,6 +159,35 @@ async def test_an_idle_connection_stays(channels: Channels, redis: Redis) -> Non
         await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=2)
         assert channels.pubsub is connection
         assert ear.resets == before
+
+
+async def test_a_confirmation_does_not_hold_up_the_first_message(channels: Channels, redis: Redis) -> None:
+    ear, gathered = Ear(), asyncio.Event()
+
+    async def gather(connection: object, found: int) -> None:
+        gathered.set()
+
+    with patch.object(services.channels, "gather_more", gather):
+        async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
+            assert not gathered.is_set()
+            await redis.publish("c", "word")
+            await eventually(gathered.is_set, within=1)
+
+
+async def test_a_subscription_that_is_begun_and_given_up_leaves_nothing_behind(
+    channels: Channels, proxy: Proxy, redis: Redis
+) -> None:
+    ear = Ear()
+    with channels.begin_listening("c", on_message=ear.heard.append, on_reset=ear.reset) as confirmed:
+        await confirmed()
+        assert await redis.publish("c", "word") == 1
+        await eventually(lambda: ear.heard == [b"word"], within=1)
+    proxy.refuse()
+    await eventually(lambda: channels.pubsub is None, within=2.5)
+    with channels.begin_listening("c", on_message=ear.heard.append, on_reset=ear.reset):
+        pass
+    assert not channels.listeners
+    assert not channels.waiting
 
 
 async def test_listening_fails_in_time_while_redis_is_away_and_works_when_it_is_back(

@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 from uuid import UUID
 
 import orjson
@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from agent import loop as agent_loop
 from agent.context import RunContext, RunFailed
 from services.broker import RUN_QUEUE, queue_length
-from services.runs import events, keys, lifecycle, stopping
+from services.runs import events, keys, lifecycle, stopping, store
 from services.runs.fence import FenceLost
 from services.runs.lifecycle import HandOver
 from services.runs.log_writer import LogWriter
@@ -538,6 +538,42 @@ async def test_a_message_for_an_ended_or_unknown_run_is_harmless(process: Proces
     await drive(process, run)
     assert await log_of(process, run) == log
     await runner.drive(process, UUID(int=1))
+
+
+async def test_a_run_that_nobody_has_claimed_is_claimed_without_a_look_at_its_row(process: Process) -> None:
+    run = await make_run(process.stores.pool)
+    with patch.object(store, "get", AsyncMock(side_effect=AssertionError("looked at"))):
+        await runner.drive(process, run.id, unclaimed=True)
+    assert (await closed(process.stores.pool, run.id)).status == "completed"
+    log = await log_of(process, run)
+    assert kinds(log)[0] == "thread_run_start"
+    await runner.drive(process, run.id, unclaimed=True)  # its message comes once more
+    assert await log_of(process, run) == log
+
+
+async def test_a_message_that_is_older_than_a_hand_over_or_a_stop_is_harmless(
+    process: Process, second: Process
+) -> None:
+    handed, stopped = await make_run(process.stores.pool, model=SLOW), await make_run(process.stores.pool)
+    async with driven(process, handed.id) as task:
+        await eventually(lambda: said(process, handed, 3))
+        process.draining.set()
+        await task
+    await stopping.request_stop(process.stores, stopped.id)
+    stop_it = asyncio.create_task(stop_later(second, handed.id))
+    await asyncio.gather(*(runner.drive(second, run.id, unclaimed=True) for run in (handed, stopped)), stop_it)
+    ends = [await closed(process.stores.pool, run.id) for run in (handed, stopped)]
+    assert [(row.status, row.attempt) for row in ends] == [("stopped", 2), ("stopped", 1)]
+
+
+async def stop_later(process: Process, run_id: UUID) -> None:
+    """Once it is driven here."""
+    await eventually(lambda: is_driven(process, run_id), within=5)
+    await stopping.request_stop(process.stores, run_id)
+
+
+async def is_driven(process: Process, run_id: UUID) -> bool:
+    return (await row_of(process.stores.pool, run_id)).instance_id == process.stores.instance_id
 
 
 async def test_two_messages_at_once_start_one_attempt(process: Process, second: Process) -> None:
