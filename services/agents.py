@@ -50,6 +50,7 @@ class Change:
 
 
 COLUMNS = ", ".join(f"a.{f.name}" for f in fields(Agent))
+WIDTH = len(fields(Agent))
 
 
 async def get(conn: Executor, account_id: UUID, agent_id: UUID) -> Agent:

@@ -21,7 +21,7 @@ from services.billing.gate import Gate
 from services.errors import Conflict, NotFound, Unprocessable
 from services.messages import NewMessage
 from services.postgres import Connection
-from services.runs import starting, store
+from services.runs import footing, starting, store
 from services.runs.starting import NewRun, Started
 from services.runs.store import Run
 from services.settings import Settings
@@ -176,7 +176,7 @@ async def store_initiated(
     await check_billing(conn, resources.gate, caller, model_name)
     project = await projects.create(conn, caller.account_id, project_name(asked.prompt))
     thread = await threads.create(conn, caller.account_id, project.project_id, asked.thread_metadata)
-    agent = await chosen_agent(conn, caller, asked, thread)
+    agent = await chosen_agent(conn, caller, asked, thread, await agents.default_of(conn, caller.account_id))
     first = NewMessage("user", {"role": "user", "content": text_with_uploads(asked.prompt, form)})
     await messages.add(conn, thread.thread_id, [first])
     new = new_run(run_id, caller, thread, asked, model_name, agent)
@@ -209,9 +209,9 @@ async def start_run(
 
     async def make(conn: Connection, run_id: UUID) -> Started:
         model_name = model_of(resources.settings, asked.model_name)
-        thread = await threads.writable(conn, caller.account_id, thread_id)
+        thread, default = await footing.take(conn, caller.account_id, thread_id)
         await check_billing(conn, resources.gate, caller, model_name)
-        agent = await chosen_agent(conn, caller, asked, thread)
+        agent = await chosen_agent(conn, caller, asked, thread, default)
         new = new_run(run_id, caller, thread, asked, model_name, agent)
         return await starting.start(conn, new, resources.settings.limits)
 
@@ -227,7 +227,9 @@ async def check_billing(conn: Connection, gate: Gate, caller: Caller, model_name
     (await gate.may_run(conn, caller.account_id, model_name)).enforce()
 
 
-async def chosen_agent(conn: Connection, caller: Caller, asked: RunOptions, thread: Thread) -> Agent | None:
+async def chosen_agent(
+    conn: Connection, caller: Caller, asked: RunOptions, thread: Thread, default: Agent | None
+) -> Agent | None:
     """The agent that the run works as, in the version that is current now: the account's default when none is named.
 
     A run that builds an agent works as none. Raises: NotFound for either agent.
@@ -236,7 +238,7 @@ async def chosen_agent(conn: Connection, caller: Caller, asked: RunOptions, thre
     if thread.metadata.get("is_agent_builder"):
         await agents.get(conn, caller.account_id, UUID(thread.metadata["target_agent_id"]))
         return None
-    return named or await agents.default_of(conn, caller.account_id)
+    return named or default
 
 
 def new_run(
