@@ -28,6 +28,9 @@ READ_BACK_BYTES = 64 * 1024
 """How much one that is behind reads at once: thousands of them may be slow at the same time."""
 READ_BACK_AT_ONCE = 4
 LOOKED_UP_AT_ONCE = 500
+LOOK_UP_SECONDS = 0.02
+SHORT_LIST = 16
+"""A list with fewer events is read in the round trip that asks for its length."""
 
 
 class Tails:
@@ -131,21 +134,19 @@ class Tails:
     async def read_news(self, tails: list[Tail]) -> None:
         """One LRANGE for each run that has news, all of them (or as many as memory should hold) in one round trip."""
         fresh = [tail for tail in tails if tail.end is None]
-        if fresh:
-            await self.find_ends(fresh)
-        for first in range(0, len(tails), LOOKED_AT_ONCE):
-            await self.read_lists(tails[first : first + LOOKED_AT_ONCE])
+        begun: set[Tail] = set()
+        for first in range(0, len(fresh), LOOKED_AT_ONCE):
+            begun |= await self.begin(fresh[first : first + LOOKED_AT_ONCE])
+        others = [tail for tail in tails if tail not in begun]
+        for first in range(0, len(others), LOOKED_AT_ONCE):
+            await self.read_lists(others[first : first + LOOKED_AT_ONCE])
 
     async def read_lists(self, tails: list[Tail]) -> None:
         looks = [(tail, tail.end or 0, tail.count_in(self.settings.window_bytes)) for tail in tails]
         answers = await self.ask([("LRANGE", tail.key, end, end + count - 1) for tail, end, count in looks], [])
-        now = asyncio.get_running_loop().time()
         for (tail, end, count), found in zip(looks, answers, strict=True):
             if found:
-                tail.heard_at = now
-                self.extend(tail, end, found)
-            if len(found) == count:
-                self.mark(tail)
+                self.take(tail, end, found, count)
 
     async def ask(self, commands: Sequence[tuple[str | int, ...]], nothing: Any) -> list[Any]:
         """The answers; `nothing` for a key that somebody has put something else for: the others are read all the same.
@@ -170,14 +171,34 @@ class Tails:
         tail.extend(make_batch(first_id, found))
         self.tell(tail)
 
-    async def find_ends(self, tails: list[Tail]) -> None:
-        """Where a tail begins: a little before the list's end; older events each reader reads for itself."""
-        lengths = await self.ask([("LLEN", tail.key) for tail in tails], 0)
-        for tail, length in zip(tails, lengths, strict=True):
+    async def begin(self, tails: list[Tail]) -> set[Tail]:
+        """Where a tail begins: a little before the list's end; older events each reader reads for itself.
+
+        Returns those whose lists are so short that they came along.
+        """
+        looks = [look for tail in tails for look in (("LLEN", tail.key), ("LRANGE", tail.key, 0, SHORT_LIST - 1))]
+        answers = iter(await self.ask(looks, None))
+        begun = [(tail, length or 0, found or []) for tail, length, found in zip(tails, answers, answers, strict=True)]
+        for tail, length, found in begun:
             tail.end = max(length - READ_EVENTS, 0)
-        self.looks.spawn(self.look_up([tail for tail, length in zip(tails, lengths, strict=True) if length == 0]))
-        for tail in tails:
-            self.tell(tail)
+            if found and length < SHORT_LIST:
+                self.take(tail, 0, found, SHORT_LIST)
+            else:
+                self.tell(tail)
+        self.looks.spawn(self.look_up_later([tail for tail, length, _ in begun if length == 0]))
+        return {tail for tail, length, _ in begun if length < SHORT_LIST}
+
+    def take(self, tail: Tail, first_id: int, found: list[bytes], most: int) -> None:
+        """Events from `first_id` on; as many as were asked for are perhaps not all."""
+        tail.heard_at = asyncio.get_running_loop().time()
+        self.extend(tail, first_id, found)
+        if len(found) == most:
+            self.mark(tail)
+
+    async def look_up_later(self, tails: list[Tail]) -> None:
+        """Of most of them the first event is on its way: whoever opens a stream has just seen the row."""
+        await asyncio.sleep(LOOK_UP_SECONDS)
+        await self.look_up([tail for tail in tails if tail.readers and not tail.window])
 
     async def look_up(self, tails: list[Tail]) -> None:
         """What the rows say of logs that Redis does not have; beside the reading of the others, which need no row."""

@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from datetime import timedelta
 from random import Random
 from typing import Any, TypeVar
+from unittest.mock import AsyncMock, patch
 from uuid import UUID, uuid4
 
 import pytest
@@ -71,6 +72,19 @@ async def test_a_follower_that_joins_at_any_point_sees_each_event_once(stores: S
         log = await listed(stores, driver.run.id)
         for seen in await within(PATIENT, asyncio.gather(*readers)):
             assert_each_once(seen, log)
+
+
+async def test_a_short_log_is_read_in_the_round_trip_that_asks_how_long_it_is(stores: Stores, other: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("one", "two")
+        with patch.object(other.redis, "ask", AsyncMock(wraps=other.redis.ask)) as asked:
+            async with other.tails.follow(driver.run.id) as reader:
+                batch = await within(5, reader.next()) or await within(5, reader.next())
+        assert batch
+        assert batch.events == await listed(stores, driver.run.id)
+        first, *later = [call.args[0] for call in asked.await_args_list]
+        assert [command[0] for command in first] == ["LLEN", "LRANGE"]
+        assert all(command[2] == 2 for commands in later for command in commands)
 
 
 async def test_appends_that_race_with_joining_and_resuming_are_neither_lost_nor_doubled(
