@@ -1,6 +1,8 @@
 """Every ending of a run is one value and one write."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -10,6 +12,7 @@ from agent import loop as agent_loop
 from agent.context import RunContext
 from services.log import logger
 from services.messages import FencedMessage, Message, NewMessage
+from services.postgres import Unreachable as PostgresUnreachable
 from services.runs import closing, store
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.fence import FenceLost
@@ -19,6 +22,8 @@ from services.runs.stores import Stores
 from worker.attempt import LAST_SECONDS, Attempt
 
 ARCHIVE_SECONDS = 5.0
+ACKNOWLEDGED_AT = 0.25
+"""Of the grace that a driver has after a stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +68,36 @@ async def conclude(attempt: Attempt, context: RunContext, log: EventLog, ending:
     """Write an ending down; returns the one that it became. Raises: FenceLost."""
     if isinstance(ending, HandedOver):
         ending = await hand_over(attempt, log, ending)
-    if isinstance(ending, Ended):
-        said = await attempt.unless_leaving(say_rest(attempt, context, log, ending))
-        ending = said or await hand_over(attempt, log, HandedOver())
-    if isinstance(ending, Ended):
-        await end(attempt, context, log, ending)
+    with acknowledging(attempt):
+        if isinstance(ending, Ended):
+            said = await attempt.unless_leaving(say_rest(attempt, context, log, ending))
+            ending = said or await hand_over(attempt, log, HandedOver())
+        if isinstance(ending, Ended):
+            await end(attempt, context, log, ending)
     return ending
+
+
+@contextmanager
+def acknowledging(attempt: Attempt) -> Iterator[None]:
+    """Of a stop that takes its time, say that it is on its way: whoever asked for it would end the run over it.
+
+    Only now, when the work has let go: a run whose work does not is to be ended by whoever asked.
+    """
+    if not attempt.held.stop_asked.is_set():
+        yield
+        return
+    stores = attempt.process.stores
+    patience = stores.settings.runs.stop_grace.total_seconds() * ACKNOWLEDGED_AT
+    timer = attempt.process.loop.call_later(patience, lambda: stores.background.spawn(acknowledge(attempt)))
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def acknowledge(attempt: Attempt) -> None:
+    with suppress(*PostgresUnreachable):  # whoever asked cannot end it either
+        await attempt.process.stores.together.acknowledge_stop(attempt.held.fence)
 
 
 async def say_rest(attempt: Attempt, context: RunContext, log: EventLog, ending: Ended) -> Ended:
@@ -78,7 +107,8 @@ async def say_rest(attempt: Attempt, context: RunContext, log: EventLog, ending:
             await agent_loop.keep_draft(context, partial(store_together, attempt.process.stores))
         await charges.settle_rest(context)
         log.seal()
-        await log.flush()
+        if not (attempt.held.stop_asked.is_set() and ending.status == "stopped"):
+            await log.flush()  # what it says may change the end; that of a run that was asked to stop is certain
     except LogRefused as error:
         return Ended("failed", ending.error or str(error))
     return ending

@@ -11,7 +11,7 @@ from asyncpg import UniqueViolationError
 from services.postgres import Executor, storable_text
 from services.runs.archive import FIRST_EVENTS
 from services.runs.fence import Fence
-from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
+from services.runs.store import COLUMNS, EARLIER_UNFINISHED, LIVE, Run
 
 MOVES: dict[str, tuple[str, ...]] = {
     "running": ("queued", "running"),
@@ -31,7 +31,8 @@ GIVEN = "given AS (SELECT * FROM unnest($1::uuid[], $2::int[]) AS given (run_id,
 
 STOP = f"""
 UPDATE agent_runs AS run SET
-    stop_requested_at = coalesce(stop_requested_at, now()), updated_at = now(),
+    stop_requested_at = coalesce(stop_requested_at, now()),
+    updated_at = CASE WHEN stop_requested_at IS NULL THEN now() ELSE updated_at END,
     attempt = attempt + (status = 'queued')::int,
     completed_at = CASE WHEN status = 'queued' THEN now() END,
     status = CASE WHEN status = 'queued' THEN 'stopped' ELSE status END
@@ -73,6 +74,15 @@ class End:
     status: str
     error: str | None
     usage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A run whose stop was committed a grace ago; `spare` it if its driver acknowledges the stop."""
+
+    run_id: UUID
+    attempt: int
+    spare: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +251,52 @@ async def are_stops_committed(conn: Executor, run_ids: Sequence[UUID]) -> list[b
     rows = await conn.fetch("SELECT id FROM agent_runs WHERE id = ANY($1) AND stop_requested_at IS NOT NULL", run_ids)
     asked = {row["id"] for row in rows}
     return [run_id in asked for run_id in run_ids]
+
+
+async def acknowledge_stops(conn: Executor, fences: Sequence[Fence]) -> list[None]:
+    """Say that the drivers of stopped runs are ending them. A row that is locked is being written by its driver."""
+    await conn.execute(
+        f"""
+        WITH {GIVEN}, free AS (
+            SELECT id AS run_id FROM agent_runs JOIN given ON id = run_id AND attempt = fence
+            WHERE status = 'running' AND stop_requested_at IS NOT NULL FOR NO KEY UPDATE OF agent_runs SKIP LOCKED
+        )
+        UPDATE agent_runs SET updated_at = now() FROM free WHERE id = run_id
+        """,
+        *as_columns([(fence.run_id, fence.attempt) for fence in fences]),
+    )
+    return [None for _ in fences]
+
+
+async def end_overdue(conn: Executor, asked: Sequence[Overdue]) -> list[Run | None]:
+    """End stopped runs from outside, in one statement that waits for no row and locks none that is spared.
+
+    Each as it is then: ended, or not, when it was spared or its row is locked; None when somebody else has ended it.
+    """
+    rows = await conn.fetch(
+        f"""
+        WITH given AS (
+            SELECT * FROM unnest($1::uuid[], $2::int[], $3::bool[]) AS given (run_id, fence, spare)
+        ), free AS (
+            SELECT id AS run_id FROM agent_runs JOIN given ON id = run_id AND attempt = fence
+            WHERE {LIVE} AND NOT (spare AND {ACKNOWLEDGED}) FOR NO KEY UPDATE OF agent_runs SKIP LOCKED
+        ), ended AS (
+            UPDATE agent_runs AS run SET
+                status = 'stopped', attempt = attempt + 1, completed_at = now(), updated_at = now()
+            FROM free WHERE id = run_id
+            RETURNING {COLUMNS}
+        )
+        SELECT * FROM ended
+        UNION ALL
+        SELECT {COLUMNS} FROM agent_runs AS run JOIN given ON id = run_id AND attempt = fence
+        WHERE {LIVE} AND id NOT IN (SELECT id FROM ended)
+        """,
+        [one.run_id for one in asked],
+        [one.attempt for one in asked],
+        [one.spare for one in asked],
+    )
+    found = {row["id"]: Run(**row) for row in rows}
+    return [found.get(one.run_id) for one in asked]
 
 
 async def take_up_closings(conn: Executor, runs: Sequence[Run]) -> list[Run]:

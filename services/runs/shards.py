@@ -5,11 +5,14 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from services.channels import Channels
+from services.joining import Joined
 from services.postgres import Pool
 from services.redis import Client, open_redis
+from services.runs import control
 from services.runs.doubt import Doubt
 from services.runs.lease import Held, Leases
 from services.runs.log_writer import LogWriter
@@ -32,6 +35,8 @@ class Shard:
     writer: LogWriter
     tails: Tails
     doubt: Doubt
+    stops_said: Joined[UUID, int]
+    """`control.announce_stops`, for all who say a stop in the same moments."""
     closers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLOSERS))
     """How many runs are ended from outside at a time."""
 
@@ -109,4 +114,5 @@ def make_shard(settings: Settings, server: RedisSettings, upkeep: Pool, instance
         writer=LogWriter(settings.runs, redis, upkeep, leases),
         tails=Tails(settings.streams, redis, upkeep, channels),
         doubt=doubt,
+        stops_said=Joined(partial(control.announce_stops, redis)),
     )

@@ -8,10 +8,14 @@ from services.errors import NotFound
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable
-from services.runs import closing, control, lifecycle, store
+from services.runs import closing, lifecycle, store
+from services.runs.lifecycle import Overdue
 from services.runs.shards import Shard
 from services.runs.store import Run
 from services.runs.stores import Stores
+
+ACKNOWLEDGED_SECONDS = 0.6
+"""How much longer than the grace a driver has that acknowledges a stop: the end of many at once takes its time."""
 
 
 async def request_stop(stores: Stores, run_id: UUID) -> Run:
@@ -39,8 +43,7 @@ async def announce(stores: Stores, stopped: Sequence[Run]) -> None:
     """Tell the drivers of runs whose stop is committed, and see to it that each run really ends."""
     for run in stopped:
         logger.info("run.stop_asked", run_id=str(run.id), phase=run.phase)
-        if run.final:
-            stores.background.spawn(closing.close_from_outside(stores, run))
+    close(stores, [run for run in stopped if run.final])
     running = [run for run in stopped if not run.final]
     if not running:
         return
@@ -63,7 +66,7 @@ async def heard_by(stores: Stores, runs: Sequence[Run]) -> list[int]:
 async def heard_on(shard: Shard, run_ids: Sequence[UUID]) -> dict[UUID, int]:
     """The same for runs of one server; nobody has heard when that is away."""
     try:
-        heard = await control.announce_stops(shard.redis, run_ids)
+        heard = await asyncio.gather(*map(shard.stops_said.ask, run_ids))
     except Unreachable as error:
         logger.warning("run.stop_not_announced", count=len(run_ids), server=shard.name, error=repr(error))
         return dict.fromkeys(run_ids, 0)
@@ -71,13 +74,34 @@ async def heard_on(shard: Shard, run_ids: Sequence[UUID]) -> dict[UUID, int]:
 
 
 async def see_them_end(stores: Stores, runs: Sequence[Run], grace: float) -> None:
-    """After `grace` seconds, raise the fence of the runs that their drivers have not ended, and end them here."""
+    """After `grace` seconds, raise the fence of the runs that their drivers have not ended, and end them here.
+
+    A driver that has let go of its work and acknowledges the stop is given a little longer.
+    """
     await asyncio.sleep(grace)
-    attempts = [(run.id, run.attempt) for run in runs]
     try:
-        ended = await lifecycle.end_all_from_outside(stores.pool, attempts, "stopped")
+        left = await end_here(stores, runs, spare=grace > 0)
+        if left and grace:
+            await asyncio.sleep(ACKNOWLEDGED_SECONDS)
+            left = await end_here(stores, left, spare=False)
+        if left:  # somebody has their rows locked, which the others did not wait for
+            close(stores, await lifecycle.end_all_from_outside(stores.pool, attempts_of(left), "stopped"))
     except PostgresUnreachable as error:
         logger.warning("run.stop_postponed", count=len(runs), error=repr(error))  # the sweeper takes it up
-        return
+
+
+async def end_here(stores: Stores, runs: Sequence[Run], *, spare: bool) -> list[Run]:
+    """End what has not ended; `spare`: but the runs whose drivers acknowledge the stop. Returns what is left."""
+    asked = [Overdue(run_id, attempt, spare) for run_id, attempt in attempts_of(runs)]
+    found = await asyncio.gather(*map(stores.together.end_overdue, asked))
+    close(stores, [run for run in found if run and run.final])
+    return [run for run in found if run and not run.final]
+
+
+def close(stores: Stores, ended: Sequence[Run]) -> None:
     for run in ended:
         stores.background.spawn(closing.close_from_outside(stores, run))
+
+
+def attempts_of(runs: Sequence[Run]) -> list[tuple[UUID, int]]:
+    return [(run.id, run.attempt) for run in runs]

@@ -19,7 +19,7 @@ from services.messages import FencedMessage, Message
 from services.postgres import Pool, Unreachable, dump_json
 from services.runs import lifecycle, store
 from services.runs.fence import Fence
-from services.runs.lifecycle import End
+from services.runs.lifecycle import End, Overdue
 from services.runs.store import Run
 
 Q = TypeVar("Q")
@@ -37,6 +37,8 @@ class Together:
         self.ends = Joined[End, Run | None](partial(lifecycle.end_free, pool))
         self.stops = Joined[UUID, Run | None](partial(lifecycle.request_free_stops, pool))
         self.committed = Joined[UUID, bool](partial(lifecycle.are_stops_committed, pool))
+        self.acknowledgements = Joined[Fence, None](partial(lifecycle.acknowledge_stops, pool))
+        self.overdue = Joined[Overdue, Run | None](partial(lifecycle.end_overdue, pool))
         self.turns = Joined[UUID, Run | None](partial(store.next_queued_of, pool))
         self.drafts = Joined[FencedMessage, Message | None](partial(messages.add_free, pool))
 
@@ -52,6 +54,14 @@ class Together:
 
     async def is_stop_committed(self, run_id: UUID) -> bool:
         return await self.committed.ask(run_id)
+
+    async def acknowledge_stop(self, fence: Fence) -> None:
+        """`lifecycle.acknowledge_stops` of one run."""
+        await self.acknowledgements.ask(fence)
+
+    async def end_overdue(self, run: Overdue) -> Run | None:
+        """`lifecycle.end_overdue` of one run."""
+        return await self.overdue.ask(run)
 
     async def next_queued(self, project_id: UUID) -> Run | None:
         """`store.next_queued`."""

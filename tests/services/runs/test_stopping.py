@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
@@ -13,8 +14,10 @@ from services.broker import RUN_QUEUE
 from services.broker import queue_length as broker_queue_length
 from services.errors import NotFound
 from services.messages import NewMessage
-from services.runs import closing, control, events, keys, lifecycle, stopping
+from services.postgres import transaction
+from services.runs import closing, control, events, keys, lifecycle, stopping, store
 from services.runs.fence import FenceLost
+from services.runs.lifecycle import Overdue
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
 from tests.proxy import Proxy
@@ -169,6 +172,43 @@ async def test_a_driver_that_reacts_within_the_grace_ends_the_run_itself(stores:
         assert row.status == "stopped"
         await closing.say_last(stores, driver.log, row)
         assert (await closed(patient.pool, row.id)).attempt == driver.run.attempt
+
+
+async def test_a_driver_that_acknowledges_has_longer_than_the_grace_and_not_for_ever(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as quick, driving(stores) as slow, driving(stores) as silent:
+        drivers = quick, slow, silent
+        async with AsyncExitStack() as stack:
+            stack.enter_context(patch.object(stopping, "ACKNOWLEDGED_SECONDS", 2.0))
+            for driver in drivers:
+                await stack.enter_async_context(control.watch(stores.channels, driver.held))
+            await stopping.request_stops(other, [driver.run.id for driver in drivers])
+            await asyncio.gather(*(stores.together.acknowledge_stop(driver.held.fence) for driver in (quick, slow)))
+            await eventually(lambda: ends_with(other, silent.run.id, "stopped"), within=1.0)
+            row = await end(quick, "completed")
+            assert (row.status, row.attempt) == ("stopped", quick.run.attempt)
+            await eventually(lambda: ends_with(other, slow.run.id, "stopped"), within=10)
+    assert [(await row_of(stores.pool, one.run.id)).attempt for one in drivers] == [1, 2, 2]
+
+
+async def test_what_is_stopped_twice_is_acknowledged_by_nobody(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        for _ in range(2):
+            await lifecycle.request_stops(stores.pool, [driver.run.id])
+        (ended,) = await lifecycle.end_overdue(stores.pool, [Overdue(driver.run.id, driver.run.attempt, spare=True)])
+        assert ended
+        assert (ended.status, ended.attempt) == ("stopped", driver.run.attempt + 1)
+
+
+async def test_an_overdue_run_whose_row_is_locked_holds_up_no_other(stores: Stores) -> None:
+    async with driving(stores) as free, driving(stores) as locked, transaction(stores.pool) as conn:
+        await lifecycle.request_stops(stores.pool, [free.run.id, locked.run.id])
+        await store.hold(conn, locked.held.fence)
+        overdue = [Overdue(driver.run.id, driver.run.attempt, spare=False) for driver in (free, locked)]
+        async with asyncio.timeout(2.5):
+            found = await lifecycle.end_overdue(stores.upkeep, overdue)
+        assert [run and run.final for run in found] == [True, False]
 
 
 async def test_an_end_that_was_cut_after_the_row_was_final_is_finished_by_the_sweeper(
