@@ -102,7 +102,7 @@ def test_the_brokers_redis_is_another_database_however_ours_is_named(ours: str, 
 
 def test_a_message_names_its_run_and_carries_no_credentials() -> None:
     sent = message()
-    assert set(sent.kwargs) == {"agent_run_id", "thread_id", "instance_id", "project_id", "model_name"}
+    assert set(sent.kwargs) == {"agent_run_id", "thread_id", "instance_id", "project_id", "model_name", "attempt"}
     assert sent.actor_name == "run_agent_background"
     assert sent.options == {"broker_priority": 7}
 

@@ -1,5 +1,7 @@
 """A process that dies, or loses its connection, at the nth thing it asks a store: before it is done, or just after."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar, cast
@@ -9,7 +11,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from services.channels import Channels, Listener
+from services.channels import Channels
 from services.postgres import Pool
 from services.redis import Client, Command, open_redis
 from services.settings import RedisSettings
@@ -87,8 +89,8 @@ class Server:
 
     def relabel(self, answer: Any) -> Any:
         """INFO with the identity that a server restarted so often would have."""
-        if isinstance(answer, dict) and "run_id" in answer:
-            return {**answer, "run_id": f"{answer['run_id']}-{self.life}"}
+        if isinstance(answer, bytes) and answer.startswith(b"# Server"):
+            return re.sub(rb"(\r\nrun_id:\w+)", rb"\1-%d" % self.life, answer)
         return answer
 
 
@@ -104,22 +106,21 @@ class FusedRedis(Client):
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         run = super().ask
-        return await self.fuse.guard(lambda: run(commands), lost_redis())
+        answers = await self.fuse.guard(lambda: run(commands), lost_redis())
+        return [self.server.relabel(answer) for answer in answers]
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "FusedPipeline":
         pipeline = FusedPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-        pipeline.fuse, pipeline.server = self.fuse, self.server
+        pipeline.fuse = self.fuse
         return pipeline
 
 
 class FusedPipeline(Pipeline):
     fuse: Fuse
-    server: Server
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         run = cast(Callable[[bool], Awaitable[list[Any]]], super().execute)
-        answers = await self.fuse.guard(lambda: run(raise_on_error), lost_redis())
-        return [self.server.relabel(answer) for answer in answers]
+        return await self.fuse.guard(lambda: run(raise_on_error), lost_redis())
 
 
 def fused_redis(settings: RedisSettings, fuse: Fuse, server: Server) -> FusedRedis:
@@ -132,12 +133,12 @@ def fused_redis(settings: RedisSettings, fuse: Fuse, server: Server) -> FusedRed
 def fused_channels(settings: RedisSettings, fuse: Fuse) -> Channels:
     """Subscriptions do not burn; but they fly."""
     channels = Channels(settings)
-    add = channels.add
+    wait_for = channels.wait_for
 
-    async def flying(name: str, listener: Listener) -> None:
-        await fuse.fly(lambda: add(name, listener))
+    async def flying(name: str, confirmed: "asyncio.Future[None] | None") -> None:
+        await fuse.fly(lambda: wait_for(name, confirmed))
 
-    channels.add = flying  # type: ignore[method-assign]
+    channels.wait_for = flying  # type: ignore[method-assign]
     return channels
 
 

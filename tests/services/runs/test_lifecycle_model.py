@@ -130,7 +130,7 @@ class Lifecycle(RuleBasedStateMachine):
     def begin_with_a_run(self) -> None:
         self.start(self.nodes[0], "stop", "now", announced=True)
         self.all_promises_hold()
-        self.claim(self.nodes[0], self.runs[0])
+        self.claim(self.nodes[0], self.runs[0], unclaimed=True)
 
     @precondition(lambda self: len(self.runs) < MOST_RUNS)
     @rule(
@@ -177,8 +177,8 @@ class Lifecycle(RuleBasedStateMachine):
             assert not (going_on and announced and node.fuse.burned == burned), f"{going_on} were stopped and go on"
 
     @precondition(lambda self: self.runs)
-    @rule(node=one_of("nodes"), run=one_of("runs"))
-    def claim(self, node: Node, run: Ref) -> None:
+    @rule(node=one_of("nodes"), run=one_of("runs"), unclaimed=st.booleans())
+    def claim(self, node: Node, run: Ref, unclaimed: bool) -> None:
         before = self.look(run.id)
         row = self.world.run(store.get(self.world.pool, run.id))
         assert row
@@ -188,7 +188,7 @@ class Lifecycle(RuleBasedStateMachine):
             free = free and not self.expired(row.id)
         burned = node.fuse.burned
         try:
-            driver = self.do(node, node.claim(run.id))
+            driver = self.do(node, node.claim(run.id, unclaimed=unclaimed))
         except Interrupted:
             return
         assert free or not driver, f"{run.name} was claimed: it was {row.phase}, locked by {before.lock!r}"

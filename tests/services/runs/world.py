@@ -25,6 +25,7 @@ from services.runs import archive, keys, lifecycle, shards, store, stores
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.fence import FenceLost
 from services.runs.lease import Held
+from services.runs.lifecycle import Claimable, Unclaimed
 from services.runs.store import Run
 from services.runs.stores import Stores, open_stores
 from services.settings import RunSettings, Settings, StreamSettings
@@ -236,22 +237,27 @@ class Node:
         self.stores.writer.starving.set()
         await self.write()
 
-    async def claim(self, run_id: UUID) -> Driver | None:
-        """What `worker.runner` does with a message, up to the work."""
+    async def claim(self, run_id: UUID, *, unclaimed: bool) -> Driver | None:
+        """What `worker.runner` does with a message, up to the work; `unclaimed`: as the message has it."""
         stores, settings = self.stores, self.world.settings.runs
+        if unclaimed and (driver := await self.drive(Unclaimed(run_id))):
+            return driver
         run = await store.get(stores.pool, run_id)
         if run is None or run.final:
             return None
         if run.status == "running" and not await lifecycle.is_abandoned(stores.pool, run.id, settings.dead_after):
             return None
+        return await self.drive(run)
+
+    async def drive(self, run: Claimable) -> Driver | None:
         async with AsyncExitStack() as stack:
-            claimed = await stack.enter_async_context(runner.claimed(self.process, run))
-            if claimed is None:
+            claim = await stack.enter_async_context(runner.claimed(self.process, run))
+            if claim is None:
                 return None
-            row, held = claimed
-            log = await stores.writer.open_log(row, held.fence)
+            held = claim.held
+            log = await self.stores.writer.open_log(claim.run, held.fence, claim.listed)
             await stack.enter_async_context(runner.losing_with(held, log))
-            driver = Driver(self, stack.pop_all(), row, held, log)
+            driver = Driver(self, stack.pop_all(), claim.run, held, log)
             self.drivers.append(driver)
         await driver.resume()
         await self.write()
@@ -564,7 +570,7 @@ class World:
         await self.play(node, node.sweep())
         run_ids, self.queue.run_ids = self.queue.run_ids, set()
         for run_id in sorted(run_ids, key=self.name_of):
-            driver = await self.play(node, node.claim(run_id))
+            driver = await self.play(node, node.claim(run_id, unclaimed=False))
             await self.look()
             if driver:
                 await self.play(node, driver.say(1))
