@@ -71,6 +71,7 @@ def test_random_definitions_are_refused_or_end_within_their_bounds() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(1, 6))
 def test_ten_thousand_random_definitions_are_refused_or_end_within_their_bounds(part: int) -> None:
     try_many(2_000, part)
