@@ -38,7 +38,7 @@ BREAKS = (
     Break(
         "no fence in Redis",
         "services/runs/log_writer.py",
-        "if owner ~= ARGV[1] then return {'lost', 0} end\n",
+        "    elseif owner ~= ARGV[at] then verdicts[log] = 'lost'\n",
         "",
         f"{LOG}::test_nothing_is_appended_once_the_lock_is_in_other_hands",
     ),
@@ -113,14 +113,14 @@ BREAKS = (
     Break(
         "no refill of a list that Redis lost",
         "services/runs/log_writer.py",
-        "if length < expected then return {'short', length} end\n",
+        "    elseif length < expected then verdicts[log] = 'short'\n",
         "",
         f"{LOG}::test_a_flush_of_redis_between_two_appends_changes_no_id_and_no_byte",
     ),
     Break(
         "a repeated append that is not recognised",
         "services/runs/log_writer.py",
-        "if length > expected then return {'longer', length} end\n",
+        "    elseif length > expected then verdicts[log] = 'longer'\n",
         "",
         f"{LOG}::test_an_append_whose_answer_was_lost_is_not_doubled",
     ),
