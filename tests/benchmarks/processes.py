@@ -37,8 +37,12 @@ class Meter:
         self.before = self.cpu()
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds of each since it began, user and system, of its threads and living children."""
-        return {name: sum(map(cpu_seconds, family(pid))) for name, pid in self.pids.items()}
+        """CPU seconds of each since it began, user and system, of its threads and living children.
+
+        As they are at the end: the look for children goes before, since it takes as long as there are processes.
+        """
+        families = {name: family(pid) for name, pid in self.pids.items()}
+        return {name: sum(map(cpu_seconds, processes)) for name, processes in families.items()}
 
     def restart(self) -> None:
         self.before = self.cpu()

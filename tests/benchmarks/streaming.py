@@ -187,11 +187,12 @@ class Bench:
                 await producer.line()
             await asyncio.sleep(SETTLE_SECONDS)
             meter = Meter(server=pid, client=load.process.pid, producer=producer.process.pid, **stores)
-            await load.ask({"do": "measure"})
             meter.restart()
+            await load.ask({"do": "measure"})
             began = asyncio.get_running_loop().time()
             await asyncio.sleep(seconds)
-            took, cpu = asyncio.get_running_loop().time() - began, meter.spent()
+            cpu = meter.spent()
+            took = asyncio.get_running_loop().time() - began
             counted = await load.ask({"do": "report"})
             return Measured(
                 due=shape.streams * shape.per_second * took,
