@@ -19,8 +19,8 @@ def short(value: Any) -> Any:
 Text = Annotated[str, AfterValidator(storable_text)]
 Line = Annotated[
     str,
-    BeforeValidator(short),
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LINE_CHARS),
+    BeforeValidator(short),
     AfterValidator(storable_text),
 ]
 Prompt = Annotated[Text, AfterValidator(not_blank)]

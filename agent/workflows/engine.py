@@ -177,8 +177,8 @@ class Engine:
             given = inputs.read(Definition(steps=[step]), self.values.variables)
         except BadInput as error:
             raise StepFailed(f"The variable {error}.", again=False) from error
-        taken = {variable.name: given[variable.name] for variable in told.variables}
-        return Outcome("completed", values.kept(taken), sets=taken)
+        taken = values.kept({variable.name: given[variable.name] for variable in told.variables})
+        return Outcome("completed", taken, sets=taken)
 
     async def decide(self, step: Step, frame: Frame, begun: Visit | None) -> Outcome:
         told = cast(ConditionConfig, step.told)

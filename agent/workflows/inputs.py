@@ -5,6 +5,7 @@ from typing import Any
 
 from agent.workflows.configs import InputConfig, Variable, fits
 from agent.workflows.definition import Definition
+from agent.workflows.expressions import LARGEST_INTEGER
 
 
 class BadInput(Exception):
@@ -35,4 +36,8 @@ def asked(definition: Definition) -> Iterator[Variable]:
 def typed(variable: Variable, value: Any) -> Any:
     if not fits(value, variable.type):
         raise BadInput(variable.name, f"must be of type {variable.type}")
-    return int(value) if variable.type == "integer" else value
+    if variable.type != "integer":
+        return value
+    if abs(value) >= LARGEST_INTEGER:
+        raise BadInput(variable.name, "must have at most 64 bits")
+    return int(value)

@@ -110,6 +110,17 @@ async def test_variables_are_checked_before_anything_is_begun(ann: Person, pool:
     assert await pool.fetchval("SELECT count(*) FROM agent_runs") == 0
 
 
+async def test_a_whole_number_that_the_stores_cannot_keep_as_one_is_refused_by_name(ann: Person, pool: Pool) -> None:
+    asking = {"variables": [{"name": "times", "type": "integer"}]}
+    workflow_id = await workflow_of(ann, entry_point="given", steps=[step_of("given", "INPUT", asking)])
+    for times in (1e30, -(2.0**63), 2.0**63):
+        answer = await ann.post(f"/workflows/{workflow_id}/execute", json={**MODEL, "variables": {"times": times}})
+        assert answer.status_code == 422
+        assert "times must have at most 64 bits" in answer.json()["detail"][0]["msg"]
+    assert await pool.fetchval("SELECT count(*) FROM agent_runs") == 0
+    assert (await executed(ann, workflow_id, variables={"times": 2.0**62}))["status"] == "running"
+
+
 async def test_a_paused_workflow_and_one_without_steps_are_not_executed(ann: Person) -> None:
     paused = await workflow_of(ann, state="PAUSED")
     empty = (await made(ann, "/workflows", {"name": "Empty"}))["id"]
