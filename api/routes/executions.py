@@ -18,7 +18,7 @@ from api.idempotency import KeyHeader, request_key
 from api.paging import decode_moment, decode_position, encode_moment
 from api.routes.runs import status_after_stop
 from api.routes.starts import check_billing, model_of
-from api.routes.streams import CursorHeader, follow
+from api.routes.streams import STREAM_ANSWERS, CursorHeader, follow
 from api.sse import EventStream
 from services import workflow_executions, workflow_steps, workflows
 from services.errors import Conflict
@@ -264,7 +264,7 @@ async def cancel_execution(execution_id: UUID, caller: CallerDep, resources: Res
     "/executions/{execution_id}/stream",
     status_code=200,
     response_class=EventStream,
-    responses={204: {"description": "The last event was seen already."}},
+    responses=STREAM_ANSWERS,
 )
 async def stream_execution(
     execution_id: UUID,

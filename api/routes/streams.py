@@ -1,7 +1,7 @@
 """The stream of a run."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -12,7 +12,7 @@ from api import access
 from api.auth import Caller, Identity, resolve_caller
 from api.deps import AccountHeader, CallerDep, Resources, ResourcesDep, StreamIdentityDep
 from api.errors import invalid
-from api.sse import EventStream, ending_comment
+from api.sse import MEDIA_TYPE, EventStream, ending_comment
 from services import stream_passes, stream_tokens, threads
 from services.errors import Conflict, NotFound, Unauthenticated
 from services.log import logger
@@ -29,6 +29,22 @@ CursorHeader = Annotated[str | None, Header(alias="Last-Event-ID")]
 MAX_CURSOR_DIGITS = 18
 
 
+STREAM_EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "event": {"const": "message"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["id", "data"],
+}
+STREAM_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Events, until the last one.", "content": {MEDIA_TYPE: {"schema": STREAM_EVENT}}},
+    204: {"description": "The last event was seen already."},
+}
+"""The schema is that of each event, as clients of event streams read one."""
+
+
 class StreamToken(BaseModel):
     token: str
     expires_in: int
@@ -38,7 +54,7 @@ class StreamToken(BaseModel):
     "/agent-run/{run_id}/stream",
     status_code=200,
     response_class=EventStream,
-    responses={204: {"description": "The last event was seen already."}},
+    responses=STREAM_ANSWERS,
 )
 async def stream_run(
     run_id: UUID,

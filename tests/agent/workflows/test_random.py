@@ -10,6 +10,7 @@ from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
+from pydantic import ValidationError
 
 from agent.context import RunFailed, RunParked
 from agent.workflows import acts, checking, engine
@@ -52,7 +53,11 @@ async def execute(definition: Definition, variables: dict[str, Any]) -> str:
 
 
 def check_and_execute(given_definition: dict[str, Any], variables: Any) -> None:
-    definition = Definition.model_validate(given_definition)
+    try:
+        definition = Definition.model_validate(given_definition)
+    except ValidationError:
+        endings["refused"] += 1
+        return
     if found := checking.problems(definition):
         assert all(each.words for each in found)
         endings["refused"] += 1
