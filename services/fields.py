@@ -8,6 +8,7 @@ from pydantic import HttpUrl, TypeAdapter
 
 MAX_METADATA_BYTES = 16 * 1024
 MAX_JSON_DEPTH = 100
+LARGEST_INTEGER = 2**63
 WEB_ADDRESS = TypeAdapter(HttpUrl)
 
 
@@ -70,6 +71,14 @@ def finite(value: Any) -> Any:
     for number in numbers(value):
         if not abs(number) <= sys.float_info.max:
             raise ValueError("must not contain a number that is larger than a double can be, or none")
+    return value
+
+
+def of_64_bits(value: Any) -> Any:
+    """What is kept as JSON by orjson, which knows no larger whole numbers."""
+    for number in numbers(value):
+        if isinstance(number, int) and abs(number) >= LARGEST_INTEGER:
+            raise ValueError("must not contain a whole number of more than 64 bits")
     return value
 
 

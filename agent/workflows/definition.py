@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, StringConstraints
 
 from agent.workflows.configs import CONFIGS, MAX_RETRIES, StepConfig, StepId, Text, Word
-from services.fields import finite, shallow, small_object, storable_text, texts
+from services.fields import finite, of_64_bits, shallow, small_object, storable_text, texts
 
 MAX_STEPS = 200
 MAX_NEXT_STEPS = 50
@@ -21,7 +21,7 @@ ACTING: frozenset[str] = frozenset({"AGENT", "TOOL", "MCP_TOOL", "WEBHOOK"})
 
 def plain_json(value: Any) -> Any:
     """JSON that the stores can keep."""
-    for text in texts(finite(shallow(value))):
+    for text in texts(of_64_bits(finite(shallow(value)))):
         storable_text(text)
     return value
 

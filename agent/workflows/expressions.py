@@ -18,7 +18,7 @@ from jmespath.exceptions import JMESPathError, ParseError
 from jmespath.functions import Functions, signature
 from jmespath.visitor import Options, TreeInterpreter
 
-from services.fields import finite, shallow
+from services.fields import LARGEST_INTEGER, finite, shallow
 from services.postgres import storable_text
 
 MAX_CHARS = 2_000
@@ -30,7 +30,6 @@ MAX_RESULT_BYTES = 256 * 1024
 MAX_SECONDS = 0.5
 """Of this thread's own time: a step over large texts costs more than one."""
 MAX_SPLITS = 20_000
-LARGEST_INTEGER = 2**63
 OPENING, CLOSING = "{{", "}}"
 MOST_CLOSINGS = 20
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from agent.workflows.configs import InputConfig, Variable, fits
 from agent.workflows.definition import Definition
-from agent.workflows.expressions import LARGEST_INTEGER
+from services.fields import LARGEST_INTEGER
 
 
 class BadInput(Exception):

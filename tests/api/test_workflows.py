@@ -49,6 +49,19 @@ async def test_other_steps_make_a_version_and_another_name_does_not(ann: Person,
     assert [row["version_number"] for row in numbers] == [1, 2]
 
 
+async def test_a_whole_number_that_the_stores_cannot_keep_is_refused_wherever_it_stands(ann: Person) -> None:
+    workflow = await made(ann, "/workflows", {"name": "Watering", **WATERING})
+    step = {"id": "water", "type": "TRANSFORM", "config": {"expression": "variables", "note": [2**63]}}
+    for answer, field in (
+        (await ann.post("/workflows", json={"name": "Bad", "entry_point": "water", "steps": [step]}), "config"),
+        (await ann.post(f"/workflows/{workflow['id']}/execute", json={"variables": {"a": -(2**70)}}), "variables"),
+    ):
+        assert answer.status_code == 422
+        (said,) = answer.json()["detail"]
+        assert said["loc"][-1] == field
+        assert "64 bits" in said["msg"]
+
+
 async def test_a_wrong_definition_is_refused_with_its_step_and_field(ann: Person) -> None:
     workflow = await made(ann, "/workflows", {"name": "Watering", **WATERING})
     steps = [{"id": "water", "type": "WEBHOOK", "config": {"url": "file:///etc/passwd"}, "next_steps": ["nowhere"]}]
