@@ -271,7 +271,8 @@ async def acknowledge_stops(conn: Executor, fences: Sequence[Fence]) -> list[Non
 async def end_overdue(conn: Executor, asked: Sequence[Overdue]) -> list[Run | None]:
     """End stopped runs from outside, in one statement that waits for no row and locks none that is spared.
 
-    Each as it is then: ended, or not, when it was spared or its row is locked; None when somebody else has ended it.
+    Each as it is then: ended, or not, when it was spared or its row is locked; None when somebody else has ended it,
+    who may be named before: whoever is told of an end says the last words.
     """
     rows = await conn.fetch(
         f"""
@@ -296,7 +297,8 @@ async def end_overdue(conn: Executor, asked: Sequence[Overdue]) -> list[Run | No
         [one.spare for one in asked],
     )
     found = {row["id"]: Run(**row) for row in rows}
-    return [found.get(one.run_id) for one in asked]
+    ended = {run_id: found.pop(run_id) for run_id, run in list(found.items()) if run.final}
+    return [ended.pop(one.run_id, None) or found.get(one.run_id) for one in asked]
 
 
 async def take_up_closings(conn: Executor, runs: Sequence[Run]) -> list[Run]:

@@ -211,6 +211,29 @@ async def test_an_overdue_run_whose_row_is_locked_holds_up_no_other(stores: Stor
         assert [run and run.final for run in found] == [True, False]
 
 
+async def test_of_those_who_end_a_run_in_the_same_moment_one_is_told_that_it_has(stores: Stores) -> None:
+    async with driving(stores) as driver, driving(stores) as spared:
+        await lifecycle.request_stops(stores.pool, [driver.run.id, spared.run.id])
+        await stores.together.acknowledge_stop(spared.held.fence)
+        overdue = [Overdue(each.run.id, each.run.attempt, spare=True) for each in (driver, spared, driver, spared)]
+        found = await lifecycle.end_overdue(stores.pool, overdue)
+        assert [run and run.final for run in found] == [True, False, None, False]
+
+
+async def test_a_run_that_two_requests_end_in_the_same_moment_says_its_last_words_once(
+    stores: Stores, other: Stores
+) -> None:
+    async with driving(stores) as driver:
+        await driver.say("Hello")
+        die(driver)
+    [run] = await lifecycle.request_stops(other.pool, [driver.run.id])
+    await asyncio.gather(*(stopping.see_them_end(other, [run], 0.0) for _ in range(2)))
+    await closed(other.pool, run.id)
+    log = await listed(other, run.id)
+    assert kinds(log) == ["chunk", "complete", "thread_run_end", "last:stopped"]
+    assert await archived(other.pool, run.id) == log
+
+
 async def test_an_end_that_was_cut_after_the_row_was_final_is_finished_by_the_sweeper(
     stores: Stores, other: Stores
 ) -> None:
