@@ -24,7 +24,7 @@ from services.runs.store import Run
 from services.settings import RunSettings
 
 APPEND = """
-local verdicts, at = {}, 2
+local verdicts, taken, at = {}, {}, 2
 for log = 1, #KEYS / 2 do
     local owner, length = redis.call('GET', KEYS[2 * log - 1]), redis.call('LLEN', KEYS[2 * log])
     local expected = tonumber(ARGV[at + 2])
@@ -32,7 +32,8 @@ for log = 1, #KEYS / 2 do
     elseif owner ~= ARGV[at] then verdicts[log] = 'lost'
     elseif length < expected then verdicts[log] = 'short'
     elseif length > expected then verdicts[log] = 'longer'
-    else verdicts[log] = 'ok' end
+    elseif taken[KEYS[2 * log]] then verdicts[log] = 'longer'
+    else verdicts[log], taken[KEYS[2 * log]] = 'ok', true end
     at = at + 4 + ARGV[at + 3]
 end
 at = 2
@@ -52,7 +53,8 @@ return verdicts
 """The atomic step of many logs: fence, expected length (a repeated append cannot double), RPUSH, EXPIRE, PUBLISH.
 
 Keys: lock and list of each log. Arguments: TTL; of each owner, channel, expected length, number of events, events.
-What may be refused is asked before anything is written: a call that fails has appended nothing.
+What may be refused is asked before anything is written: a call that fails has appended nothing. A list that is named
+twice is appended to once, as by two calls.
 """
 
 NUMBERS = b"$12\r\n%012d\r\n$6\r\n%06d\r\n"

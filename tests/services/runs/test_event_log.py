@@ -499,6 +499,15 @@ async def test_each_log_of_a_call_gets_a_verdict_of_its_own(stores: Stores, redi
         assert lengths == [1, 1, 0, 2, 3]
 
 
+async def test_a_list_that_is_named_twice_in_a_call_is_appended_to_once(stores: Stores) -> None:
+    """As two calls of the same owner would be: the second one finds the list longer than it knew."""
+    async with driving(stores) as driver, driving(stores) as other:
+        await asyncio.gather(driver.say("a"), other.say("a"))
+        batches = [(each.log, [b"b"]) for each in (driver, other, driver)]
+        assert await stores.writer.append(batches) == [b"ok", b"ok", b"longer"]
+        assert len(await listed(stores, driver.run.id)) == 2
+
+
 async def test_a_full_redis_is_waited_out_however_long_it_takes(settings: Settings, redis: Redis) -> None:
     async with driving_with(settings, append_timeout=timedelta(seconds=0.2)) as driver, driving_with(settings) as other:
         await asyncio.gather(driver.say("a"), other.say("a"))
