@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -23,10 +24,17 @@ if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 en
 redis.call('SET', KEYS[2], 'running', 'PX', ARGV[2])
 return 1
 """
-RENEW = """
+ATTEMPT_OF = """
+local function attempt_of(owner) return tonumber(string.match(owner, ':(%d+)$')) or math.huge end
+"""
+"""Of a lock's owner. Only one of a higher attempt overtakes a driver: another has come by an old message, while Redis
+had forgotten the lock, and cannot claim."""
+
+RENEW = f"""
+{ATTEMPT_OF}
 local owner = redis.call('GET', KEYS[1])
 if not owner then return 0 end
-if owner ~= ARGV[1] then return -1 end
+if owner ~= ARGV[1] then return attempt_of(owner) > attempt_of(ARGV[1]) and -1 or 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('SET', KEYS[2], 'running', 'PX', ARGV[2])
 return 1
@@ -43,6 +51,12 @@ if attempt > tonumber(ARGV[3]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
+
+
+def overtakes(owner: Any, fence: Fence) -> bool:
+    """Whether the owner of a lock is of a higher attempt; one that cannot be read is."""
+    attempt = (owner or b":0").rpartition(b":")[2]
+    return not attempt.isdigit() or int(attempt) > fence.attempt
 
 
 class Held:
@@ -98,13 +112,14 @@ class Leases:
     async def retake(self, fence: Fence) -> bool:
         """A missing lock is nobody's: take it again, but only while the row shows our attempt.
 
-        Looked at before and after: whoever raises the fence in between then finds us gone.
+        Looked at before and after: whoever raises the fence in between then finds us gone. False when we are overtaken;
+        an attempt that is not above ours may have the lock for a moment.
         """
         if not await self.is_mine(fence):
             return False
         lock = keys.lock(fence.run_id)
         taken = await self.redis.set(lock, fence.lock_value, nx=True, px=self.ttl_ms)
-        if not taken and await self.redis.get(lock) != fence.lock_value.encode():
+        if not taken and overtakes(await self.redis.get(lock), fence):
             return False
         if await self.is_mine(fence):
             return True

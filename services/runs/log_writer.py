@@ -19,16 +19,18 @@ from services.runs import archive, events, keys
 from services.runs.archive import Block
 from services.runs.event_log import BATCH_EVENTS, EventLog
 from services.runs.fence import Fence
-from services.runs.lease import Leases
+from services.runs.lease import ATTEMPT_OF, Leases
 from services.runs.store import Run
 from services.settings import RunSettings
 
-APPEND = """
-local verdicts, taken, at = {}, {}, 2
+APPEND = f"""
+{ATTEMPT_OF}
+local verdicts, taken, at = {{}}, {{}}, 2
 for log = 1, #KEYS / 2 do
     local owner, length = redis.call('GET', KEYS[2 * log - 1]), redis.call('LLEN', KEYS[2 * log])
     local expected = tonumber(ARGV[at + 2])
     if not owner then verdicts[log] = 'missing'
+    elseif owner ~= ARGV[at] and attempt_of(owner) <= attempt_of(ARGV[at]) then verdicts[log] = 'held'
     elseif owner ~= ARGV[at] then verdicts[log] = 'lost'
     elseif length < expected then verdicts[log] = 'short'
     elseif length > expected then verdicts[log] = 'longer'
@@ -297,6 +299,8 @@ class LogWriter:
             log.lose()
         elif verdict == b"missing":
             self.repair(log, self.retake)
+        elif verdict == b"held":
+            self.repair(log, self.wait)
         elif verdict == b"short":
             self.repair(log, self.refill)
         elif verdict == b"longer":
@@ -332,6 +336,10 @@ class LogWriter:
             await asyncio.sleep(RETRY_SECONDS)
 
         return wait
+
+    async def wait(self, log: EventLog) -> None:
+        """A worker that came by an old message has the lock: its claim fails, and it gives the lock back."""
+        await asyncio.sleep(RETRY_SECONDS)
 
     async def retake(self, log: EventLog) -> None:
         if not await self.leases.retake(log.fence):

@@ -188,6 +188,16 @@ async def test_nothing_is_appended_once_the_lock_is_in_other_hands(stores: Store
         assert text_of(await listed(stores, driver.run.id)) == "mine"
 
 
+async def test_a_lock_that_an_old_message_took_is_waited_for(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        await driver.say("a")
+        await stores.redis.set(keys.lock(driver.run.id), f"stranger:{driver.run.attempt}", px=300)
+        async with asyncio.timeout(5):
+            await driver.say("b")
+        assert text_of(await listed(stores, driver.run.id)) == "ab"
+        assert await stores.redis.get(keys.lock(driver.run.id)) == driver.held.fence.lock_value.encode()
+
+
 async def test_a_missing_lock_is_taken_again_by_an_append(stores: Stores) -> None:
     async with driving(stores) as driver:
         await driver.say("a")

@@ -104,6 +104,18 @@ async def test_a_lock_in_other_hands_is_noticed(stores: Stores) -> None:
         await eventually(driver.held.lost.is_set, within=2.5)
 
 
+async def test_a_lock_that_an_old_message_took_is_no_loss(stores: Stores) -> None:
+    async with driving(stores) as driver:
+        lock = keys.lock(driver.run.id)
+        await stores.redis.set(lock, f"stranger:{driver.run.attempt}", px=5000)
+        await beat(stores)
+        assert not driver.held.lost.is_set()
+        await stores.redis.delete(lock)
+        await beat(stores)
+        assert not driver.held.lost.is_set()
+        assert await stores.redis.get(lock) == driver.held.fence.lock_value.encode()
+
+
 async def test_a_raised_fence_is_noticed(stores: Stores) -> None:
     async with driving(stores) as driver:
         assert await lifecycle.end_from_outside(stores.pool, driver.run.id, driver.run.attempt, "stopped")
