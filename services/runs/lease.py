@@ -152,11 +152,8 @@ class Leases:
         """One pipeline for all; what is missing is taken again beside it, since that asks Postgres."""
         if not leases:
             return
-        pipeline = self.redis.pipeline(transaction=False)
-        for held in leases:
-            await self.renew(keys=self.keys(held.fence), args=[held.fence.lock_value, self.ttl_ms], client=pipeline)
         try:
-            answers = await pipeline.execute()
+            answers = await self.ask_to_renew(leases)
         except (*RedisUnreachable, ResponseError) as error:
             logger.warning("lease.redis_unreachable", error=repr(error))
             return
@@ -167,6 +164,12 @@ class Leases:
                 self.retaking.spawn(self.retake_or_lose(held))
             elif answer == -1:
                 self.lose(held, "another holds the lock")
+
+    async def ask_to_renew(self, leases: list[Held]) -> list[Any]:
+        async with self.redis.pipeline(transaction=False) as pipeline:  # else it keeps the connection it broke with
+            for held in leases:
+                await self.renew(keys=self.keys(held.fence), args=[held.fence.lock_value, self.ttl_ms], client=pipeline)
+            return await pipeline.execute()
 
     async def retake_or_lose(self, held: Held) -> None:
         try:

@@ -1,5 +1,5 @@
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -8,6 +8,7 @@ from unittest.mock import patch
 from redis.asyncio import Redis
 
 from services.postgres import Pool
+from services.redis import Unreachable
 from services.runs import control, keys, lifecycle
 from services.runs.fence import Fence
 from services.runs.lease import Leases
@@ -147,6 +148,21 @@ async def test_a_stop_in_the_row_is_noticed_without_any_announcement(stores: Sto
     async with driving(stores) as driver:
         await lifecycle.request_stops(stores.pool, [driver.run.id])
         await eventually(driver.held.stop_asked.is_set, within=2.5)
+
+
+async def test_beats_that_the_network_cuts_off_use_up_no_connections(far: Stores, redis_proxy: Proxy) -> None:
+    async with driving(far) as driver:
+        for _ in range(2 * far.settings.redis.pool_size):
+            await eventually(lambda: answers(far.redis), within=5)
+            redis_proxy.cut_after(1)
+            await far.leases.renew_locks([driver.held])
+        assert await eventually(lambda: answers(far.redis), within=5)
+
+
+async def answers(redis: Redis) -> bool:
+    with suppress(*Unreachable):
+        return bool(await redis.ping())
+    return False
 
 
 async def test_a_missing_lock_is_taken_again(stores: Stores) -> None:
