@@ -141,11 +141,15 @@ async def claim_and_look(process: Process, run: Claimable, held: Held) -> Claim 
 
 
 async def look(process: Process, run: Claimable) -> Listed | None:
-    """None when Redis cannot be asked: whoever opens the log knows how long to wait."""
+    """None when Redis cannot be asked: whoever opens the log knows how long to wait.
+
+    None also when there is more than one event: an old message may be of a run that has said much, and is not ours.
+    """
     try:
-        return await process.stores.of(run.id).writer.look(run.id)
+        listed = await process.stores.of(run.id).writer.look(run.id, until=0)
     except (*RedisUnreachable, ResponseError):
         return None
+    return listed if listed.length == len(listed.tail) else None
 
 
 async def claim_surely(process: Process, run: Claimable, held: Held) -> Run | None:

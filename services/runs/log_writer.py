@@ -119,13 +119,15 @@ class LogWriter:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.archive_all()
 
-    async def look(self, run_id: UUID, archived: int = 0) -> Listed:
-        """What Redis has of a log from its `archived` events on. With the lock in hand: nobody else appends then.
+    async def look(self, run_id: UUID, archived: int = 0, *, until: int = -1) -> Listed:
+        """What Redis has of a log from its `archived` events on, the event `until` included.
+
+        With the lock in hand: nobody else appends then.
 
         Raises: redis errors when Redis cannot be asked.
         """
         responses = keys.responses(run_id)
-        commands = [("INFO", "server"), ("LLEN", responses), ("LRANGE", responses, archived, -1)]
+        commands = [("INFO", "server"), ("LLEN", responses), ("LRANGE", responses, archived, until)]
         answers = await self.redis.ask(commands)
         for answer in answers:
             if isinstance(answer, Exception):

@@ -18,7 +18,7 @@ from services.broker import RUN_QUEUE, queue_length
 from services.runs import events, keys, lifecycle, stopping, store
 from services.runs.fence import FenceLost
 from services.runs.lifecycle import HandOver
-from services.runs.log_writer import LogWriter
+from services.runs.log_writer import Listed, LogWriter
 from services.runs.store import Run
 from services.settings import Settings
 from tests import fakes
@@ -549,6 +549,31 @@ async def test_a_run_that_nobody_has_claimed_is_claimed_without_a_look_at_its_ro
     assert kinds(log)[0] == "thread_run_start"
     await runner.drive(process, run.id, unclaimed=True)  # its message comes once more
     assert await log_of(process, run) == log
+
+
+async def test_an_old_message_of_a_run_that_has_ended_reads_none_of_its_log(process: Process) -> None:
+    run = await make_run(process.stores.pool)
+    await drive(process, run)
+    looked, look = list[Listed](), LogWriter.look
+
+    async def note(writer: LogWriter, *arguments: Any, **named: Any) -> Listed:
+        looked.append(await look(writer, *arguments, **named))
+        return looked[-1]
+
+    with patch.object(LogWriter, "look", note):
+        await runner.drive(process, run.id, unclaimed=True)
+    assert [(each.length > 3, len(each.tail)) for each in looked] == [(True, 1)]
+
+
+async def test_events_that_somebody_pushed_before_the_claim_stand_before_ours(process: Process, redis: Redis) -> None:
+    run = await make_run(process.stores.pool)
+    await redis.rpush(keys.responses(run.id), b'{"type": "foreign"}', b'{"type": "more"}')
+    await runner.drive(process, run.id, unclaimed=True)
+    row = await closed(process.stores.pool, run.id)
+    log = await log_of(process, run)
+    assert row.status == "completed"
+    assert log[:2] == [b'{"type": "foreign"}', b'{"type": "more"}']
+    assert row.event_count == len(log)
 
 
 async def test_a_message_that_is_older_than_a_hand_over_or_a_stop_is_harmless(
