@@ -10,6 +10,7 @@ from agent import models, thread_manager, tokens
 from agent.calls import ToolCall
 from agent.context import RunContext, RunFailed, RunStopped
 from agent.llm.request import ModelRequest
+from agent.native_calls import as_calls
 from agent.response_processor import Answer
 from services.billing.calls import Charge, ModelCall
 from services.log import logger
@@ -68,13 +69,14 @@ def answered(answer: Answer, made: Sequence[ToolCall] = ()) -> int:
 
 
 async def settle_rest(ctx: RunContext) -> None:
-    """Settle a call that ended without a message of its own: it costs what was kept of it, else nothing.
+    """Settle a call that ended without a message of its own: it costs what readers saw of it, else nothing.
 
     Waits while Postgres is away. Raises: FenceLost.
     """
     call = ctx.call
     if call is None:
         return
-    charge = ctx.gate.charge(call, None, 0) if call.answered else None
+    begun = as_calls(ctx.draft.begun)
+    charge = ctx.gate.charge(call, None, answered(Answer(), begun)) if call.answered or begun else None
     await thread_manager.patiently(ctx, lambda conn: ctx.gate.settle(conn, ctx.fence, call, charge))
     ctx.call = None

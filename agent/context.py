@@ -1,7 +1,7 @@
 """RunContext: everything one run may touch."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -12,6 +12,7 @@ from httpx2 import AsyncClient
 from agent import response_processor
 from agent.browser.driver import Driver
 from agent.calls import ToolCall
+from agent.native_calls import Growing
 from agent.tools.base import Registry
 from services.billing.calls import ModelCall
 from services.billing.gate import Gate
@@ -62,6 +63,8 @@ class Draft:
 
     text: str = ""
     reasoning: str = ""
+    begun: Sequence[Growing] = ()
+    """Calls that came with it: they are not kept, and cost what they cost."""
     message_id: UUID = field(default_factory=uuid4)
 
 

@@ -11,6 +11,7 @@ from agent.context import ContextTooLong, Draft, RunContext, RunFailed
 from agent.conversation import Conversation
 from agent.equipment import equipped
 from agent.llm.request import ModelRequest
+from agent.native_calls import as_calls
 from agent.response_processor import Answer, Reading
 from agent.tool_runner import Acting
 from agent.tools import offer
@@ -123,6 +124,7 @@ async def ask(ctx: RunContext, request: ModelRequest, acting: Acting) -> tuple[l
         async for chunk in chunks:
             events = reading.read(chunk)
             ctx.draft.text, ctx.draft.reasoning = reading.answer.text, reading.answer.reasoning
+            ctx.draft.begun = reading.native.growing
             if events:
                 await ctx.log.append(*events)
             if reading.size > MAX_ANSWER_CHARS:
@@ -173,7 +175,7 @@ async def keep_draft(ctx: RunContext, store: Store = thread_manager.store) -> No
         return
     draft = Answer(text=ctx.draft.text, reasoning=ctx.draft.reasoning, finish_reason="interrupted")
     kept = response_processor.message(draft, ctx.run.id, ctx.run.model_name, interrupted=True)
-    charge = charges.of_answer(ctx, draft)
+    charge = charges.of_answer(ctx, draft, as_calls(ctx.draft.begun))
     stored = await store(ctx, replace(kept, charge=charge))
     charges.charged(ctx, charge)
     await ctx.log.append(response_processor.completed(stored))

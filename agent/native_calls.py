@@ -1,6 +1,6 @@
 """Fragments of native tool calls → whole calls. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -57,4 +57,9 @@ class NativeCalls:
         """The calls that are complete: all once the answer `ended`, before that all but the newest."""
         whole = self.growing if ended else self.growing[:-1]
         self.growing = [] if ended else self.growing[-1:]
-        return [ToolCall(call.call_id, call.index, call.name, "".join(call.pieces)) for call in whole if call.name]
+        return as_calls(whole)
+
+
+def as_calls(growing: Sequence[Growing]) -> list[ToolCall]:
+    """What came of them so far."""
+    return [ToolCall(call.call_id, call.index, call.name, "".join(call.pieces)) for call in growing if call.name]

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
@@ -21,7 +21,7 @@ from services.postgres import Executor, Pool
 from services.runs.fence import Fence
 from services.settings import BillingSettings, Price, Settings
 from tests import fakes
-from tests.agent.seeds import acts, eventually, make_context, make_run, make_thread, rows_of, tool_parts
+from tests.agent.seeds import RecordingLog, acts, eventually, make_context, make_run, make_thread, rows_of, tool_parts
 from tests.agent.test_conversation import PROSE, TOO_LONG, fill, with_window
 from tests.fakes import FakeModel
 
@@ -95,6 +95,27 @@ async def test_parts_of_an_answer_that_was_cut_off_are_billed_by_estimate(
     assert entry.estimated
     assert entry.usage["completion_tokens"] >= 5
     assert entry.usage["prompt_tokens"] > 100
+
+
+@pytest.mark.parametrize("words", ["", "I will write it down."], ids=["nothing but a call", "words and a call"])
+async def test_a_tool_call_that_readers_saw_half_of_is_billed_when_the_run_is_stopped(
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel, words: str
+) -> None:
+    ctx = await billed(pool, http, settings)
+    log = cast(RecordingLog, ctx.log)
+    written = tool_parts(0, "create_file", '{"path": "a.txt", "content": "' + "many words of it, " * 200, "c1")
+    fake.script(replace(acts(*written, words=words), ending="hang"))
+    work = asyncio.create_task(run_agent(ctx))
+    await eventually(lambda: sum("many words" in str(event.content) for event in log.events) == 3)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await keep_draft(ctx)
+    await charges.settle_rest(ctx)
+    [entry] = await debits(ctx)
+    assert entry.estimated
+    assert entry.usage["completion_tokens"] > 500
+    assert entry.usage["prompt_tokens"] > 100
+    assert (entry.message_id is not None) == bool(words)
 
 
 async def test_a_request_that_was_too_long_costs_nothing(
