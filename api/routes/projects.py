@@ -111,7 +111,7 @@ async def delete_project(project_id: UUID, caller: CallerDep, resources: Resourc
 
 
 async def remove_project(resources: Resources, account_id: UUID, project_id: UUID) -> None:
-    await stop_live_runs(resources.stores, account_id, project_id=project_id)
+    await stop_live_runs(resources, account_id, project_id=project_id)
     async with transaction(resources.pool) as conn:
         await starting.take_turns(conn, project_id)
         await store.lock_all(conn, project_id=project_id)

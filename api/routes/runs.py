@@ -8,17 +8,20 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from api.answers import as_json
-from api.deps import CallerDep, PoolDep, ResourcesDep
+from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.paging import MAX_ROWS, LimitQuery, decode_moment, encode_moment
 from services import threads
+from services.billing import reserves
 from services.errors import NotFound
+from services.log import logger
 from services.runs import stopping, store, waiting
 from services.runs.store import ListedRun, Run
-from services.runs.stores import Stores
 
 router = APIRouter(tags=["runs"])
 
 MAX_STOPS = 1000
+SETTLED_SECONDS = 3.0
+"""A driver that hears of a stop has ended its run by then, or somebody else has."""
 
 Status = Literal["running", "completed", "failed", "stopped"]
 Phase = Literal["waiting", "queued", "running", "stopping", "completed", "failed", "stopped"]
@@ -143,14 +146,23 @@ async def stop_runs(asked: StopRequest, caller: CallerDep, resources: ResourcesD
 
 
 async def stop_live_runs(
-    stores: Stores, account_id: UUID, *, thread_id: UUID | None = None, project_id: UUID | None = None
+    resources: Resources, account_id: UUID, *, thread_id: UUID | None = None, project_id: UUID | None = None
 ) -> None:
-    """Stop whatever is not final of a thread or project that is about to be deleted."""
+    """Stop whatever is not final of a thread or project that is about to be deleted.
+
+    Where calls of models are billed, whoever ends the runs is given the time to settle them: nobody can once the rows
+    are gone, and what was streamed would have cost nothing.
+    """
+    stores = resources.stores
     live = await store.list_runs(
         stores.pool, account_id, status="running", thread_id=thread_id, project_id=project_id, limit=MAX_ROWS
     )
     if live:
         await stopping.request_stops(stores, [run.id for run in live])
+    if resources.gate.bills and not await reserves.are_settled(
+        stores.pool, SETTLED_SECONDS, thread_id=thread_id, project_id=project_id
+    ):
+        logger.warning("run.deleted_unsettled", thread_id=str(thread_id), project_id=str(project_id))
 
 
 @router.get("/agent-run/{run_id}")

@@ -183,7 +183,7 @@ async def delete_thread(thread_id: UUID, caller: CallerDep, resources: Resources
     """Stops the runs of the thread, then deletes it with its messages."""
     async with resources.pool.acquire() as conn:
         await threads.writable(conn, caller.account_id, thread_id)
-    await stop_live_runs(resources.stores, caller.account_id, thread_id=thread_id)
+    await stop_live_runs(resources, caller.account_id, thread_id=thread_id)
     async with transaction(resources.pool) as conn:
         await store.lock_all(conn, thread_id=thread_id)
         await threads.delete(conn, caller.account_id, thread_id)

@@ -4,8 +4,10 @@
 Rows are locked in this order: run, reserve, balance; balances of many accounts by their id.
 """
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -100,6 +102,15 @@ RETURNING b.account_id
 """
 
 
+IS_OPEN = """
+SELECT EXISTS (
+    SELECT FROM credit_reserves AS reserve JOIN agent_runs AS run ON run.id = reserve.agent_run_id
+    WHERE run.thread_id = $1 OR run.project_id = $2
+)
+"""
+LOOK_AGAIN_SECONDS = 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class Reserved:
     """Whether a reserve was taken, the balance of the account as it stood before, and its tier."""
@@ -138,6 +149,18 @@ async def open_call(conn: Executor, run_id: UUID) -> ModelCall | None:
         "SELECT model_name, prompt_tokens, call_id FROM credit_reserves WHERE agent_run_id = $1", run_id
     )
     return ModelCall(**row) if row else None
+
+
+async def are_settled(
+    conn: Executor, seconds: float, *, thread_id: UUID | None = None, project_id: UUID | None = None
+) -> bool:
+    """Whether no call of the runs of a thread or project is open, or none is any more within so many seconds."""
+    deadline = monotonic() + seconds
+    while await conn.fetchval(IS_OPEN, thread_id, project_id):
+        if monotonic() > deadline:
+            return False
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    return True
 
 
 async def free_dead(conn: Executor, older_than: timedelta, at_once: int) -> int:

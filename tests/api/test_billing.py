@@ -1,5 +1,7 @@
 """The gate as clients meet it."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -8,12 +10,18 @@ from fastapi import FastAPI
 from httpx2 import Response
 from pydantic import SecretStr
 
+from services import messages
 from services.billing import gate_of, ledger, reserves
 from services.billing.calls import Charge, ModelCall
 from services.billing.gate import Verdict
+from services.billing.ledger import Standing
 from services.billing.local import LocalGate
+from services.messages import NewMessage
 from services.postgres import Executor, Pool
+from services.runs import stopping
 from services.runs.fence import Fence
+from services.runs.store import Run
+from services.runs.stores import Stores
 from services.settings import BillingSettings, Price, Settings, Tier
 from tests.api.conftest import Person
 
@@ -176,3 +184,30 @@ async def test_usage_is_logged_by_the_page_newest_first(ann: Person, bob: Person
     assert (await bob.get("/billing/usage-logs")).json() == {"logs": [], "has_more": False}
     for bad in ("page=-1", "items_per_page=0", "items_per_page=1001"):
         assert (await ann.get(f"/billing/usage-logs?{bad}")).status_code == 422
+
+
+@pytest.mark.usefixtures("billed")
+@pytest.mark.parametrize("what", ["threads", "projects"])
+async def test_an_answer_whose_thread_is_deleted_while_it_is_streamed_is_paid_for(
+    app: FastAPI, ann: Person, pool: Pool, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    thread_id, project_id = await ann.make_thread()
+    await ledger.grant(pool, ann.user_id, 1000)
+    fence = Fence(UUID(await ann.make_run(thread_id)), 1, "w")
+    await pool.execute("UPDATE agent_runs SET status = 'running', attempt = 1, heartbeat_at = now()")
+    call = ModelCall("demo/echo", 10)
+    assert await reserves.reserve(pool, fence, call, 500)
+    charge = Charge(call.call_id, call.model_name, {"prompt_tokens": 10, "completion_tokens": 5}, 20, estimated=True)
+
+    async def end_as_its_driver(_stores: Stores, runs: Sequence[Run], _grace: float) -> None:
+        """A little after the stop was said it keeps what it streamed."""
+        assert [run.id for run in runs] == [fence.run_id]
+        await asyncio.sleep(0.1)
+        said = NewMessage("assistant", {"role": "assistant", "content": "A long"}, charge=charge)
+        async with pool.acquire() as conn:
+            await messages.add(conn, UUID(thread_id), [said], fence=fence)
+
+    monkeypatch.setattr(stopping, "see_them_end", end_as_its_driver)
+    assert (await ann.delete(f"/{what}/{thread_id if what == 'threads' else project_id}")).status_code == 200
+    assert not await pool.fetchval("SELECT count(*) FROM agent_runs")
+    assert await ledger.standing(pool, ann.user_id) == Standing(None, 980, 0)
