@@ -33,6 +33,15 @@ MAX_REFUSED = 10_000
 TAKE = """
 local time = redis.call('TIME')
 local now, window = time[1] * 1000000 + time[2], tonumber(ARGV[2])
+local newest = tonumber(redis.call('LINDEX', KEYS[1], -1) or 0)
+if newest > now then
+    local known = redis.call('LRANGE', KEYS[1], 0, -1)
+    redis.call('DEL', KEYS[1])
+    for _, came in ipairs(known) do
+        redis.call('RPUSH', KEYS[1], string.format('%.0f', came - newest + now))
+    end
+    redis.call('PEXPIRE', KEYS[1], window / 1000)
+end
 local oldest = redis.call('LINDEX', KEYS[1], '-' .. ARGV[1])
 local left = oldest and tonumber(oldest) + window - now or 0
 if left > 0 then return math.min(left, window) end
@@ -41,7 +50,11 @@ redis.call('LTRIM', KEYS[1], '-' .. ARGV[1], -1)
 redis.call('PEXPIRE', KEYS[1], window / 1000)
 return 0
 """
-"""Let a request through, or say in how many microseconds the next one will be."""
+"""Let a request through, or say in how many microseconds the next one will be.
+
+A clock that was set back (or that of a replica, which is behind) takes the entries along: they would count for as long
+as it was set back, beyond their minute.
+"""
 
 
 @dataclass(frozen=True, slots=True)

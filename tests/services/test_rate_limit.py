@@ -75,6 +75,22 @@ async def test_what_is_a_minute_old_does_not_count_and_what_is_younger_does(
     assert await taken(limits[0], ann) > 0
 
 
+@pytest.mark.parametrize("before", [10, 6])
+async def test_a_clock_that_is_set_back_locks_nobody_out_for_longer_than_a_minute(
+    limits: list[RateLimit], redis: Redis, before: int
+) -> None:
+    ann, clock = uuid4(), Clock()
+    limits[0].clock = clock
+    assert [await taken(limits[0], ann) for _ in range(before)] == [0] * before
+    await grow_older(redis, ann, -3600)
+    assert [await taken(limits[0], ann) for _ in range(10 - before)] == [0] * (10 - before)
+    assert 0 < await taken(limits[0], ann) <= WINDOW_SECONDS, "what came before still counts"
+    clock.now += WINDOW_SECONDS
+    await grow_older(redis, ann, WINDOW_SECONDS)
+    assert [await taken(limits[0], ann) for _ in range(10)] == [0] * 10
+    assert 0 < await redis.pttl(f"rate_limit:{ann}:requests") <= WINDOW_SECONDS * 1000
+
+
 async def test_no_user_has_more_entries_than_the_limit_and_all_are_gone_after_a_minute(
     limits: list[RateLimit], redis: Redis
 ) -> None:
