@@ -113,11 +113,12 @@ async def judge(conn: Connection, project_id: UUID, limits: LimitSettings) -> li
 
     Each stops what it would have stopped on time: the unfinished runs that had been started when it became due.
     Returns what was stopped: announce it after the commit. Nothing is done while a start of the project or its account
-    is under way, nor before there is a slot for the project.
+    is under way or somebody writes one of its runs, nor before there is a slot for the project.
     """
     if not await slots.has_turn(conn, project_id, limits) or not await slots.is_open(conn, project_id, limits):
         return []
-    await lock_unfinished(conn, project_id)
+    if not await lock_unfinished(conn, project_id):
+        return []
     stopped: list[Run] = []
     while due := await judge_next(conn, project_id):
         if due.on_active == "stop" and not due.begun:
@@ -125,11 +126,17 @@ async def judge(conn: Connection, project_id: UUID, limits: LimitSettings) -> li
     return stopped
 
 
-async def lock_unfinished(conn: Connection, project_id: UUID) -> None:
-    """All rows that a judgement may write, in the order in which a stop of many locks them: no deadlocks."""
-    await conn.execute(
-        f"SELECT FROM agent_runs WHERE project_id = $1 AND {LIVE} ORDER BY id FOR NO KEY UPDATE", project_id
-    )
+async def lock_unfinished(conn: Connection, project_id: UUID) -> bool:
+    """All rows that a judgement may write, or False: a deletion may hold one for a minute, and a sweep never waits."""
+    query = f"""
+        WITH locked AS (
+            SELECT id FROM agent_runs WHERE project_id = $1 AND {LIVE} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+        )
+        SELECT NOT EXISTS (
+            SELECT FROM agent_runs WHERE project_id = $1 AND {LIVE} AND id NOT IN (SELECT id FROM locked)
+        )
+    """
+    return bool(await conn.fetchval(query, project_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,6 +171,19 @@ async def test_a_delayed_run_holds_no_slot_and_waits_for_one_when_it_is_due(stor
     assert await phase(stores, later) == "queued"
 
 
+async def test_a_project_whose_run_is_being_deleted_holds_up_no_other_that_waits_to_be_judged(stores: Stores) -> None:
+    one, *others = [await make_place(stores.pool) for _ in range(4)]
+    doomed = await claim(stores, await start(stores, one))
+    late = [await due(stores, await start(stores, place, delay=LATER)) for place in (one, *others)]
+    async with stores.pool.acquire() as deleting, deleting.transaction():
+        await deleting.execute("SELECT FROM agent_runs WHERE id = $1 FOR UPDATE", doomed.id)
+        async with asyncio.timeout(20):
+            await sweeper.judge_due(stores)
+        assert [await phase(stores, run) for run in late] == ["waiting", "queued", "queued", "queued"]
+    await sweeper.judge_due(stores)
+    assert await phase(stores, doomed) == "stopping"
+
+
 async def test_a_delayed_run_of_a_project_that_has_a_slot_needs_no_other(stores: Stores) -> None:
     one, two = await places(stores.pool, 2)
     running, other = await claim(stores, await start(stores, one)), await claim(stores, await start(stores, two))
