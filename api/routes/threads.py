@@ -19,7 +19,7 @@ from services.errors import NotFound
 from services.messages import Message, NewMessage
 from services.postgres import Pool, transaction
 from services.projects import Project, shown_of_sandbox
-from services.runs import store
+from services.runs import starting, store
 from services.threads import ListedThread, Thread
 
 router = APIRouter(prefix="/threads", tags=["threads"])
@@ -182,9 +182,10 @@ async def change_thread(thread_id: UUID, patch: ThreadPatch, caller: CallerDep, 
 async def delete_thread(thread_id: UUID, caller: CallerDep, resources: ResourcesDep) -> Deleted:
     """Stops the runs of the thread, then deletes it with its messages."""
     async with resources.pool.acquire() as conn:
-        await threads.writable(conn, caller.account_id, thread_id)
+        thread = await threads.writable(conn, caller.account_id, thread_id)
     await stop_live_runs(resources, caller.account_id, thread_id=thread_id)
     async with transaction(resources.pool) as conn:
+        await starting.take_turns(conn, thread.project_id)
         await store.lock_all(conn, thread_id=thread_id)
         await threads.delete(conn, caller.account_id, thread_id)
     return Deleted(message="Thread deleted.")

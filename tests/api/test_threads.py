@@ -5,6 +5,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.postgres import Pool, transaction
+from services.runs import lifecycle, starting
+from services.runs.starting import NewRun
 from tests.api.conftest import Person
 from tests.services.runs.seeds import eventually, waiting_for_locks
 
@@ -221,3 +223,19 @@ async def test_what_is_deleted_while_its_run_stores_a_message_waits_for_that(
         await conn.execute(statement, UUID(thread_id))
     assert (await deleting).status_code == 200
     assert (await ann.get(f"/{what}/{doomed}")).status_code == 404
+
+
+async def test_a_start_on_a_thread_that_is_being_deleted_and_the_deletion_do_not_wait_for_each_other(
+    ann: Person, pool: Pool
+) -> None:
+    thread_id, project_id = await ann.make_thread()
+    running = UUID(await ann.make_run(thread_id))
+    await pool.execute("UPDATE agent_runs SET status = 'running', attempt = 1")
+    async with transaction(pool) as conn:
+        await starting.take_turns(conn, UUID(project_id))
+        await starting.insert(conn, NewRun(ann.user_id, UUID(project_id), UUID(thread_id), "demo/echo"))
+        deleting = asyncio.create_task(ann.delete(f"/threads/{thread_id}"))
+        await eventually(lambda: waiting_for_locks(pool))
+        await lifecycle.request_stops(conn, [running])
+    assert (await deleting).status_code == 200
+    assert not await pool.fetchval("SELECT count(*) FROM agent_runs")
