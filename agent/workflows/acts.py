@@ -52,8 +52,9 @@ def inputs_of(step: Step, scope: Scope) -> dict[str, Any]:
     if isinstance(told, ToolConfig | McpToolConfig):
         return {"tool": told.tool, "arguments": rendered(told.arguments, scope)}
     assert isinstance(told, WebhookConfig)
-    url, body = as_text(rendered(told.url, scope)), rendered(told.body, scope)
-    return {"method": told.method, "url": url, **({} if body is None else {"body": body})}
+    asked = rendered({"url": told.url, "body": told.body}, scope)
+    body = {} if asked["body"] is None else {"body": asked["body"]}
+    return {"method": told.method, "url": as_text(asked["url"]), **body}
 
 
 def as_text(value: Any) -> str:
@@ -76,7 +77,7 @@ async def call_mcp_tool(act: Act) -> Any:
 
 async def send(act: Act) -> Any:
     told = cast(WebhookConfig, act.step.told)
-    headers = {name: as_text(rendered(value, act.scope)) for name, value in told.headers.items()}
+    headers = {name: as_text(value) for name, value in rendered(told.headers, act.scope).items()}
     return await requests.send(act.ctx.settings, act.inputs, headers, act.key, told.timeout_seconds)
 
 

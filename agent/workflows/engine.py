@@ -23,7 +23,7 @@ from agent.workflows.configs import (
     WaitConfig,
 )
 from agent.workflows.definition import Definition, Step
-from agent.workflows.expressions import BadExpression, ExpressionFailed
+from agent.workflows.expressions import BadExpression, Budget, ExpressionFailed
 from agent.workflows.failures import Broken, StepFailed
 from agent.workflows.inputs import BadInput
 from agent.workflows.journal import Journal
@@ -167,9 +167,9 @@ class Engine:
     async def tell_end(self, step: Step, visit: Visit) -> None:
         await self.tell(news.of_ended(step, visit, self.journal.execution, self.ctx.run.id))
 
-    def value(self, text: str, frame: Frame) -> Any:
+    def value(self, text: str, frame: Frame, budget: Budget | None = None) -> Any:
         """Raises: ExpressionFailed."""
-        return expressions.evaluate(text, self.values.scope(frame))
+        return expressions.evaluate(text, self.values.scope(frame), budget)
 
     async def take_inputs(self, step: Step, frame: Frame, begun: Visit | None) -> Outcome:
         told = cast(InputConfig, step.told)
@@ -186,8 +186,9 @@ class Engine:
 
     async def transform(self, step: Step, frame: Frame, begun: Visit | None) -> Outcome:
         told = cast(TransformConfig, step.told)
-        output = self.value(told.expression, frame) if told.expression is not None else None
-        sets = {name: self.value(text, frame) for name, text in told.set.items()}
+        budget = Budget()
+        output = self.value(told.expression, frame, budget) if told.expression is not None else None
+        sets = {name: self.value(text, frame, budget) for name, text in told.set.items()}
         return Outcome("completed", values.kept(output), sets=values.kept(sets))
 
     async def go_round(self, step: Step, frame: Frame, begun: Visit | None) -> Outcome:

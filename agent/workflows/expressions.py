@@ -27,6 +27,8 @@ MAX_STEPS = 20_000
 MAX_BYTES = 4 * 1024 * 1024
 """Of anything on the way, written out."""
 MAX_RESULT_BYTES = 256 * 1024
+MAX_MADE_BYTES = 16 * 1024 * 1024
+"""Of all that functions and expressions give while one value is worked out: nobody knows what of it is held."""
 MAX_SECONDS = 0.5
 """Of this thread's own time: a step over large texts costs more than one."""
 MAX_SPLITS = 20_000
@@ -120,21 +122,39 @@ Failures = (JMESPathError, ValueError, TypeError, ArithmeticError, LookupError, 
 """What JMESPath raises for values that an expression was not made for."""
 
 
+class Budget:
+    """What may be spent on one value, however many expressions it is made of: nothing else happens meanwhile."""
+
+    def __init__(self) -> None:
+        self.until = time.thread_time() + MAX_SECONDS
+        self.made = 0
+
+    def check_time(self) -> None:
+        if time.thread_time() > self.until:
+            raise ExpressionFailed(f"it takes longer than {MAX_SECONDS:g} seconds")
+
+    def take(self, size: int) -> None:
+        self.made += size
+        if self.made > MAX_MADE_BYTES:
+            raise ExpressionFailed(f"it makes more than {MAX_MADE_BYTES:,} bytes in all")
+        self.check_time()
+
+
 class Evaluation(TreeInterpreter):
     """One expression at work. Lists and objects may share what is in them, so size is what they are written out."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
         super().__init__(Options(custom_functions=LIBRARY))
+        self.budget = budget
         self.steps = 0
-        self.until = time.thread_time() + MAX_SECONDS
         self.sizes: dict[int, tuple[Any, int]] = {}
 
     def visit(self, node: Any, *arguments: Any, **named: Any) -> Any:
         self.steps += 1
         if self.steps > MAX_STEPS:
             raise ExpressionFailed(f"it takes more than {MAX_STEPS:,} steps")
-        if self.steps % 16 == 0 and time.thread_time() > self.until:
-            raise ExpressionFailed(f"it takes longer than {MAX_SECONDS:g} seconds")
+        if self.steps % 16 == 0:
+            self.budget.check_time()
         return super().visit(node, *arguments, **named)
 
     def visit_multi_select_list(self, node: Any, value: Any) -> Any:
@@ -152,7 +172,9 @@ class Evaluation(TreeInterpreter):
         given = [self.visit(child, value) for child in node["children"]]
         for argument in given:
             self.sized(argument)
-        return self.sized(LIBRARY.call_function(node["value"], given))
+        made = self.sized(LIBRARY.call_function(node["value"], given))
+        self.budget.take(self.size(made))
+        return made
 
     def sized(self, value: Any) -> Any:
         bounded(self.size(value))
@@ -223,15 +245,18 @@ def check_arity(name: str, takes: Any, given: int) -> None:
         raise BadExpression(f"{name}() takes {len(takes)}{' or more' if many else ''} arguments, not {given}")
 
 
-def evaluate(text: str, scope: Scope) -> Any:
+def evaluate(text: str, scope: Scope, budget: Budget | None = None) -> Any:
     """The value of an expression, as JSON of its own that shares nothing with the scope.
 
-    Raises: BadExpression, ExpressionFailed.
+    `budget`: that of the value that it is a part of. Raises: BadExpression, ExpressionFailed.
     """
-    evaluation = Evaluation()
+    budget = budget or Budget()
+    evaluation = Evaluation(budget)
     try:
         value = evaluation.visit(parsed(text), scope)
-        if evaluation.size(value) > MAX_RESULT_BYTES:
+        size = evaluation.size(value)
+        budget.take(size)
+        if size > MAX_RESULT_BYTES:
             raise ExpressionFailed(f"its value has more than {MAX_RESULT_BYTES:,} bytes")
         return finite(shallow(own(value)))
     except ExpressionFailed as error:
@@ -319,23 +344,24 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(item)
 
 
-def render(value: Any, scope: Scope) -> Any:
+def render(value: Any, scope: Scope, budget: Budget | None = None) -> Any:
     """A JSON value with the expressions in its texts replaced by their values.
 
     Raises: BadExpression, ExpressionFailed.
     """
+    budget = budget or Budget()
     if isinstance(value, list):
-        return [render(item, scope) for item in value]
+        return [render(item, scope, budget) for item in value]
     if isinstance(value, dict):
-        return {name: render(item, scope) for name, item in value.items()}
-    return render_text(value, scope) if isinstance(value, str) else value
+        return {name: render(item, scope, budget) for name, item in value.items()}
+    return render_text(value, scope, budget) if isinstance(value, str) else value
 
 
-def render_text(text: str, scope: Scope) -> Any:
+def render_text(text: str, scope: Scope, budget: Budget) -> Any:
     found = parts(text)
     if len(found) == 1 and isinstance(found[0], Embedded):
-        return evaluate(found[0].expression, scope)
-    said = (each if isinstance(each, str) else as_text(evaluate(each.expression, scope)) for each in found)
+        return evaluate(found[0].expression, scope, budget)
+    said = (each if isinstance(each, str) else as_text(evaluate(each.expression, scope, budget)) for each in found)
     return "".join(said)
 
 

@@ -1,6 +1,7 @@
 """Expressions: what they can say, and that none can take long, grow large or reach anything but its scope."""
 
 import time
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -99,6 +100,33 @@ def test_no_expression_takes_long_or_grows_large(text: str) -> None:
     except ExpressionFailed:
         size = 0
     assert size <= expressions.MAX_RESULT_BYTES * 2
+    assert time.thread_time() - started < 5 * expressions.MAX_SECONDS
+
+
+LONG = "length(split(replace(variables.many, 'x', '%s'), ',')[*].replace(@, 'a', '%s'))" % ("a" * 1000, "b" * 700)
+SLOW = "{{ length(sort(split(variables.big, 'x'))) }}"
+
+
+@pytest.mark.parametrize(
+    ("value", "scope"),
+    [
+        ("{{ variables.big }}" * 3_000, {"big": "x" * 100_000}),
+        ([["{{ variables.big }}"]] * 3_000, {"big": "x" * 100_000}),
+        (f"{{{{ {LONG} }}}}", {"many": ",".join("x" * 800)}),
+        ({"deep": [SLOW * 1_000]}, {"big": "x" * 19_000}),
+    ],
+    ids=["text", "texts", "parts", "slow"],
+)
+def test_a_value_of_many_expressions_has_the_bounds_of_one(value: Any, scope: dict[str, Any]) -> None:
+    started = time.thread_time()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExpressionFailed, match=r"in all|longer than"):
+            render(value, {"variables": scope})
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * expressions.MAX_MADE_BYTES
     assert time.thread_time() - started < 5 * expressions.MAX_SECONDS
 
 
