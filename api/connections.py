@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from services.log import logger
 from services.settings import ApiSettings
@@ -46,6 +46,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Of an unfinished head, what came after its first piece."""
         self.body_bytes = 0
         """What arrived of a body since its pace was looked at last."""
+        self.answering: RequestResponseCycle | None = None
+        """`cycle` is that of the newest request, which may wait for this one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,6 +55,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.stop_timer()
+        if self.answering:
+            self.leave(self.answering)  # uvicorn tells the newest request alone
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
@@ -91,7 +95,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.check_head(sum(len(name) + len(value) for name, value in self.headers))
         if not self.refused:
             self.in_body = True
+            waiting = len(self.pipeline)
             super().on_headers_complete()
+            if len(self.pipeline) == waiting:
+                self.answering = self.cycle
 
     def on_body(self, body: bytes) -> None:
         if not self.refused:
@@ -103,6 +110,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self.in_body = False
             self.stop_timer()
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self.pipeline:
+            self.answering = self.pipeline[-1][0]
+        super().on_response_complete()
 
     def check_head(self, size: int) -> None:
         """Refuse a head that is too large, which may not have arrived wholly."""
@@ -170,7 +182,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self.refused = True
         self.stop_timer()
         self._unset_keepalive_if_required()
-        if self.in_body and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # what is working on it has nobody to answer any more
-            self.cycle.message_event.set()
+        if self.in_body:
+            self.leave(self.cycle)
         self.transport.close()
+
+    def leave(self, cycle: RequestResponseCycle) -> None:
+        """What is working on it has nobody to answer any more."""
+        if not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()

@@ -220,3 +220,24 @@ async def test_a_stream_whose_request_never_ends_is_closed_without_another_answe
     assert transport.closed
     assert not transport.written
     assert protocol.cycle.disconnected
+
+
+async def test_the_end_of_a_connection_is_told_to_the_request_that_is_answered_not_only_to_the_one_behind_it(
+    connection: Connection,
+) -> None:
+    protocol, _ = connection
+    protocol.data_received(head())
+    first = protocol.cycle
+    protocol.data_received(head())
+    assert protocol.cycle is not first
+    waiting = asyncio.ensure_future(received_all(first))
+    await asyncio.sleep(0)
+    protocol.connection_lost(ConnectionResetError())
+    async with asyncio.timeout(10):
+        assert await waiting == "http.disconnect"
+
+
+async def received_all(cycle: Any) -> str:
+    while (message := await cycle.receive())["type"] == "http.request":
+        pass
+    return str(message["type"])
