@@ -1,6 +1,7 @@
 """What WEBHOOK steps send: through the guard for URLs that somebody else chose."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from services.outgoing import BodyTooLarge, ForbiddenUrl, open_guarded_client, r
 from services.settings import Settings
 
 OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "idempotency-key"})
+SENDABLE = re.compile(r"[\t\x20-\x7e]*")
 SHOWN_HEADERS = ("content-type", "location", "retry-after", "etag", "last-modified")
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which another try may help."""
@@ -55,8 +57,11 @@ async def ask(
 
 
 def told(headers: Mapping[str, str], inputs: Mapping[str, Any], key: str) -> dict[str, str]:
-    """The headers of the step, and ours."""
-    own = {name: value for name, value in headers.items() if name.lower() not in OURS}
+    """The headers of the step, and ours. Raises: ValueError for one that cannot be sent; it may be secret."""
+    own = {name: value.strip() for name, value in headers.items() if name.lower() not in OURS}
+    for name, value in own.items():
+        if not SENDABLE.fullmatch(value):
+            raise ValueError(f"the header {name} may hold printable ASCII characters only.")
     kind = {} if isinstance(inputs.get("body"), str) else {"Content-Type": "application/json"}
     named = {name.lower() for name in own}
     usual = kind if "body" in inputs and "content-type" not in named else {}

@@ -189,6 +189,28 @@ async def test_a_webhook_is_sent_and_its_answer_read(make: Make) -> None:
     assert "s3cret" not in str(visit.inputs)
 
 
+@pytest.mark.parametrize("value", ["s3cret\nX: y", "s3cr\u00e9t", "s3cret\x7f"])
+async def test_a_header_that_cannot_be_sent_is_named_and_not_shown(make: Make, value: str) -> None:
+    async with serve({"/": Page()}) as site:
+        config = {"url": site.url(), "headers": {"X-Key": "{{ variables.key }}"}}
+        world = await make(step("a", type="WEBHOOK", config=config), variables={"key": value})
+        with pytest.raises(RunFailed, match="X-Key") as failed:
+            await world.run()
+        assert site.asked == []
+    assert "s3cr" not in str(failed.value)
+    visit = (await world.visits())["a"]
+    assert visit.tries == 1
+    assert "s3cr" not in (visit.error or "")
+
+
+async def test_a_header_is_sent_without_the_blanks_around_it(make: Make) -> None:
+    async with serve({"/": Page()}) as site:
+        config = {"url": site.url(), "headers": {"X-Key": "{{ variables.key }}"}}
+        await (await make(step("a", type="WEBHOOK", config=config), variables={"key": " s3cret\r\n"})).run()
+        (asked,) = site.asked
+    assert asked.headers["x-key"] == "s3cret"
+
+
 async def test_a_repeatable_webhook_is_retried_under_one_key(make: Make) -> None:
     async with serve({"/": Page(b"busy", status=503)}) as site:
         config = {"url": site.url(), "retries": 2, "retry_delay_seconds": 0, "repeatable": True}
