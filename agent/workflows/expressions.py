@@ -266,7 +266,9 @@ def evaluate(text: str, scope: Scope, budget: Budget | None = None) -> Any:
 
 
 def words(error: Exception) -> str:
-    return "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:300]
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return storable_text(" ".join(str(error).split())[:300])
 
 
 def shown(text: str) -> str:

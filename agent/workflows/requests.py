@@ -88,7 +88,10 @@ def read(response: httpx2.Response, body: bytes) -> Any:
             return orjson.loads(body)
         except orjson.JSONDecodeError:
             pass
-    return body.decode(response.charset_encoding or "utf-8", errors="replace")
+    try:
+        return body.decode(response.charset_encoding or "utf-8", errors="replace")
+    except (LookupError, ValueError):  # no encoding that anybody knows, or none of texts
+        return body.decode(errors="replace")
 
 
 def judged(response: httpx2.Response, body: Any) -> dict[str, Any]:

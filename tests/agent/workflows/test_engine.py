@@ -211,6 +211,31 @@ async def test_a_header_is_sent_without_the_blanks_around_it(make: Make) -> None
     assert asked.headers["x-key"] == "s3cret"
 
 
+@pytest.mark.parametrize("charset", ["utf8mb4", "hex", "utf-7", "undefined", "raw_unicode_escape"])
+async def test_an_answer_in_a_charset_that_nobody_knows_is_read_all_the_same(make: Make, charset: str) -> None:
+    body = rb"fine +2AA- \ud800"
+    async with serve({"/": Page(body, content_type=f"text/plain; charset={charset}")}) as site:
+        world = await make(step("a", type="WEBHOOK", config={"url": site.url()}))
+        await world.run()
+    assert (await world.outputs())["a"]["body"].startswith("fine")
+
+
+async def test_the_error_of_a_step_is_kept_whatever_a_server_says(make: Make) -> None:
+    async with serve({"/": Page(b"no\x00 \xff", status=400)}) as site:
+        config = {"url": site.url()}
+        world = await make(
+            step("a", type="WEBHOOK", config=config, error_handler="b"), transform("b", expression="error.message")
+        )
+        await world.run()
+    assert "status 400: no" in (await world.outputs())["b"]
+
+
+async def test_the_error_of_an_expression_is_kept_whatever_is_in_its_values(make: Make) -> None:
+    world = await make(transform("a", expression="abs(parse_json(variables.x))"), variables={"x": '"\\u0000"'})
+    with pytest.raises(RunFailed, match="has no value"):
+        await world.run()
+
+
 async def test_a_repeatable_webhook_is_retried_under_one_key(make: Make) -> None:
     async with serve({"/": Page(b"busy", status=503)}) as site:
         config = {"url": site.url(), "retries": 2, "retry_delay_seconds": 0, "repeatable": True}
