@@ -181,7 +181,8 @@ async def of_run(conn: Executor, run_id: UUID) -> Execution | None:
 
 
 async def lock(conn: Connection, execution_id: UUID) -> Execution | None:
-    """An execution of any account, for a message that names it; parallel ones wait for each other."""
+    """An execution of any account, for a message that names it; parallel ones wait for each other, row or no row."""
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1::text, 5014))", str(execution_id))
     row = await conn.fetchrow(f"SELECT {COLUMNS} FROM {WHOLE} WHERE e.execution_id = $1 FOR UPDATE OF e", execution_id)
     return Execution(**row) if row else None
 

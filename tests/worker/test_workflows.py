@@ -250,6 +250,17 @@ async def test_a_foreign_message_without_a_run_is_given_one_and_once(process: Pr
     assert shown.thread_id
 
 
+async def test_a_foreign_message_that_two_workers_have_at_once_makes_one_run(process: Process) -> None:
+    workflow = await make_workflow(process, NOTE)
+    await process.stores.pool.execute("UPDATE workflows SET project_id = NULL")
+    execution_id, workflow_id = uuid4(), workflow.workflow_id
+    both = await asyncio.gather(
+        *(executions.run_of(process, execution_id, workflow_id, {"a": 1}, "CRON") for _ in range(4))
+    )
+    assert len(set(both)) == 1
+    assert await process.stores.pool.fetchval("SELECT count(*) FROM agent_runs") == 1
+
+
 async def test_an_execution_whose_row_has_no_run_is_begun_with_what_the_row_says(process: Process) -> None:
     workflow = await make_workflow(process, NOTE)
     execution_id = uuid4()
