@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from uuid import UUID
 
+from services.runs.fence import FenceLost
 from services.sandbox import client, places
 from services.sandbox.protocol import SandboxFailed
 
@@ -17,8 +18,8 @@ async def end(root: Path, idle_seconds: float) -> list[UUID]:
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
                 answer = await client.ask(place.folder, "end_when_idle", seconds=idle_seconds)
-        except (client.Gone, SandboxFailed, TimeoutError):
-            continue
-        if answer["ended"]:
+        except (client.Gone, SandboxFailed, FenceLost, TimeoutError):
+            continue  # one that was taken over answers as it likes: it is its own affair
+        if answer.get("ended"):
             ended.append(project_id)
     return ended
