@@ -5,13 +5,17 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from agent.workflows import graph
+from agent.workflows import expressions, graph
 from agent.workflows.configs import CONFIGS
 from agent.workflows.definition import MAX_CONFIG_BYTES, Definition, Step
 from agent.workflows.graph import Graph, Node
 from services.postgres import dump_json
 
 MAX_DEPTH = 5
+MAX_WEIGHT = 200_000
+"""Of all expressions of a definition: whoever reads it does nothing else for that long, about half a second."""
+BARE = frozenset({"CONDITION", "LOOP", "TRANSFORM"})
+"""Types whose texts are expressions without braces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Problem:
 
 def problems(definition: Definition) -> list[Problem]:
     """All that is wrong; the graph is judged once every step is right by itself. A definition may be without steps."""
+    if sum(map(weight, definition.steps)) > MAX_WEIGHT:
+        return [Problem(("steps",), f"its expressions must have at most about {MAX_WEIGHT:,} characters together")]
     found = [*repeated(definition)]
     for number, step in enumerate(definition.steps):
         found += of_step(number, step, definition)
@@ -31,6 +37,12 @@ def problems(definition: Definition) -> list[Problem]:
         named = f"there is no step {definition.entry_point}" if definition.entry_point else "it is missing"
         found.append(Problem(("entry_point",), f"the step where the workflow begins: {named}"))
     return found or [*of_graph(definition)]
+
+
+def weight(step: Step) -> int:
+    if step.type not in BARE:
+        return expressions.weight(step.config)
+    return sum(len(text) + expressions.WEIGHT_OF_ONE for text in expressions.texts(step.config))
 
 
 def repeated(definition: Definition) -> Iterator[Problem]:

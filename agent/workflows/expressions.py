@@ -32,8 +32,11 @@ MAX_MADE_BYTES = 16 * 1024 * 1024
 MAX_SECONDS = 0.5
 """Of this thread's own time: a step over large texts costs more than one."""
 MAX_SPLITS = 20_000
+WEIGHT_OF_ONE = 50
+"""Characters that take as long to read as beginning with an expression."""
 OPENING, CLOSING = "{{", "}}"
-MOST_CLOSINGS = 20
+BRACE = re.compile(r"""'(?:[^'\\]|\\.)*(?:'|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|`(?:[^`\\]|\\.)*(?:`|\Z)|[{}]""", re.DOTALL)
+"""A brace of an expression, or what is quoted in it."""
 
 # Or a mistyped literal would quietly be a text.
 warnings.filterwarnings("error", "deprecated string literal syntax", PendingDeprecationWarning)
@@ -318,18 +321,46 @@ def split(text: str) -> Iterator[str | Embedded]:
 
 
 def first_expression(text: str, start: int) -> tuple[str, int]:
-    """The shortest expression from `start` to closing braces, which it may hold itself, and where the text goes on."""
-    ends = [found.start() for found in re.finditer("(?=}})", text[start : start + MAX_CHARS + 2])][:MOST_CLOSINGS]
-    problem = BadExpression(f"{OPENING} is not closed by {CLOSING}")
-    for end in ends:
-        inner = text[start : start + end].strip()
+    """The expression from `start` to closing braces, which it may hold itself, and where the text goes on."""
+    end = end_of(text, start)
+    inner = text[start:end].strip()
+    check(inner)
+    return inner, end + len(CLOSING)
+
+
+def end_of(text: str, start: int) -> int:
+    """Where the expression ends that begins at `start`, by its braces alone. Raises: BadExpression."""
+    most = start + MAX_CHARS + len(CLOSING)
+    depth = 0
+    for found in BRACE.finditer(text, start, most):
+        if found[0] == "{":
+            depth += 1
+        elif found[0] == "}" and depth:
+            depth -= 1
+        elif found[0] == "}":
+            break
+    else:
+        found = None
+    end = found.start() if found else text.find(CLOSING, start, most)
+    if end < 0 or not text.startswith(CLOSING, end):
+        raise BadExpression(f"{OPENING} is not closed by {CLOSING}")
+    return end
+
+
+def weight(value: Any) -> int:
+    """How many characters of expressions are in the texts of a JSON value, and some for each; nothing is read yet."""
+    return sum(map(weight_of_text, texts(value)))
+
+
+def weight_of_text(text: str) -> int:
+    found = at = 0
+    while (start := text.find(OPENING, at)) >= 0:
         try:
-            check(inner)
-        except BadExpression as error:
-            problem = error if end == ends[0] else problem
-        else:
-            return inner, start + end + len(CLOSING)
-    raise problem
+            at = end_of(text, start + len(OPENING)) + len(CLOSING)
+        except BadExpression:
+            break  # whoever reads it will say so
+        found += at - start + WEIGHT_OF_ONE
+    return found
 
 
 def check_template(value: Any) -> None:

@@ -1,11 +1,12 @@
 """Definitions: what is wrong is told with the step and the field; what is right has an order."""
 
+import time
 from typing import Any
 
 import pytest
 
 from agent.tools.standard import GROUPS
-from agent.workflows import checking
+from agent.workflows import checking, expressions
 from agent.workflows.checking import Problem
 from agent.workflows.definition import Definition
 from agent.workflows.templates import TEMPLATES
@@ -125,3 +126,31 @@ def test_the_tools_that_a_step_may_name_are_there() -> None:
     known = {tool.name: tool for tools in GROUPS.values() for tool in tools}
     assert known.keys() >= TOOL_NAMES
     assert not [name for name in TOOL_NAMES if known[name].terminates]
+
+
+NESTED = "{{ q%d.[" + "a," * 600 + "{a:{a:{a:{a:{a:{a:{a:{a:{a:{a:@}}}}}}}}}},a] }}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"url": "http://a/", "body": "".join(NESTED % n for n in range(45))},
+        {"url": "http://a/", "body": "".join(f"{{{{ v{n} }}}}" for n in range(4_500))},
+    ],
+    ids=["long", "many"],
+)
+def test_a_definition_is_read_in_a_short_time_or_refused(config: dict[str, Any]) -> None:
+    """As many as a request can hold would keep the API, and each worker, from everything else for half a minute."""
+    steps = [step(f"s{n}", f"s{n + 1}", type="WEBHOOK", config=config) for n in range(15)]
+    started = time.thread_time()
+    (problem,) = checking.problems(definition(*steps, step("s15"), entry_point="s0"))
+    assert problem.place == ("steps",)
+    assert "its expressions must have at most" in problem.words
+    assert time.thread_time() - started < 5
+
+
+def test_an_expression_ends_where_its_own_braces_and_texts_do() -> None:
+    for text in ("{{{a: {b: c}}}}", "{{ '}}' }}", """{{ "}}'" }}""", '{{ `{"a": "}}"}` }}', "{{ 'it\\'s }}' }}"):
+        (only,) = expressions.parts(text)
+        assert isinstance(only, expressions.Embedded)
+        assert only.expression == text[2:-2].strip()

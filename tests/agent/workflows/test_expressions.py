@@ -103,7 +103,7 @@ def test_no_expression_takes_long_or_grows_large(text: str) -> None:
     assert time.thread_time() - started < 5 * expressions.MAX_SECONDS
 
 
-LONG = "length(split(replace(variables.many, 'x', '%s'), ',')[*].replace(@, 'a', '%s'))" % ("a" * 1000, "b" * 700)
+LONG = f"length(split(replace(variables.many, 'x', '{'a' * 1000}'), ',')[*].replace(@, 'a', '{'b' * 700}'))"
 SLOW = "{{ length(sort(split(variables.big, 'x'))) }}"
 
 

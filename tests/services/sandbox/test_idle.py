@@ -21,7 +21,6 @@ async def agent(folder: Path, answer: Any) -> asyncio.Server:
         writer.write(wire.frame(wire.JSON, json.dumps(answer).encode()))
         writer.close()
 
-    folder.mkdir()
     return await asyncio.start_unix_server(say, folder / "s")
 
 
@@ -30,5 +29,6 @@ async def test_a_sandbox_that_was_taken_over_keeps_no_other_from_being_ended(tmp
     good = uuid4()
     async with AsyncExitStack() as stack:
         for project_id, said in ((uuid4(), answer), (good, {"ended": True}), (uuid4(), answer)):
-            await stack.enter_async_context(await agent(tmp_path / str(project_id), said))
+            (folder := tmp_path / str(project_id)).mkdir()
+            await stack.enter_async_context(await agent(folder, said))
         assert await idle.end(tmp_path, 1.0) == [good]
