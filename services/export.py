@@ -14,6 +14,8 @@ from services.postgres import Pool
 from services.projects import SHOWN_OF_SANDBOX
 
 ROWS_AT_A_TIME = 50
+LARGE_AT_A_TIME = 2
+"""Of rows that may have a megabyte each."""
 NEWER_THAN_ALL = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
 
 
@@ -24,12 +26,13 @@ class Part:
     record: str
     key: str
     rows: str
+    at_a_time: int = ROWS_AT_A_TIME
 
     @property
     def page(self) -> str:
         return f"""
             SELECT part.* FROM ({self.rows}) AS part WHERE (part.created_at, part.{self.key}) < ($2, $3)
-            ORDER BY part.created_at DESC, part.{self.key} DESC LIMIT {ROWS_AT_A_TIME}
+            ORDER BY part.created_at DESC, part.{self.key} DESC LIMIT {self.at_a_time}
         """
 
 
@@ -68,6 +71,7 @@ PARTS = (
         "workflow_version",
         "version_id",
         "SELECT v.* FROM workflow_versions v JOIN workflows w USING (workflow_id) WHERE w.account_id = $1",
+        LARGE_AT_A_TIME,
     ),
     Part(
         "workflow_execution",
@@ -86,7 +90,7 @@ PARTS = (
     Part("thread", "thread_id", "SELECT * FROM threads WHERE account_id = $1"),
 )
 STEPS = f"""
-    SELECT * FROM workflow_steps WHERE execution_id = $1 AND position > $2 ORDER BY position LIMIT {ROWS_AT_A_TIME}
+    SELECT * FROM workflow_steps WHERE execution_id = $1 AND position > $2 ORDER BY position LIMIT {LARGE_AT_A_TIME}
 """
 BYTES_AT_A_TIME = 1024 * 1024
 

@@ -2,12 +2,16 @@
 
 import re
 import tracemalloc
+from collections import Counter
 from secrets import token_hex
 from uuid import uuid4
 
-from services import accounts, export, messages, projects, threads
+import orjson
+
+from services import accounts, export, messages, projects, threads, workflows
 from services.messages import NewMessage
 from services.postgres import Pool, transaction
+from services.workflows import Change
 
 MESSAGES, CHARS = 50, 400_000
 MOST_BYTES = 20_000_000
@@ -31,6 +35,38 @@ async def test_an_export_of_large_messages_never_holds_many_of_them(pool: Pool) 
         tracemalloc.stop()
     assert len([length for length in lengths if length > CHARS]) == MESSAGES
     assert peak < MOST_BYTES
+
+
+VERSIONS, STEPS, STEP = 50, 60, {"text": "x" * 250_000}
+
+
+async def test_an_export_of_large_workflows_never_holds_many_of_them(pool: Pool) -> None:
+    async with transaction(pool) as conn:
+        account_id = (await accounts.ensure_personal(conn, uuid4())).account_id
+        definition = {"steps": [STEP] * 4}
+        workflow = await workflows.create(conn, account_id, Change({"name": "Garden"}, definition))
+        for number in range(2, VERSIONS + 1):
+            await workflows.add_version(conn, workflow.workflow_id, uuid4(), number, definition, None)
+        execution_id = await conn.fetchval(
+            "INSERT INTO workflow_executions (workflow_id, version_id) VALUES ($1, $2) RETURNING execution_id",
+            workflow.workflow_id,
+            workflow.current_version_id,
+        )
+        for number in range(STEPS):
+            named = (
+                "INSERT INTO workflow_steps (execution_id, step_id, visit, inputs, output) VALUES ($1, $2, '0', $3, $3)"
+            )
+            await conn.execute(named, execution_id, str(number), STEP)
+    records = Counter[str]()
+    tracemalloc.start()
+    try:
+        async for line in export.lines(pool, account_id):
+            records[orjson.loads(line)["record"]] += 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (records["workflow_version"], records["workflow_step"]) == (VERSIONS, STEPS)
+    assert peak < 2 * MOST_BYTES
 
 
 NOT_EXPORTED = {
