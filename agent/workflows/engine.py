@@ -369,9 +369,10 @@ def moment_of(value: Any) -> datetime:
     """A time, in UTC where it names no zone. Raises: StepFailed."""
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError as error:
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment.astimezone(UTC)  # as the stores keep it: the first and the last days have no such time everywhere
+    except (ValueError, OverflowError) as error:
         raise StepFailed(f"{value!r} is no time in ISO 8601.", again=False) from error
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if moment > datetime.now(UTC) + timedelta(seconds=MAX_WAIT_SECONDS):
         raise StepFailed(f"{moment.isoformat()} is more than {MAX_WAIT_SECONDS // 86_400} days ahead.", again=False)
     return moment

@@ -236,6 +236,17 @@ async def test_the_error_of_an_expression_is_kept_whatever_is_in_its_values(make
         await world.run()
 
 
+@pytest.mark.parametrize("until", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:00:00-12:00"])
+async def test_a_time_at_the_edge_of_all_times_ends_the_step_or_its_wait(make: Make, until: str) -> None:
+    world = await make(
+        step("a", type="WAIT", config={"until": "{{ variables.until }}"}, error_handler="b"),
+        transform("b"),
+        variables={"until": until},
+    )
+    await world.run()
+    assert "a" in await world.visits()
+
+
 async def test_a_repeatable_webhook_is_retried_under_one_key(make: Make) -> None:
     async with serve({"/": Page(b"busy", status=503)}) as site:
         config = {"url": site.url(), "retries": 2, "retry_delay_seconds": 0, "repeatable": True}
