@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from agent.workflows.definition import Definition, Step
+from agent.workflows.expressions import OPENING
 from services.messages import NewMessage
 
 BRIEF = """\
@@ -20,6 +21,8 @@ Variables, which the steps call by name:
 {variables}
 """
 MAX_CHARS = 150_000
+PLAIN = frozenset({"accept", "content-type"})
+NOT_TOLD = "(not told)"
 
 
 def brief(name: str, description: str, definition: Definition, variables: Mapping[str, Any]) -> NewMessage:
@@ -32,7 +35,20 @@ def brief(name: str, description: str, definition: Definition, variables: Mappin
 def line(number: int, step: Step) -> str:
     described = f" — {step.description}" if step.description else ""
     then = f" next_steps: {', '.join(step.next_steps)}." if step.next_steps else ""
-    return f"{number}. {step.id} ({step.type}): {step.title}{described}. {as_json(step.config)}{then}"
+    return f"{number}. {step.id} ({step.type}): {step.title}{described}. {as_json(shown(step))}{then}"
+
+
+def shown(step: Step) -> Mapping[str, Any]:
+    """The config without headers that are written out: they may be secret, and whoever reads the thread reads this."""
+    headers = step.config.get("headers")
+    if step.type != "WEBHOOK" or not isinstance(headers, dict):
+        return step.config
+    told = {name: value if is_told(name, value) else NOT_TOLD for name, value in headers.items()}
+    return {**step.config, "headers": told}
+
+
+def is_told(name: str, value: str) -> bool:
+    return name.lower() in PLAIN or OPENING in value
 
 
 def as_json(value: Any) -> str:

@@ -7,11 +7,12 @@ import pytest
 from httpx2 import AsyncClient
 
 from agent.context import RunFailed, RunParked
+from agent.workflows import brief
 from services.postgres import Pool
 from services.settings import OutgoingSettings, Settings
 from tests.agent.seeds import Counting
 from tests.agent.workflows.seeds import World, make_world
-from tests.agent.workflows.test_checking import loop, parallel, step
+from tests.agent.workflows.test_checking import definition, loop, parallel, step
 from tests.fakes import FakeModel, refuses, says
 from tests.sites import Page
 from tests.sites import site as serve
@@ -418,3 +419,13 @@ async def test_an_execution_that_is_not_deterministic_is_a_run_of_the_agent_over
     await world.run()
     assert world.told == ["workflow_started", "workflow_completed"]
     assert await world.visits() == {}
+
+
+def test_a_brief_tells_no_header_that_is_written_out_in_the_definition() -> None:
+    headers = {"Authorization": "Bearer s3cret", "X-Who": "{{ variables.who }}", "Content-Type": "text/plain"}
+    asking = step("a", type="WEBHOOK", config={"url": "http://a/", "headers": headers})
+    told = brief.brief("Garden", "", definition(asking), {"who": "Ann"}).content["content"]
+    assert "s3cret" not in told
+    assert "Authorization" in told
+    assert "{{ variables.who }}" in told
+    assert "text/plain" in told
