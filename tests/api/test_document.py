@@ -107,7 +107,7 @@ VISITORS: dict[str, Callable[[FastAPI, Settings], User]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("who", VISITORS)
 def test_all_that_the_document_suggests_is_answered_as_it_says(app: FastAPI, settings: Settings, who: str) -> None:
     """With those below 20,000 requests and more."""
@@ -116,14 +116,14 @@ def test_all_that_the_document_suggests_is_answered_as_it_says(app: FastAPI, set
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_made_up_requests_are_answered_as_the_document_says(app: FastAPI, settings: Settings) -> None:
     found = explore(app, app.openapi(), signed_in(settings), Effort(fuzzed=100))
     require_nothing_wrong(found, cases=5_000)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_what_one_answer_leads_to_is_answered_as_the_document_says(app: FastAPI, settings: Settings) -> None:
     found = explore(app, app.openapi(), signed_in(settings), Effort(scenarios=600))
     require_nothing_wrong(found, cases=2_500)

@@ -23,7 +23,7 @@ while True: kept.append(listener.accept())
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"agent": AgentSettings(browser_timeout="3s")})
+    return settings.model_copy(update={"agent": AgentSettings(browser_timeout="10s")})
 
 
 async def silent(sandbox: Sandbox) -> str:
