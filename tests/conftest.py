@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
+import hypothesis
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -39,6 +40,11 @@ DEPLOYED_REDIS, DEPLOYED_BROKER = OUR_REDIS - 8, BROKER_REDIS - 8
 
 NO_LIMITS = LimitSettings(max_concurrent_runs=0, rate_limit_per_minute=0)
 """For all tests that are not about limits."""
+
+
+hypothesis.settings.register_profile("shared cores", deadline=None)
+hypothesis.settings.load_profile("shared cores")
+"""How long an example takes is up to whatever else is tested beside it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

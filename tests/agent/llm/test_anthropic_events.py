@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 from httpx2 import AsyncByteStream, Request, Response
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.llm.anthropic_dialect import read_stream
@@ -116,7 +116,6 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
     return [data[begin:end] for begin, end in zip([0, *ends], [*ends, len(data)], strict=True)]
 
 
-@settings(deadline=None)  # two cores are shared with whatever else is tested
 @given(st.lists(st.integers(0, len(BYTES)), max_size=40), st.sampled_from([b"\n", b"\r\n", b"\r"]))
 async def test_any_cut_of_the_bytes_gives_the_same_chunks(places: list[int], newline: bytes) -> None:
     assert await read_bytes(cut(BYTES.replace(b"\n", newline), places)) == CHUNKS
@@ -189,7 +188,6 @@ def spoil(events: Sequence[Mapping[str, Any]], places: Sequence[int], values: Se
     return spoiled
 
 
-@settings(deadline=None)  # two cores are shared with whatever else is tested
 @given(st.lists(st.integers(0, 10_000), max_size=6), st.lists(JSON, min_size=6, max_size=6))
 def test_events_of_any_shape_never_raise_anything_but_their_own_error(places: list[int], values: list[Any]) -> None:
     with suppress(Reported):

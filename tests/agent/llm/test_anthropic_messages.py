@@ -2,7 +2,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.llm.anthropic_messages import GO_ON, OPENING, body
@@ -260,7 +260,6 @@ MESSAGE = st.one_of(
 )
 
 
-@settings(deadline=None)  # two cores are shared with whatever else is tested
 @given(
     st.lists(MESSAGE, max_size=12),
     st.sampled_from([None, "low"]),

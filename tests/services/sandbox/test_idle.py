@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ async def agent(folder: Path, answer: Any) -> asyncio.Server:
 
 
 @pytest.mark.parametrize("answer", [{}, {"error": "fence", "text": "x"}, {"error": "fence"}, [], {"ended": []}])
-async def test_a_sandbox_that_was_taken_over_keeps_no_other_from_being_ended(tmp_path: Path, answer: Any) -> None:
+async def test_a_sandbox_that_was_taken_over_keeps_no_other_from_being_ended(answer: Any) -> None:
     good = uuid4()
     async with AsyncExitStack() as stack:
+        # A short path: the address of a socket has room for 107 bytes.
+        folder_of_all = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="idle-")))
         for project_id, said in ((uuid4(), answer), (good, {"ended": True}), (uuid4(), answer)):
-            (folder := tmp_path / str(project_id)).mkdir()
+            (folder := folder_of_all / str(project_id)).mkdir()
             await stack.enter_async_context(await agent(folder, said))
-        assert await idle.end(tmp_path, 1.0) == [good]
+        assert await idle.end(folder_of_all, 1.0) == [good]
