@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import orjson
 
@@ -22,15 +23,16 @@ PASSING_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def calling(ctx: RunContext, request: ModelRequest) -> AsyncIterator[None]:
-    """A call of the run's model; one that fails costs nothing.
+async def calling(ctx: RunContext, request: ModelRequest) -> AsyncIterator[ModelRequest]:
+    """A call of the run's model, asked for no more than was reserved; one that fails costs nothing.
 
     Raises: RunStopped when the account may not have another answer; FenceLost.
     """
-    call = ModelCall(request.model, request.expected_tokens, models.look_up(request.model).max_output)
+    most = models.look_up(request.model).max_output
+    call = ModelCall(request.model, request.expected_tokens, most)
     await reserve(ctx, call)
     try:
-        yield
+        yield replace(request, max_output=most) if ctx.gate.bills else request
     except RunFailed:
         call.failed = True
         raise

@@ -120,7 +120,7 @@ async def ask(ctx: RunContext, request: ModelRequest, acting: Acting) -> tuple[l
     streamed = ctx.run.settings.get("stream") is not False
     reading = Reading(ctx.run.id, offer.of_run(ctx), streamed=streamed, max_xml_calls=ctx.config.max_xml_tool_calls)
     kept: list[Message] = []
-    async with charges.calling(ctx, request), aclosing(model_calls.stream(ctx, request)) as chunks:
+    async with charges.calling(ctx, request) as asked, aclosing(model_calls.stream(ctx, asked)) as chunks:
         async for chunk in chunks:
             events = reading.read(chunk)
             ctx.draft.text, ctx.draft.reasoning = reading.answer.text, reading.answer.reasoning

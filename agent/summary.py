@@ -86,7 +86,7 @@ async def told(ctx: RunContext, history: History, covered: list[Message], window
     said = [*shown, {"role": "user", "content": "Write the summary now."}]
     request = ModelRequest(ctx.run.model_name, said, expected_tokens=sum(map(tokens.of_message, said)))
     answer = Answer()
-    async with charges.calling(ctx, request), aclosing(model_calls.stream(ctx, request)) as chunks:
+    async with charges.calling(ctx, request) as asked, aclosing(model_calls.stream(ctx, asked)) as chunks:
         async for chunk in chunks:
             answer = response_processor.fold(answer, chunk)
             if len(answer.text) > LONGEST_CHARS:

@@ -49,6 +49,8 @@ async def open_stream(settings: Settings, http: AsyncClient, provider: Provider,
     model = request.model.removeprefix(f"{provider.prefix}/")
     client = make_client(settings, http, provider)
     effort = request.reasoning_effort if look_up(request.model).thinking != "none" else None
+    most = request.max_output or omit
+    newest = provider.prefix == "openai"  # which refuses the older name for its reasoning models
     return await client.chat.completions.create(
         model=model,
         messages=cast("Iterable[ChatCompletionMessageParam]", [speakable(message) for message in request.messages]),
@@ -56,6 +58,8 @@ async def open_stream(settings: Settings, http: AsyncClient, provider: Provider,
         stream_options={"include_usage": True},
         reasoning_effort=cast("ReasoningEffort", effort) if effort else omit,
         tools=cast("Iterable[ChatCompletionToolUnionParam]", request.tools) if request.tools else omit,
+        max_completion_tokens=most if newest else omit,
+        max_tokens=omit if newest else most,
     )
 
 

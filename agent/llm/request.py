@@ -8,7 +8,8 @@ from typing import Any
 class ModelRequest:
     """`model` is a resolved name (`prefix/name`); `messages` are in the OpenAI shape, system prompt first.
 
-    `tools` are OpenAI function schemas; `expected_tokens` about what the provider will count for all of it.
+    `tools` are OpenAI function schemas; `expected_tokens` about what the provider will count for all of it;
+    `max_output` how many tokens the answer may have, where somebody pays for it.
     An assistant's message may also hold `thinking_blocks` (see Chunk).
     """
 
@@ -17,6 +18,7 @@ class ModelRequest:
     reasoning_effort: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
     expected_tokens: int = 0
+    max_output: int | None = None
 
     @property
     def last_user_text(self) -> str:

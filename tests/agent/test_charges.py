@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from httpx2 import AsyncClient
 
-from agent import charges
+from agent import charges, models
 from agent.context import RunContext
 from agent.loop import keep_draft, run_agent
 from services.billing import ledger, prices
@@ -21,7 +21,17 @@ from services.postgres import Executor, Pool
 from services.runs.fence import Fence
 from services.settings import BillingSettings, Price, Settings
 from tests import fakes
-from tests.agent.seeds import RecordingLog, acts, eventually, make_context, make_run, make_thread, rows_of, tool_parts
+from tests.agent.seeds import (
+    RecordingLog,
+    acts,
+    eventually,
+    make_context,
+    make_run,
+    make_thread,
+    model_settings,
+    rows_of,
+    tool_parts,
+)
 from tests.agent.test_conversation import PROSE, TOO_LONG, fill, with_window
 from tests.fakes import FakeModel
 
@@ -49,6 +59,22 @@ async def debits(ctx: RunContext) -> Sequence[Entry]:
     standing = await ledger.standing(ctx.pool, ctx.run.account_id)
     assert (standing.balance, standing.reserved) == (sum(entry.amount for entry in entries), 0)
     return [entry for entry in entries[::-1] if entry.kind == "debit"]
+
+
+@pytest.mark.parametrize(("model", "name"), [("openai/m", "max_completion_tokens"), ("vllm/m", "max_tokens")])
+async def test_an_answer_that_is_paid_for_may_be_no_longer_than_was_reserved(
+    pool: Pool, http: AsyncClient, fake: FakeModel, model: str, name: str
+) -> None:
+    settings = model_settings(fake, vllm_base_url=fake.base_url)
+    fake.script(fakes.says("Done."), fakes.says("Done."))
+    free, _ = await make_context(pool, http, settings, model)
+    await run_agent(free)
+    paid, _ = await make_context(pool, http, settings, model)
+    await ledger.grant(pool, paid.run.account_id, CREDIT)
+    paid.gate = GATE
+    await run_agent(paid)
+    limits = [{key: said for key, said in asked.body.items() if key.startswith("max_")} for asked in fake.requests]
+    assert limits == [{}, {name: models.look_up(model).max_output}]
 
 
 async def test_a_summary_is_billed_like_an_answer(
