@@ -7,8 +7,9 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, Field
 
-from agent.workflows import brief, inputs
-from agent.workflows.definition import Definition, plain_json
+from agent.workflows import beginning
+from agent.workflows.beginning import Asked
+from agent.workflows.definition import plain_json
 from agent.workflows.inputs import BadInput
 from api.auth import Caller
 from api.deps import AccountHeader, CallerDep, PoolDep, Resources, ResourcesDep, StreamIdentityDep
@@ -17,11 +18,11 @@ from api.fields import Metadata, Text, WebAddress
 from api.idempotency import KeyHeader, request_key
 from api.paging import decode_moment, decode_position, encode_moment
 from api.routes.runs import status_after_stop
-from api.routes.starts import check_billing, model_of
+from api.routes.starts import check_billing
 from api.routes.streams import STREAM_ANSWERS, CursorHeader, follow
 from api.sse import EventStream
 from services import workflow_executions, workflow_steps, workflows
-from services.errors import Conflict
+from services.errors import Conflict, Unprocessable
 from services.postgres import Connection, dump_json
 from services.runs import starting, stopping
 from services.runs.starting import Started
@@ -196,27 +197,13 @@ def new_execution(
     resources: Resources, caller: Caller, workflow: Workflow, asked: ExecuteRequest, deterministic: bool
 ) -> NewExecution:
     """Raises: Conflict; RequestValidationError naming the variable or the model."""
-    definition = Definition.model_validate(workflow.definition)
-    if workflow.state == "PAUSED" or not definition.steps:
-        raise Conflict("This workflow is paused." if definition.steps else "This workflow has no steps yet.")
+    wanted = Asked(**dict(asked), deterministic=deterministic, created_by=caller.user_id)
     try:
-        variables = inputs.read(definition, asked.variables)
+        return beginning.new_execution(resources.settings, workflow, wanted)
     except BadInput as error:
         raise invalid(f"variables.{error.name}", str(error)) from error
-    return NewExecution(
-        workflow=workflow,
-        model_name=model_of(resources.settings, asked.model_name),
-        variables=variables,
-        deterministic=deterministic,
-        triggered_by="MANUAL",
-        created_by=caller.user_id,
-        brief=None if deterministic else brief.brief(workflow.name, workflow.description, definition, variables),
-        on_active=asked.on_active,
-        priority=asked.priority,
-        metadata=asked.metadata,
-        webhook_url=asked.webhook_url,
-        settings={"workflow_tools": brief.tools(definition)},
-    )
+    except Unprocessable as error:
+        raise invalid("model_name", str(error)) from error
 
 
 @router.get("/{workflow_id}/executions")
