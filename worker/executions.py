@@ -1,13 +1,13 @@
 """The run of an execution that a message names; one that has none yet is given one."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
-from agent.catalog import resolve_model
-from agent.workflows import brief, inputs
-from agent.workflows.definition import Definition
+from agent.workflows import beginning
+from agent.workflows.beginning import Asked
 from services import workflow_executions, workflows
-from services.errors import Conflict, NotFound
+from services.errors import NotFound
 from services.postgres import Connection, transaction
 from services.workflow_executions import Execution, NewExecution
 from worker.process import Process
@@ -47,19 +47,10 @@ async def wanted(
     workflow = await workflows.find(conn, named) if named else None
     if workflow is None:
         raise NotFound(workflows.MISSING)
-    definition = Definition.model_validate(workflow.definition)
-    if workflow.state == "PAUSED" or not definition.steps:
-        raise Conflict(f"The workflow {workflow.name} is paused, or has no steps.")
-    given = inputs.read(definition, execution.variables if execution else variables)
-    deterministic = execution.deterministic if execution else True
-    return NewExecution(
-        workflow=workflow,
-        model_name=resolve_model(process.settings, None),
-        variables=given,
-        deterministic=deterministic,
+    asked = Asked(
+        variables=execution.variables if execution else variables,
+        deterministic=execution.deterministic if execution else True,
         triggered_by=execution.triggered_by if execution else triggered_by or "MESSAGE",
         created_by=execution.created_by if execution else None,
-        execution_id=execution_id,
-        brief=None if deterministic else brief.brief(workflow.name, workflow.description, definition, given),
-        settings={"workflow_tools": brief.tools(definition)},
     )
+    return replace(beginning.new_execution(process.settings, workflow, asked), execution_id=execution_id)
