@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from api import access, docs, document, errors
+from api import access, docs, document, errors, pages
 from api.body_limit import BodyLimit
 from api.connections import guard
 from api.deps import Resources
@@ -104,6 +104,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     docs.install(app)
+    pages.install(app)
     errors.install(app)
     access.require_declared(routes.router for routes in ROUTE_MODULES)
     for routes in ROUTE_MODULES:

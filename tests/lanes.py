@@ -14,7 +14,14 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 FIRST_LANE = "gw0"
-HEAVY = ("tests/faults/", "tests/acceptance/", "tests/services/embedded/", "tests/agent/browser/", "tests/benchmarks/")
+HEAVY = (
+    "tests/faults/",
+    "tests/acceptance/",
+    "tests/services/embedded/",
+    "tests/agent/browser/",
+    "tests/browser/",
+    "tests/benchmarks/",
+)
 """Folders whose tests start processes of their own, those that take longest first."""
 SANDBOXES = "tests/services/sandbox/"
 OURS = ("DATABASE_URL", "REDIS_", "BROKER", "RABBITMQ_")

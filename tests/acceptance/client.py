@@ -146,6 +146,7 @@ class Client:
     """One signed-in user of an API at `url`."""
 
     def __init__(self, url: str, token: str, transport: AsyncBaseTransport | None = None) -> None:
+        self.token = token
         self.http = AsyncClient(
             transport=transport,
             base_url=f"{url}/api",

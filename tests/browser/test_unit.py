@@ -1,0 +1,27 @@
+"""The parts of the client, each by itself, in Chromium: no API, a server that is made of answers."""
+
+from pathlib import Path
+
+from playwright.async_api import BrowserContext, Route
+
+from api import pages
+
+HERE = Path(__file__).parent
+ORIGIN = "http://longrun.test"
+
+
+async def serve(route: Route) -> None:
+    """The client's own files, and ours."""
+    name = route.request.url.removeprefix(f"{ORIGIN}/")
+    path = pages.FOLDER / name.removeprefix("console/") if name.startswith("console/") else HERE / name
+    await route.fulfill(path=path, content_type="text/javascript")
+
+
+async def test_the_parts_of_the_client_do_what_they_say(context: BrowserContext) -> None:
+    page = await context.new_page()
+    await page.route(f"{ORIGIN}/**/*.js", serve)
+    await page.route(f"{ORIGIN}/unit.js", serve)
+    await page.goto(f"{ORIGIN}/blank")
+    told = await page.evaluate("import('/unit.js').then(({run}) => run())")
+    assert not told["failed"], "\n".join(told["failed"])
+    assert told["count"] > 30
