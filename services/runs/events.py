@@ -92,7 +92,7 @@ def last_event(status: str, error: str | None) -> bytes:
 
 def final_status(event: bytes) -> str | None:
     """The final status an event announces, or None when it is not a last event (foreign ones included)."""
-    if event.startswith(MESSAGE_SHAPED) or b'"status"' not in event[:64]:
+    if event.startswith(MESSAGE_SHAPED) or event.find(b'"status"', 0, 64) < 0:
         return None
     try:
         said = orjson.loads(event)

@@ -90,6 +90,14 @@ class Tail:
         self.last = batch if batch.last else None
         self.windows.add(self, batch)
 
+    def forget_if_told(self) -> None:
+        """What the only reader has taken is of use to nobody: a later one reads Redis, and memory is let go while warm."""
+        if len(self.readers) != 1:
+            return
+        (reader,) = self.readers
+        if reader.cursor == self.end:
+            self.windows.forget(self)
+
     def held(self, event_id: int) -> Batch | None:
         """What the window holds from `event_id` on, up to a batch; None when it holds no such event."""
         window = self.window

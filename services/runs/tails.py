@@ -170,6 +170,7 @@ class Tails:
             return
         tail.extend(make_batch(first_id, found))
         self.tell(tail)
+        tail.forget_if_told()
 
     async def begin(self, tails: list[Tail]) -> set[Tail]:
         """Where a tail begins: a little before the list's end; older events each reader reads for itself.
@@ -198,7 +199,7 @@ class Tails:
     async def look_up_later(self, tails: list[Tail]) -> None:
         """Of most of them the first event is on its way: whoever opens a stream has just seen the row."""
         await asyncio.sleep(LOOK_UP_SECONDS)
-        await self.look_up([tail for tail in tails if tail.readers and not tail.window])
+        await self.look_up([tail for tail in tails if tail.readers and not tail.end])
 
     async def look_up(self, tails: list[Tail]) -> None:
         """What the rows say of logs that Redis does not have; beside the reading of the others, which need no row."""

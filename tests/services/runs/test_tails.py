@@ -13,6 +13,8 @@ from services.channels import Listener
 from services.runs import archive, events, keys, lifecycle, tails
 from services.runs.batches import Batch, make_batch
 from services.runs.stores import Stores, open_stores
+from services.runs.tail import Reader
+from services.runs.tails import Tails
 from services.settings import Settings
 from tests.proxy import Proxy
 from tests.services.runs.conftest import reaching_redis_by
@@ -247,6 +249,37 @@ async def test_a_list_that_somebody_has_put_something_else_for_costs_the_other_r
         assert batch
         assert batch.events == [b"more"]
         await other.redis.delete(keys.responses(broken.run.id))
+
+
+async def reading(tails: Tails, run_id: UUID, seen: list[bytes]) -> Reader:
+    """One that takes its news at once, as a stream does."""
+
+    def take() -> None:
+        while batch := reader.held():
+            seen.extend(batch.events)
+            reader.take(batch)
+
+    reader = await tails.join(run_id, on_news=take)
+    return reader
+
+
+async def test_what_the_only_reader_has_taken_is_held_no_longer_and_two_readers_share(stores: Stores) -> None:
+    first_saw: list[bytes] = []
+    async with driving(stores) as driver:
+        tails = stores.of(driver.run.id).tails
+        first = await reading(tails, driver.run.id, first_saw)
+        await driver.say("one", "two")
+        await eventually(lambda: b"two" in first_saw[-1] if first_saw else False)
+        assert first.tail.window == []
+        second = await reading(tails, driver.run.id, [])
+        caught_up = await within(PATIENT, second.fetch())
+        assert caught_up
+        assert caught_up.events == first_saw
+        await driver.say("three")
+        await eventually(lambda: first.cursor == second.cursor == first.tail.end == len(caught_up.events) + 1)
+        assert first.tail.window
+        tails.leave(first)
+        tails.leave(second)
 
 
 async def test_a_slow_reader_far_behind_the_window_sees_everything(stores: Stores, narrow: Stores) -> None:
