@@ -91,7 +91,7 @@ class Tail:
         self.windows.add(self, batch)
 
     def forget_if_told(self) -> None:
-        """What the only reader has taken is of use to nobody: a later one reads Redis, and memory is let go while warm."""
+        """What the only reader has taken is of use to nobody: a later one reads Redis, and it is freed while warm."""
         if len(self.readers) != 1:
             return
         (reader,) = self.readers
