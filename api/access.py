@@ -42,7 +42,9 @@ class Access:
     """Whether it starts a run: without Redis the rate limit may be closed for these."""
 
 
-OPEN = {"GET /health", "GET /health/ready"}
+SIGNED = {"POST /webhooks/trigger/{workflow_id}"}
+"""What strangers ask who sign what they say: the route itself looks at the signature."""
+OPEN = {"GET /health", "GET /health/ready", *SIGNED}
 """What anybody may ask."""
 
 ROUTES = {
@@ -54,6 +56,7 @@ ROUTES = {
     "GET /agent-run/{run_id}": Access("run", "read"),
     "GET /agent-run/{run_id}/stream": Access("run", "read"),
     "POST /agent-run/{run_id}/stream-token": Access("run", "read"),
+    "GET /agent-run/{run_id}/webhook-attempts": Access("webhook", "read"),
     "GET /thread/{thread_id}/agent-runs": Access("thread", "read"),
     "GET /agent-runs": Access("account", "read"),
     "GET /agent-runs/active": Access("account", "read"),
@@ -91,6 +94,10 @@ ROUTES = {
     "PUT /workflows/{workflow_id}": Access("workflow", "write"),
     "DELETE /workflows/{workflow_id}": Access("workflow", "write"),
     "POST /workflows/{workflow_id}/execute": Access("workflow", "write", starts=True),
+    "GET /workflows/{workflow_id}/webhook": Access("workflow", "write"),
+    "PUT /workflows/{workflow_id}/webhook": Access("workflow", "write"),
+    "DELETE /workflows/{workflow_id}/webhook": Access("workflow", "write"),
+    "POST /workflows/{workflow_id}/webhook/rotate": Access("workflow", "write"),
     "GET /workflows/{workflow_id}/executions": Access("workflow", "read"),
     "GET /workflows/executions/{execution_id}": Access("execution", "read"),
     "POST /workflows/executions/{execution_id}/cancel": Access("execution", "write"),
@@ -112,6 +119,8 @@ ROUTES = {
     "PATCH /accounts/{account_id}/members/{user_id}": Access("account", "admin"),
     "DELETE /accounts/{account_id}/members/{user_id}": Access("account", "admin"),
     "POST /accounts/{account_id}/leave": Access("account", "person"),
+    "GET /accounts/{account_id}/webhook-secret": Access("account", "admin"),
+    "POST /accounts/{account_id}/webhook-secret/rotate": Access("account", "admin"),
 }
 
 

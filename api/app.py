@@ -32,6 +32,8 @@ from api.routes import (
     starts,
     streams,
     threads,
+    triggers,
+    webhooks,
     workflows,
 )
 from api.sse import Streams
@@ -65,6 +67,8 @@ ROUTE_MODULES = (
     api_keys,
     executions,
     workflows,
+    webhooks,
+    triggers,
 )
 
 COLLECTIONS = (10_000, 20, 20)

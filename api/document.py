@@ -67,6 +67,7 @@ REFUSALS = {
         said(record(message=TEXT, agent_run_id=ID)),
     ),
     413: Refusal("The request is too large."),
+    415: Refusal("The body is of a type that is not taken here."),
     429: Refusal(
         "Too many requests of this user; or too many runs of the account.",
         said(
@@ -96,6 +97,7 @@ PECULIAR = {
     "PATCH /accounts/{account_id}/members/{user_id}": {409},
     "DELETE /accounts/{account_id}/members/{user_id}": {409},
     "POST /accounts/{account_id}/leave": {409},
+    "POST /webhooks/trigger/{workflow_id}": {401, 402, 403, 404, 409, 413, 415, 429, 503},
 }
 NEVER = {
     "GET /agent-run/{run_id}/stream": {429, 503},
@@ -151,7 +153,7 @@ def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, Operation]]:
 
 def refusals_of(name: str, operation: Operation) -> set[int]:
     if name in access.OPEN:
-        return set()
+        return PECULIAR.get(name, set())
     found = ANY_ROUTE | PECULIAR.get(name, set())
     if path_parameters(operation) or access.ROUTES[name].action != "read":
         found.add(404)  # of a route without an id: what it adds to may be deleted meanwhile

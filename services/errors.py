@@ -54,6 +54,12 @@ class PayloadTooLarge(AppError):
     status = 413
 
 
+class UnsupportedMediaType(AppError):
+    """The request has a body of a type that is not taken here."""
+
+    status = 415
+
+
 class Unprocessable(AppError):
     """The request could not be understood."""
 

@@ -66,6 +66,14 @@ PARTS = (
         FROM agent_runs WHERE account_id = $1
         """,
     ),
+    Part(
+        "webhook_delivery",
+        "agent_run_id",
+        """
+        SELECT agent_run_id, receiver, state, attempts, due_at, ended_at, created_at
+        FROM webhook_deliveries WHERE account_id = $1
+        """,
+    ),
     Part("workflow", "workflow_id", "SELECT * FROM workflows WHERE account_id = $1"),
     Part(
         "workflow_version",

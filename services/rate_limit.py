@@ -91,7 +91,10 @@ class RateLimit:
         Raises: TooManyRequests `{message, limit, retry_after}`; Unavailable when Redis cannot be asked and the
         settings do not let such requests (`to_start` a run, or others) through then.
         """
-        rate = self.rate_of(user_id, account_id)
+        await self.spend(self.rate_of(user_id, account_id), to_start=to_start)
+
+    async def spend(self, rate: Rate, *, to_start: bool) -> None:
+        """Count a request. Raises: as `take`."""
         if not rate.limit:
             return
         now = self.clock()

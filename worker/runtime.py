@@ -27,6 +27,7 @@ from services.sandbox.providers import make_provider
 from services.sandbox.reaper import keep_reaping
 from services.settings import Settings
 from services.tracing import open_tracing
+from worker.deliveries import keep_delivering
 from worker.drain import Drain, return_to_queue
 from worker.process import Process
 from worker.sweeper import keep_sweeping
@@ -99,6 +100,7 @@ class Runtime(dramatiq.Middleware):
             _opened.set_result(process)
             stores.background.spawn(keep_sweeping(stores))
             stores.background.spawn(keep_reaping(sandboxes, stores))
+            stores.background.spawn(keep_delivering(process))
             logger.info("worker.ready", instance_id=stores.instance_id)
             await self.closing.wait()
         logger.info("worker.closed")

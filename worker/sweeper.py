@@ -16,6 +16,7 @@ from services.runs import closing, idempotency, keys, lifecycle, slots, starting
 from services.runs.shards import Shard
 from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 from services.runs.stores import Stores
+from services.webhooks import deliveries
 
 BATCH = 200
 CLOSE_AT_ONCE = 20
@@ -205,6 +206,13 @@ async def forget_keys(stores: Stores) -> None:
     await idempotency.forget_old(stores.pool, BATCH)
 
 
+async def end_deliveries(stores: Stores) -> None:
+    """Of webhooks: those whose last attempt was lost are over, and those that are long over are forgotten."""
+    webhooks = stores.settings.webhooks
+    await deliveries.give_up(stores.pool, webhooks.attempts, BATCH)
+    await deliveries.forget_old(stores.pool, webhooks.keep, BATCH)
+
+
 STEPS: tuple[Step, ...] = (
     judge_due,
     send_unsent,
@@ -215,4 +223,5 @@ STEPS: tuple[Step, ...] = (
     close_cut,
     free_reserves,
     forget_keys,
+    end_deliveries,
 )

@@ -3,9 +3,18 @@
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
-from agent.workflows.configs import CONFIGS, MAX_RETRIES, StepConfig, StepId, Text, Word
+from agent.workflows.configs import CONFIGS, MAX_RETRIES, StepConfig, StepId, Text, VariableName, Word
 from services.fields import finite, of_64_bits, shallow, small_object, storable_text, texts
 
 MAX_STEPS = 200
@@ -15,6 +24,7 @@ MAX_CONFIG_BYTES = 64 * 1024
 MAX_EXECUTION_SECONDS = 24 * 3600
 
 State = Literal["DRAFT", "ACTIVE", "PAUSED"]
+VARIABLE_NAME = TypeAdapter[str](VariableName)
 ACTING: frozenset[str] = frozenset({"AGENT", "TOOL", "MCP_TOOL", "WEBHOOK"})
 """Types of steps that do something outside of the execution."""
 
@@ -57,10 +67,26 @@ class Step(BaseModel):
 
 
 class Trigger(BaseModel):
-    """What may start a workflow; kept as it is for whoever understands its type."""
+    """What may start a workflow; kept as it is for whoever understands its type.
+
+    Of a WEBHOOK, `config.payload` names the variable that all that was sent is given to.
+    """
 
     type: Word
     config: Annotated[dict[str, Any], AfterValidator(small_object)] = Field(default_factory=dict)
+
+    @property
+    def is_webhook(self) -> bool:
+        return self.type.upper() == "WEBHOOK"
+
+    @model_validator(mode="after")
+    def name_a_variable(self) -> "Trigger":
+        if self.is_webhook and "payload" in self.config:
+            try:
+                VARIABLE_NAME.validate_python(self.config["payload"])
+            except ValidationError as error:
+                raise ValueError("config.payload must be the name of a variable") from error
+        return self
 
 
 class Definition(BaseModel):

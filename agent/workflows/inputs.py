@@ -7,6 +7,8 @@ from agent.workflows.configs import InputConfig, Variable, fits
 from agent.workflows.definition import Definition
 from services.fields import LARGEST_INTEGER
 
+PAYLOAD = "payload"
+
 
 class BadInput(Exception):
     """A variable that is missing or has the wrong type; `name` is which."""
@@ -25,6 +27,21 @@ def read(definition: Definition, given: Mapping[str, Any]) -> dict[str, Any]:
             raise BadInput(variable.name, "is required")
         found[variable.name] = variable.default if value is None else typed(variable, value)
     return found
+
+
+def of_webhook(definition: Definition, fields: Mapping[str, Any], payload: Any) -> dict[str, Any]:
+    """What a webhook gives: the variables that are asked for, from its fields by name, and all of it under one name.
+
+    Nothing else that a stranger sends becomes a variable.
+    """
+    named = {variable.name: fields[variable.name] for variable in asked(definition) if variable.name in fields}
+    return {**named, payload_name(definition): payload}
+
+
+def payload_name(definition: Definition) -> str:
+    """As a WEBHOOK trigger says."""
+    named = (trigger.config.get("payload") for trigger in definition.triggers if trigger.is_webhook)
+    return str(next(filter(None, named), PAYLOAD))
 
 
 def asked(definition: Definition) -> Iterator[Variable]:

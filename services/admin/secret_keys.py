@@ -1,7 +1,9 @@
-"""`secrets renew`: encrypt all secrets of agents with the first of SECRETS_KEYS: the others can then be taken out."""
+"""`secrets renew`: encrypt the secrets of agents and webhooks with the first of SECRETS_KEYS; the others can then go."""
 
 import argparse
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 from services import agent_versions
@@ -11,6 +13,7 @@ from services.errors import Unavailable
 from services.postgres import Pool, Unreachable, open_pool
 from services.secrets import Secrets, SecretUnreadable
 from services.settings import Settings
+from services.webhooks import secret_pair
 
 PAGE = 100
 
@@ -27,15 +30,38 @@ def renew(settings: Settings, options: argparse.Namespace, output: Output) -> in
     output.say(f"Secrets of {renewed} agent versions are encrypted with the first key.")
     for version in unreadable:
         output.fail(f"no key in SECRETS_KEYS opens version {version.version_number} of agent {version.agent_id}")
-    return 1 if unreadable else 0
+    pairs, shut = asyncio.run(renew_webhooks(settings))
+    output.say(f"Secrets of {pairs} webhooks are encrypted with the first key.")
+    for table, owner in shut:
+        output.fail(f"no key in SECRETS_KEYS opens the secret of {owner} in {table}")
+    return 1 if unreadable or shut else 0
 
 
 async def renew_all(settings: Settings) -> tuple[int, list[AgentVersion]]:
     """How many versions were renewed, and those that no key opens. Raises: Unavailable."""
+    async with opened(settings) as pool:
+        return await renew_pages(pool, Secrets.of(settings.secrets))
+
+
+async def renew_webhooks(settings: Settings) -> tuple[int, list[tuple[str, UUID]]]:
+    """How many secrets of accounts and workflows were renewed, and whose no key opens. Raises: Unavailable."""
+    renewed, unreadable = 0, list[tuple[str, UUID]]()
+    async with opened(settings) as pool:
+        for table in secret_pair.OWNERS:
+            last: UUID | None = UUID(int=0)
+            while last:
+                last, count, shut = await secret_pair.renew_page(pool, Secrets.of(settings.secrets), table, last, PAGE)
+                renewed += count
+                unreadable += [(table, owner) for owner in shut]
+    return renewed, unreadable
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Pool]:
     try:
         pool = await open_pool(settings.postgres, min_size=0)
         try:
-            return await renew_pages(pool, Secrets.of(settings.secrets))
+            yield pool
         finally:
             await pool.close()
     except Unreachable as error:

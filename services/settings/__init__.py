@@ -27,6 +27,7 @@ from services.settings.redis_urls import database_address, with_next_database
 from services.settings.runs import RunSettings, StreamSettings
 from services.settings.section import parse_duration
 from services.settings.stores import BrokerSettings, PostgresSettings, RedisSettings
+from services.settings.webhooks import WebhookSettings
 
 __all__ = [
     "AgentSettings",
@@ -53,6 +54,7 @@ __all__ = [
     "Settings",
     "StreamSettings",
     "Tier",
+    "WebhookSettings",
     "load",
     "parse_duration",
 ]
@@ -81,6 +83,7 @@ class Settings(BaseModel):
     mcp: McpSettings = Field(default_factory=McpSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)
     langfuse: LangfuseSettings = Field(default_factory=LangfuseSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     previews: PreviewSettings = Field(default_factory=PreviewSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

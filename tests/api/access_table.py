@@ -17,6 +17,7 @@ ask every route of the OpenAPI document as everybody named here; a test fails wh
 
 - *Nobody* is whoever has no token or key, or one that is expired, forged, revoked, made for something else, or junk:
   always 401 with `WWW-Authenticate: Bearer`, except at the two routes of health.
+- *Whoever signs* has the secret of a workflow's webhook, and needs no token; without the signature everybody is nobody.
 - *Somebody else's* is a thing of an account that the caller does not act for. The answer is that for a thing that does
   not exist: the same body, after the same statements and the same commands to Redis, and no worker hears of it.
   `none`: the route names no thing, and shows or makes only what is the caller's.
@@ -30,6 +31,8 @@ ask every route of the OpenAPI document as everybody named here; a test fails wh
 
 
 def line(name: str) -> str:
+    if name in access.SIGNED:
+        return f"| `{name}` | workflow | whoever signs | a secret of its own | 401 | 401 | {CASES[name].own} |"
     if name in access.OPEN:
         return f"| `{name}` | the server | anybody | none needed | none | none | {CASES[name].own} |"
     declared = access.ROUTES[name]

@@ -73,6 +73,7 @@ CASES = {
     "GET /agent-run/{run_id}": Case(query="?wait_seconds=0.01"),
     "GET /agent-run/{run_id}/stream": Case(own=204, headers={"Last-Event-ID": "1000"}),
     "POST /agent-run/{run_id}/stream-token": Case(),
+    "GET /agent-run/{run_id}/webhook-attempts": Case(),
     "GET /thread/{thread_id}/agent-runs": Case(),
     "GET /agent-runs": Case(query="?thread_id={thread_id}&project_id={project_id}"),
     "GET /agent-runs/active": Case(),
@@ -110,6 +111,11 @@ CASES = {
     "PUT /workflows/{workflow_id}": Case(json={"name": "Taken"}),
     "DELETE /workflows/{workflow_id}": Case(),
     "POST /workflows/{workflow_id}/execute": Case(json={"model_name": "demo/echo"}),
+    "GET /workflows/{workflow_id}/webhook": Case(),
+    "PUT /workflows/{workflow_id}/webhook": Case(json={"format": "standard"}),
+    "POST /workflows/{workflow_id}/webhook/rotate": Case(),
+    "DELETE /workflows/{workflow_id}/webhook": Case(),
+    "POST /webhooks/trigger/{workflow_id}": Case(own=401),
     "GET /workflows/{workflow_id}/executions": Case(),
     "GET /workflows/executions/{execution_id}": Case(),
     "POST /workflows/executions/{execution_id}/cancel": Case(),
@@ -133,6 +139,8 @@ CASES = {
     "PATCH /accounts/{account_id}/members/{user_id}": Case(json={"role": "viewer"}),
     "DELETE /accounts/{account_id}/members/{user_id}": Case(),
     "POST /accounts/{account_id}/leave": Case(),
+    "GET /accounts/{account_id}/webhook-secret": Case(),
+    "POST /accounts/{account_id}/webhook-secret/rotate": Case(),
 }
 PUBLIC = ("project", "thread", "run")
 """What can be seen by whoever is signed in, once its project is public."""

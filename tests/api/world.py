@@ -47,6 +47,7 @@ async def things_of(person: Person) -> Things:
     account_id = (await made(person, "/accounts", {"name": "Team"}))["account_id"]
     user_id = await add_member(person, account_id, "owner")
     workflow = await made(person, "/workflows", {"name": "Watering", **WATERING})
+    (await person.put(f"/workflows/{workflow['id']}/webhook", json={"format": "standard"})).raise_for_status()
     execution = await made(person, f"/workflows/{workflow['id']}/execute", {"model_name": "demo/echo"})
     return Things(
         thread_id=thread_id,

@@ -75,16 +75,19 @@ NOT_EXPORTED = {
     "idempotency_keys": "names of requests, for a day",
     "credit_balances": "the sum of its ledger, and of what follows",
     "credit_reserves": "what a call of a model holds back while it is under way",
+    "account_webhook_secrets": "a secret, which whoever may see it can ask for",
+    "workflow_webhooks": "secrets, as those of the account; of a workflow there is nothing else in it",
     "account_limits": "what operators allow it, which is theirs to say",
 }
 HIDDEN = {
     "account_members": {"account_id"},
     "api_keys": {"account_id", "secret_hash"},
+    "webhook_deliveries": {"account_id", "attempt"},
     "agent_runs": {
         # how it was driven
         "account_id", "attempt", "crashes", "instance_id", "heartbeat_at", "stop_requested_at", "message_sent_at",
         "message_tried_at", "archived_events", "reserved_events", "log_epoch", "event_count", "closed_at", "judged",
-        "parked_at", "waited",
+        "parked_at", "waited", "webhook_noted_at",
         "updated_at",
     },
 }  # fmt: skip

@@ -1,0 +1,261 @@
+"""What starts a workflow from outside: a webhook whose sender signs it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
+
+from agent.workflows import inputs
+from agent.workflows.definition import Definition, plain_json
+from api.auth import Caller
+from api.body_limit import widen
+from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
+from api.errors import invalid
+from api.fields import Text
+from api.routes.executions import ExecuteRequest, new_execution
+from api.routes.projects import Deleted
+from api.routes.starts import check_billing
+from services import workflow_executions, workflows
+from services.errors import Conflict, Unauthenticated, Unavailable, UnsupportedMediaType
+from services.log import logger
+from services.postgres import Connection, transaction
+from services.rate_limit import Rate
+from services.runs import idempotency, starting
+from services.runs.idempotency import RequestKey
+from services.runs.starting import Started
+from services.runs.store import Run
+from services.secrets import Secrets, SecretUnreadable
+from services.webhooks import senders, signatures, workflow_webhooks
+from services.webhooks.senders import BadPayload, Format, Said
+from services.webhooks.signatures import BadSignature
+from services.webhooks.workflow_webhooks import WorkflowWebhook
+from services.workflows import Workflow
+
+router = APIRouter(tags=["webhooks"])
+
+REFUSED = "The signature is missing, wrong, or too old; or there is no such webhook."
+UNREADABLE = "The secret cannot be opened any more: rotate it."
+STARTED = "Started."
+NOBODY = signatures.make_secret()
+"""What is verified with where there is no webhook: that takes as long."""
+PLAIN = TypeAdapter[dict[str, Any]](Annotated[dict[str, Any], AfterValidator(plain_json)])
+
+
+class WebhookRequest(BaseModel):
+    """`secret` is Slack's, or one that the sender chose; without it one is made."""
+
+    format: Format = "standard"
+    secret: Text | None = None
+
+
+class RotateRequest(BaseModel):
+    secret: Text | None = None
+
+
+class WebhookOut(BaseModel):
+    """Whoever signs with `secret`, or until `previous_until` with the one before, may start the workflow at `url`."""
+
+    workflow_id: UUID
+    url: str
+    format: Format
+    secret: str
+    previous_secret: str | None
+    previous_until: datetime | None
+    created_at: datetime
+    rotated_at: datetime | None
+
+
+class Triggered(BaseModel):
+    """The execution that was started; of a repeated webhook the one that its first started."""
+
+    execution_id: UUID
+    agent_run_id: UUID
+    thread_id: UUID
+    status: str
+
+
+def shown(kept: WorkflowWebhook, resources: Resources) -> WebhookOut:
+    """Raises: Unavailable when no key opens it."""
+    secret, *previous = opened(kept, resources.secrets)
+    return WebhookOut(
+        workflow_id=kept.workflow_id,
+        url=f"{resources.settings.api.public_url.rstrip('/')}/api/webhooks/trigger/{kept.workflow_id}",
+        format=kept.format,
+        secret=secret,
+        previous_secret=previous[0] if previous else None,
+        previous_until=kept.previous_until,
+        created_at=kept.created_at,
+        rotated_at=kept.rotated_at,
+    )
+
+
+def opened(kept: WorkflowWebhook, secrets: Secrets) -> list[str]:
+    try:
+        return kept.keys(secrets)
+    except SecretUnreadable as error:
+        logger.error("webhook.secret_unreadable", workflow_id=str(kept.workflow_id))
+        raise Unavailable(UNREADABLE) from error
+
+
+def chosen_secret(kind: Format, given: str | None) -> str:
+    """Raises: RequestValidationError naming `secret`."""
+    try:
+        return senders.make_secret(kind) if given is None else senders.check_secret(kind, given)
+    except ValueError as error:
+        raise invalid("secret", str(error)) from error
+
+
+@router.get("/workflows/{workflow_id}/webhook")
+async def get_webhook(workflow_id: UUID, caller: CallerDep, resources: ResourcesDep) -> WebhookOut:
+    """404 for a workflow without one, too."""
+    async with resources.pool.acquire() as conn:
+        await workflows.get(conn, caller.account_id, workflow_id)
+        return shown(await workflow_webhooks.get(conn, workflow_id), resources)
+
+
+@router.put("/workflows/{workflow_id}/webhook")
+async def put_webhook(
+    workflow_id: UUID, caller: CallerDep, resources: ResourcesDep, body: WebhookRequest | None = None
+) -> WebhookOut:
+    """Let webhooks of a format start the workflow. One that is there already counts no more from now on."""
+    asked = body or WebhookRequest()
+    sealed = resources.secrets.seal(chosen_secret(asked.format, asked.secret))
+    async with transaction(resources.pool) as conn:
+        await workflows.lock(conn, caller.account_id, workflow_id)
+        kept = await workflow_webhooks.put(conn, workflow_id, asked.format, sealed, created_by=caller.user_id)
+        return shown(kept, resources)
+
+
+@router.post("/workflows/{workflow_id}/webhook/rotate")
+async def rotate_webhook(
+    workflow_id: UUID, caller: CallerDep, resources: ResourcesDep, body: RotateRequest | None = None
+) -> WebhookOut:
+    """Another secret; the one before counts for WEBHOOK_SECRET_GRACE beside it."""
+    grace = resources.settings.webhooks.secret_grace
+    async with transaction(resources.pool) as conn:
+        await workflows.lock(conn, caller.account_id, workflow_id)
+        before = await workflow_webhooks.get(conn, workflow_id)
+        sealed = resources.secrets.seal(chosen_secret(before.format, body.secret if body else None))
+        return shown(await workflow_webhooks.rotate(conn, workflow_id, sealed, grace), resources)
+
+
+@router.delete("/workflows/{workflow_id}/webhook")
+async def delete_webhook(workflow_id: UUID, caller: CallerDep, pool: PoolDep) -> Deleted:
+    """From now on no webhook starts the workflow."""
+    async with transaction(pool) as conn:
+        await workflows.lock(conn, caller.account_id, workflow_id)
+        await workflow_webhooks.delete(conn, workflow_id)
+    return Deleted(message="Webhook deleted.")
+
+
+@router.post(
+    "/webhooks/trigger/{workflow_id}",
+    status_code=202,
+    response_model=Triggered,
+    responses={200: {"description": "Slack's question whether we are here, or a slash command, is answered."}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {senders.JSON: {"schema": {"type": "object"}}, senders.FORM: {"schema": {"type": "object"}}},
+        }
+    },
+)
+async def trigger(workflow_id: UUID, request: Request, resources: ResourcesDep) -> Response:
+    """Start an execution of an active workflow, signed with the secret of its webhook (docs/webhooks.md).
+
+    Whoever cannot sign is told nothing of the workflow, not even whether there is one. A repeat within a day answers
+    the execution that the first one started.
+    """
+    webhook, said = await verified(workflow_id, request, resources)
+    if said.challenge is not None:
+        return JSONResponse({"challenge": said.challenge})
+    rate = Rate(f"rate_limit:{workflow_id}:webhook", resources.settings.webhooks.rate_per_minute)
+    await resources.rate_limit.spend(rate, to_start=True)
+    run = await started(webhook, said, resources)
+    answer = Triggered(
+        execution_id=UUID(run.settings["execution_id"]),
+        agent_run_id=run.id,
+        thread_id=run.thread_id,
+        status=run.public_status,
+    ).model_dump(mode="json")
+    if said.is_command:  # Slack takes 200 only, and shows the text to whoever gave the command
+        return JSONResponse({"response_type": "ephemeral", "text": STARTED, **answer})
+    return JSONResponse(answer, 202)
+
+
+async def verified(workflow_id: UUID, request: Request, resources: Resources) -> tuple[WorkflowWebhook, Said]:
+    """What a request says that is signed as it should be; the cheapest questions first.
+
+    Raises: Unauthenticated, alike for all that is wrong with a signature and for a webhook that is not there;
+    UnsupportedMediaType; HTTPException 413; RequestValidationError.
+    """
+    limits, headers = resources.settings.webhooks, dict(request.headers)
+    try:
+        kind = senders.format_of(headers)
+        senders.check_freshness(kind, headers, datetime.now(UTC), limits.replay_window)
+        check_type(kind, headers)
+        body = await bounded_body(request, limits.max_body_bytes)
+        webhook = await workflow_webhooks.find(resources.pool, workflow_id)
+        keys = opened(webhook, resources.secrets) if webhook else [NOBODY]
+        kind = webhook.format if webhook else kind
+        senders.verify(kind, keys, headers, body, datetime.now(UTC), limits.replay_window)
+        if webhook is None:
+            raise BadSignature
+    except BadSignature as error:
+        raise Unauthenticated(REFUSED) from error
+    check_type(kind, headers)
+    return webhook, payload(kind, headers, body)
+
+
+def check_type(kind: Format, headers: Mapping[str, str]) -> None:
+    if senders.media_type(headers) not in senders.CONTENT_TYPES[kind]:
+        raise UnsupportedMediaType(f"Content-Type must be {' or '.join(senders.CONTENT_TYPES[kind])}.")
+
+
+async def bounded_body(request: Request, limit: int) -> bytes:
+    """Raises: HTTPException 413, as soon as it is known."""
+    widen(request, limit, f"The body of a webhook may have {limit} bytes.")
+    return await request.body()
+
+
+def payload(kind: Format, headers: Mapping[str, str], body: bytes) -> Said:
+    try:
+        said = senders.read(kind, headers, body)
+        PLAIN.validate_python(said.payload)
+    except BadPayload as error:
+        raise invalid("payload", str(error)) from error
+    except ValidationError as error:
+        raise invalid("payload", error.errors()[0]["msg"]) from error
+    return said
+
+
+async def started(webhook: WorkflowWebhook, said: Said, resources: Resources) -> Run:
+    """The run that a webhook starts, or that it started when it came first.
+
+    Raises: Conflict for a workflow that is not active; RequestValidationError naming the variable; and as a start.
+    """
+    account_id, workflow_id = webhook.account_id, webhook.workflow_id
+    same = idempotency.fingerprint({"workflow_id": str(workflow_id)})
+    key = RequestKey(account_id, "webhook", f"{workflow_id}:{said.key}", same)
+
+    async def make(conn: Connection, run_id: UUID) -> Started:
+        workflow = await workflows.get(conn, account_id, workflow_id)
+        caller = Caller(workflow.created_by or account_id, account_id)
+        asked = ExecuteRequest.model_construct(variables=variables_of(workflow, said))
+        new = replace(new_execution(resources, caller, workflow, asked, True), triggered_by="WEBHOOK")
+        await check_billing(conn, resources.gate, caller, new.model_name)
+        return await workflow_executions.start(conn, run_id, new, resources.settings.limits)
+
+    return await starting.begin(resources.stores, account_id, make, key)
+
+
+def variables_of(workflow: Workflow, said: Said) -> dict[str, Any]:
+    """Raises: Conflict."""
+    if workflow.state != "ACTIVE":
+        raise Conflict(f"This workflow is {workflow.state}: webhooks start it when it is ACTIVE.")
+    return inputs.of_webhook(Definition.model_validate(workflow.definition), said.fields, said.payload)
