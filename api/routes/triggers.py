@@ -1,7 +1,6 @@
 """What starts a workflow from outside: a webhook whose sender signs it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -10,16 +9,15 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 
-from agent.workflows import inputs
+from agent.workflows import beginning, inputs
+from agent.workflows.beginning import Asked
 from agent.workflows.definition import Definition, plain_json
-from api.auth import Caller
+from agent.workflows.inputs import BadInput
 from api.body_limit import widen
 from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.errors import invalid
 from api.fields import Text
-from api.routes.executions import ExecuteRequest, new_execution
 from api.routes.projects import Deleted
-from api.routes.starts import check_billing
 from services import workflow_executions, workflows
 from services.errors import Conflict, Unauthenticated, Unavailable, UnsupportedMediaType
 from services.log import logger
@@ -30,10 +28,12 @@ from services.runs.idempotency import RequestKey
 from services.runs.starting import Started
 from services.runs.store import Run
 from services.secrets import Secrets, SecretUnreadable
+from services.settings import Settings
 from services.webhooks import senders, signatures, workflow_webhooks
 from services.webhooks.senders import BadPayload, Format, Said
 from services.webhooks.signatures import BadSignature
 from services.webhooks.workflow_webhooks import WorkflowWebhook
+from services.workflow_executions import NewExecution
 from services.workflows import Workflow
 
 router = APIRouter(tags=["webhooks"])
@@ -245,17 +245,20 @@ async def started(webhook: WorkflowWebhook, said: Said, resources: Resources) ->
 
     async def make(conn: Connection, run_id: UUID) -> Started:
         workflow = await workflows.get(conn, account_id, workflow_id)
-        caller = Caller(workflow.created_by or account_id, account_id)
-        asked = ExecuteRequest.model_construct(variables=variables_of(workflow, said))
-        new = replace(new_execution(resources, caller, workflow, asked, True), triggered_by="WEBHOOK")
-        await check_billing(conn, resources.gate, caller, new.model_name)
+        new = execution_of(resources.settings, workflow, said)
+        (await resources.gate.may_run(conn, account_id, new.model_name)).enforce()
         return await workflow_executions.start(conn, run_id, new, resources.settings.limits)
 
     return await starting.begin(resources.stores, account_id, make, key)
 
 
-def variables_of(workflow: Workflow, said: Said) -> dict[str, Any]:
-    """Raises: Conflict."""
+def execution_of(settings: Settings, workflow: Workflow, said: Said) -> NewExecution:
+    """Raises: Conflict for a workflow that is not active; RequestValidationError naming the variable."""
     if workflow.state != "ACTIVE":
         raise Conflict(f"This workflow is {workflow.state}: webhooks start it when it is ACTIVE.")
-    return inputs.of_webhook(Definition.model_validate(workflow.definition), said.fields, said.payload)
+    variables = inputs.of_webhook(Definition.model_validate(workflow.definition), said.fields, said.payload)
+    asked = Asked(variables=variables, triggered_by="WEBHOOK", created_by=workflow.created_by)
+    try:
+        return beginning.new_execution(settings, workflow, asked)
+    except BadInput as error:
+        raise invalid(f"variables.{error.name}", str(error)) from error

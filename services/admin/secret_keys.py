@@ -1,4 +1,4 @@
-"""`secrets renew`: encrypt the secrets of agents and webhooks with the first of SECRETS_KEYS; the others can then go."""
+"""`secrets renew`: encrypt secrets of agents and webhooks with the first of SECRETS_KEYS; the others can then go."""
 
 import argparse
 import asyncio

@@ -138,9 +138,7 @@ async def test_whatever_is_forged_or_stale_starts_nothing_and_learns_nothing(
         "empty token": {"content": BODY, "headers": {"content-type": JSON, "x-telegram-bot-api-secret-token": ""}},
     }
     for what, request in forgeries.items():
-        answers = [
-            await send(sender, each, request) for each in (workflow_id, without, str(uuid4()))
-        ]
+        answers = [await send(sender, each, request) for each in (workflow_id, without, str(uuid4()))]
         assert {answer.status_code for answer in answers} == {401}, what
         assert len({answer.content for answer in answers}) == 1, what
     for missing in (without, str(uuid4())):
@@ -327,9 +325,7 @@ async def test_an_event_of_slack_starts_once_however_often_it_is_repeated(
 
 async def test_a_slash_command_is_answered_as_slack_wants_it(ann: Person, sender: Person, pool: Pool) -> None:
     asking = {"variables": [{"name": "text", "type": "string"}]}
-    workflow_id = await workflow_of(
-        ann, entry_point="given", steps=[step_of("given", "INPUT", asking)], triggers=[]
-    )
+    workflow_id = await workflow_of(ann, entry_point="given", steps=[step_of("given", "INPUT", asking)], triggers=[])
     await hook_of(ann, workflow_id, format="slack", secret=SLACK)
     said = {"command": "/water", "text": "Grüße & more", "trigger_id": "13345224609.738474920.8088930838d88f008e0"}
     body = urlencode(said).encode()
@@ -388,9 +384,7 @@ async def test_an_update_of_telegram_starts_once(ann: Person, sender: Person, po
     assert (await send(sender, workflow_id, from_telegram(rotated["secret"], {**update, "update_id": 8}))).is_success
 
 
-async def test_only_who_may_change_the_workflow_sees_its_secret(
-    ann: Person, bob: Person, sender: Person
-) -> None:
+async def test_only_who_may_change_the_workflow_sees_its_secret(ann: Person, bob: Person, sender: Person) -> None:
     workflow_id = await workflow_of(ann, **ASKING)
     await hook_of(ann, workflow_id)
     for method, path in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/rotate")):
@@ -449,9 +443,7 @@ async def test_a_sender_is_told_of_limits_and_forgeries_do_not_count(
         assert len(await executions(pool)) == 1
 
 
-async def test_the_secret_of_an_account_is_made_once_shown_and_rotated(
-    ann: Person, bob: Person, pool: Pool
-) -> None:
+async def test_the_secret_of_an_account_is_made_once_shown_and_rotated(ann: Person, bob: Person, pool: Pool) -> None:
     path = f"/accounts/{ann.user_id}/webhook-secret"
     first, again = (await ann.get(path)).json(), (await ann.get(path)).json()
     assert first == again
@@ -471,7 +463,7 @@ async def test_the_secret_of_an_account_is_made_once_shown_and_rotated(
 
 async def test_the_attempts_of_a_run_are_shown_to_its_account_alone(ann: Person, bob: Person, pool: Pool) -> None:
     plain = await ann.make_run()
-    nothing = {"state": "none", "webhook_id": None, "next_attempt_at": None, "attempts": []}
+    nothing: dict[str, Any] = {"state": "none", "webhook_id": None, "next_attempt_at": None, "attempts": []}
     assert (await ann.get(f"/agent-run/{plain}/webhook-attempts")).json() == nothing
     run_id = await ann.make_run(webhook_url="https://example.com/hook")
     path = f"/agent-run/{run_id}/webhook-attempts"
