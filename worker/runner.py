@@ -317,5 +317,5 @@ async def work(context: RunContext) -> None:
 
 def opening(run: Run, log: EventLog) -> events.Event:
     if log.blank:
-        return events.status("thread_run_start", run.id)
+        return events.opening(run.id, run.began_at)
     return events.status("run_resumed", run.id, attempt=run.attempt)

@@ -30,7 +30,7 @@ async def say_last(stores: Stores, log: EventLog, run: Run, *before: Event) -> N
     Raises: FenceLost, LogRefused, redis errors; the sweeper finishes what is cut here.
     """
     last = events.last_event(run.status, run.error)
-    start = [events.status("thread_run_start", run.id)] if log.blank else []
+    start = [events.opening(run.id, run.began_at)] if log.blank else []
     await log.close(last, *start, *before, events.status("thread_run_end", run.id))
     await control.announce_end(stores.of(run.id).redis, run.id, run.status)
 

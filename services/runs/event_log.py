@@ -30,7 +30,7 @@ class EventLog:
     """
 
     __slots__ = (
-        "appended_since_archive", "archived", "awaited", "blank", "closed", "closing", "ended", "failure", "fence",
+        "appended_since_archive", "archived", "awaited", "closed", "closing", "ended", "failure", "fence",
         "length", "lock", "max_event_bytes", "max_events", "max_log_bytes", "max_tail_bytes", "moved", "news", "notify",
         "owner", "pending", "pending_bytes", "refused_since", "repairing", "reserved", "responses", "sealed",
         "sequence", "settings", "spoken_keys", "spoken_owner", "tail", "tail_bytes", "thread_id", "written_bytes",
@@ -64,8 +64,6 @@ class EventLog:
         self.sealed = False
         self.closing = False
         self.ended = False
-        self.blank = True
-        """Whether nothing was said before this attempt, `void` events aside."""
         self.closed = asyncio.Event()
         self.awaited = False
         """Whether somebody waits until all that was said is appended."""
@@ -74,6 +72,11 @@ class EventLog:
         self.repairing = False
         self.moved = asyncio.Event()
         self.notify = notify
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing was said yet, in no attempt."""
+        return not (self.length or self.pending)
 
     async def append(self, *events: Event) -> None:
         """Say events, in order. Returns at once unless the log pushes back.
@@ -114,7 +117,6 @@ class EventLog:
         if not events:
             return
         size = sum(map(len, events))
-        self.blank = False
         self.pending += events
         self.pending_bytes += size
         self.written_bytes += size

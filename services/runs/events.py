@@ -1,7 +1,7 @@
 """What a run says: the shapes and bytes of its events (CONTRACT section 5). Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,12 @@ class Event:
 def status(status_type: str, run_id: UUID, **content: Any) -> Event:
     """A `type: status` event, for example `status("finish", run.id, finish_reason="stop")`."""
     return Event("status", {"status_type": status_type, **content}, {"thread_run_id": str(run_id)})
+
+
+def opening(run_id: UUID, began_at: datetime) -> Event:
+    """The first event of a run, id 0; its bytes follow from the row alone, so it can be said again when it is lost."""
+    said = status("thread_run_start", run_id)
+    return replace(said, created_at=began_at)
 
 
 def encode(event: Event, sequence: int, thread_id: str, max_bytes: int) -> bytes:
@@ -121,12 +127,6 @@ def voids_chunks(said: dict[str, Any]) -> bool:
     if said.get("type") == "assistant":
         return loads(said.get("metadata")).get("stream_status") == "complete"
     return said.get("type") == "status" and loads(said.get("content")).get("status_type") == "run_resumed"
-
-
-def is_void(event: bytes) -> bool:
-    """Whether it only takes the place of an event that no store remembers."""
-    said = parse(event) or {}
-    return said.get("type") == "status" and loads(said.get("content")).get("status_type") == "void"
 
 
 def parse(raw: bytes) -> dict[str, Any] | None:

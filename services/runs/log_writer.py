@@ -139,7 +139,8 @@ class LogWriter:
         """The log of a run whose fence and lock are ours, as far as it got.
 
         A first attempt, of which nothing is archived, may have looked at the list before: `listed`.
-        Ids that an earlier attempt may have given out and that no store remembers become `void` events.
+        Ids that an earlier attempt may have given out and that no store remembers become `void` events, but for the
+        first: everybody knows how a run begins.
         Raises: redis or asyncpg errors when a store cannot be asked.
         """
         listed = listed or await self.look(run.id, run.archived_events)
@@ -156,28 +157,16 @@ class LogWriter:
             reserved=run.reserved_events if known else 0,  # Redis has restarted since: a whole list would look lost
             notify=self.notify,
         )
-        log.blank = await self.is_blank(log)
         log.written_bytes = log.tail_bytes + (await archive.size(self.pool, run.id) if run.archived_events else 0)
         log.ended = run.final and await self.has_last_event(log)
         if not whole and not log.ended and earlier > log.length:
             logger.warning("log.void", run_id=str(run.id), first_id=log.length, count=earlier - log.length)
-            log.extend([log.encode(VOID) for _ in range(earlier - log.length)])
+            first = [log.encode(events.opening(run.id, run.began_at))] if log.blank else []
+            log.extend([*first, *(log.encode(VOID) for _ in range(earlier - log.length - len(first)))])
         self.logs.add(log)
         if log.reserved - log.length < archive.FIRST_EVENTS // 2:
             self.starving.set()
         return log
-
-    async def is_blank(self, log: EventLog) -> bool:
-        """Whether the log holds nothing but `void` events; nearly always the first event says that it does not."""
-        if not all(map(events.is_void, log.tail)):
-            return False
-        position = 0
-        while position < log.archived:
-            page = await archive.read(self.pool, log.fence.run_id, position, blocks=1)
-            if not page or not all(map(events.is_void, page)):
-                return False
-            position += len(page)
-        return True
 
     async def has_last_event(self, log: EventLog) -> bool:
         newest = [log.tail[-1]] if log.tail else []

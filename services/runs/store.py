@@ -62,6 +62,11 @@ class Run:
         return self.completed_at is not None
 
     @property
+    def began_at(self) -> datetime:
+        """What clients are told: when it was first claimed, or made if it never was."""
+        return self.started_at or self.created_at
+
+    @property
     def public_status(self) -> str:
         """What JSON answers show: `running` until it is final (existing frontends rely on it)."""
         return self.status if self.final else "running"
@@ -220,14 +225,21 @@ async def next_queued_of(conn: Executor, project_ids: Sequence[UUID]) -> list[Ru
     return [found.get(project_id) for project_id in project_ids]
 
 
-async def lock_all(conn: Executor, *, thread_id: UUID | None = None, project_id: UUID | None = None) -> None:
+async def lock_all(conn: Executor, *, thread_id: UUID | None = None, project_id: UUID | None = None) -> bool:
     """Lock the runs of a thread or project that is about to be deleted, in one order: no deadlocks.
 
     Whoever writes for a run locks its row before that of its thread; so must whoever deletes both.
+    Returns whether every one of them has ended, or was asked to stop.
     """
-    await conn.execute(
-        "SELECT FROM agent_runs WHERE thread_id = $1 OR project_id = $2 ORDER BY id FOR UPDATE", thread_id, project_id
+    rows = await conn.fetch(
+        f"""
+        SELECT {LIVE} AND stop_requested_at IS NULL AS goes_on FROM agent_runs
+        WHERE thread_id = $1 OR project_id = $2 ORDER BY id FOR UPDATE
+        """,
+        thread_id,
+        project_id,
     )
+    return not any(row["goes_on"] for row in rows)
 
 
 async def forget_message(conn: Executor, run_id: UUID) -> None:

@@ -41,6 +41,7 @@ from tests.services.runs.seeds import (
     text_of,
     with_runs,
 )
+from worker import runner
 
 
 @asynccontextmanager
@@ -576,6 +577,7 @@ async def test_a_log_is_continued_from_redis_when_only_the_worker_died(stores: S
 @pytest.mark.parametrize("archive_first", [True, False], ids=["partly archived", "nothing archived"])
 async def test_ids_that_nobody_remembers_become_void(stores: Stores, other: Stores, archive_first: bool) -> None:
     async with driving(stores) as first:
+        await first.log.append(runner.opening(first.run, first.log))
         await first.say("a", "b")
         if archive_first:
             await first.archived()
@@ -588,43 +590,52 @@ async def test_ids_that_nobody_remembers_become_void(stores: Stores, other: Stor
         async with driving(other, row) as second:
             await second.say("e")
             log = await listed(other, second.run.id)
-            assert log[: row.archived_events] == lost[: row.archived_events]
-            assert set(kinds(log[row.archived_events : row.reserved_events])) == {"void"}
+            known = row.archived_events or 1  # how it began is known without any store
+            assert log[:known] == lost[:known]
+            assert set(kinds(log[known : row.reserved_events])) == {"void"}
             assert kinds(log[row.reserved_events :]) == ["chunk"]
             assert numbered(log) == list(range(len(log)))
             await second.archived()
             assert await archived(stores.pool, row.id) == log
 
 
-async def test_an_empty_log_with_reserved_ids_is_void_since_a_flush_cannot_be_told_from_silence(
-    stores: Stores, other: Stores
+@pytest.mark.parametrize("said", [True, False], ids=["a flush", "silence"])
+async def test_an_empty_log_with_reserved_ids_begins_as_it_did_and_goes_on_with_void_ids(
+    stores: Stores, other: Stores, said: bool
 ) -> None:
+    """A flush cannot be told from a worker that died before its first word: what that was is known all the same."""
     async with driving(stores) as first:
-        await first.say("lost")
+        if said:
+            await first.log.append(runner.opening(first.run, first.log))
+            await first.say("lost")
+        await eventually(lambda: first.log.reserved)
+        told = await listed(stores, first.run.id)
         die(first)
         await stores.redis.delete(keys.responses(first.run.id))
         row = await bury(stores, first.run.id)
         assert row.reserved_events > 0, "ids are reserved before the first is given out"
         async with driving(other, row) as second:
-            assert second.log.blank, "the run still begins with thread_run_start"
-            await second.say("a")
-            assert kinds(await listed(other, second.run.id)) == ["void"] * row.reserved_events + ["chunk"]
+            await second.log.append(runner.opening(second.run, second.log))
+            await second.log.flush()
+            log = await listed(other, second.run.id)
+            voids = ["void"] * (row.reserved_events - 1)
+            assert kinds(log) == ["thread_run_start", *voids, "run_resumed"]
+            assert log[0] == told[0] if said else not told
 
 
-async def test_a_log_of_which_only_voids_are_archived_still_begins_with_its_start(
-    stores: Stores, other: Stores
-) -> None:
+async def test_a_run_that_two_workers_left_before_they_spoke_begins_once(stores: Stores, other: Stores) -> None:
     async with driving(stores) as first:
-        await first.say("lost")
+        await eventually(lambda: first.log.reserved)
         die(first)
-        await stores.redis.flushall()
         async with driving(other, await bury(stores, first.run.id)) as second:
             await second.archived()
             die(second)
-            row = await bury(stores, first.run.id)
-            assert set(kinds(await archived(stores.pool, row.id))) == {"void"}
-            async with driving(stores, row) as third:
-                assert third.log.blank, "nobody has heard the run begin"
+            async with driving(stores, await bury(stores, first.run.id)) as third:
+                await third.log.append(runner.opening(third.run, third.log))
+                await third.log.flush()
+                log = await listed(stores, first.run.id)
+                assert kinds(log)[:2] == ["thread_run_start", "void"]
+                assert [word for word in kinds(log) if word != "void"] == ["thread_run_start", "run_resumed"]
 
 
 async def test_a_refill_never_leaves_the_end_of_the_archive_without_the_tail(stores: Stores) -> None:
