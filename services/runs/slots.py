@@ -92,20 +92,23 @@ def require(allowed: int, busy: Sequence[UUID]) -> None:
 async def open_projects(
     conn: Executor, limits: LimitSettings, most: int, *, project_id: UUID | None = None
 ) -> list[UUID]:
-    """Projects whose delayed runs are due and may be judged: they have a slot, or theirs is the next one left."""
+    """Projects whose delayed runs are due and may be judged: they have a slot, or theirs is the next one left.
+
+    Those that have waited longest come first.
+    """
     rows = await conn.fetch(
         f"""
         WITH due AS (
             SELECT project_id, account_id FROM agent_runs
             WHERE {DUE_UNJUDGED} AND ($3::uuid IS NULL OR project_id = $3)
         ), claim AS (
-            SELECT project_id, account_id, judged,
+            SELECT project_id, account_id, judged, since,
                 row_number() OVER (PARTITION BY account_id ORDER BY NOT judged, since, project_id) AS place
             FROM ({CLAIMS.format(condition="account_id IN (SELECT account_id FROM due)")}) AS claim
         )
         SELECT project_id FROM claim, LATERAL (SELECT {ALLOWED.format("claim.account_id", "$1")} AS allowed) AS account
         WHERE (judged OR allowed = 0 OR place <= allowed) AND project_id IN (SELECT project_id FROM due)
-        LIMIT $2
+        ORDER BY since, project_id LIMIT $2
         """,
         limits.max_concurrent_runs,
         most,

@@ -288,3 +288,13 @@ async def test_many_starts_on_several_pools_never_get_more_nor_less_than_the_lim
         assert len(accepted) == 3
         assert sum(isinstance(answer, TooManyRequests) for answer in answers) == at_once - 3
         await lifecycle.request_stops(stores.pool, [run.id for run in accepted])
+
+
+async def test_projects_whose_runs_are_due_are_judged_in_the_order_in_which_they_became_due(stores: Stores) -> None:
+    """A sweep takes some of them: those that came first."""
+    waiting = [await make_place(stores.pool) for _ in range(8)]
+    for minutes, place in enumerate(waiting):
+        await due(stores, await start(stores, place, delay=LATER), seconds_ago=60 * (minutes + 1))
+    for most in (1, 3, 8):
+        found = await slots.open_projects(stores.pool, TWO, most)
+        assert found == [place.project_id for place in reversed(waiting)][:most]
