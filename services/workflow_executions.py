@@ -10,7 +10,7 @@ from services import agents, messages, projects, threads
 from services.errors import NotFound
 from services.messages import NewMessage
 from services.postgres import Connection, Executor
-from services.runs import starting, store
+from services.runs import slots, starting, store
 from services.runs.starting import NewRun, Started
 from services.runs.store import LIVE, PHASE, Run
 from services.settings import LimitSettings
@@ -99,6 +99,8 @@ async def start(conn: Connection, run_id: UUID, new: NewExecution, limits: Limit
     Send the run after the commit. Raises: as `starting.start`; NotFound when the workflow's agent was deleted.
     """
     workflow = new.workflow
+    if workflow.project_id:  # its turn before its thread: whoever deletes it has the turn, and waits for the thread
+        await slots.take_turns(conn, workflow.account_id, workflow.project_id, limits)
     version_id = None
     if workflow.agent_id:
         version_id = await agents.current_version(conn, workflow.account_id, workflow.agent_id)

@@ -10,12 +10,11 @@ from pydantic import BaseModel, Field
 from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.fields import Line, Text
 from api.paging import LimitQuery, PageQuery, Pagination, pagination
-from api.routes.runs import stop_live_runs
+from api.removal import stop_and_delete
 from services import projects
 from services.errors import Forbidden
-from services.postgres import transaction
+from services.postgres import Connection, transaction
 from services.projects import Project
-from services.runs import starting, store
 
 NETWORK_REFUSED = "sandbox.network: sandboxes have no network here unless the operator sets SANDBOX_NETWORK_ALLOWED."
 
@@ -111,9 +110,8 @@ async def delete_project(project_id: UUID, caller: CallerDep, resources: Resourc
 
 
 async def remove_project(resources: Resources, account_id: UUID, project_id: UUID) -> None:
-    await stop_live_runs(resources, account_id, project_id=project_id)
-    async with transaction(resources.pool) as conn:
-        await starting.take_turns(conn, project_id)
-        await store.lock_all(conn, project_id=project_id)
+    async def delete(conn: Connection) -> None:
         await projects.delete(conn, account_id, project_id)
+
+    await stop_and_delete(resources, account_id, delete, project_id=project_id)
     resources.stores.background.spawn(resources.sandboxes.delete(project_id))

@@ -8,20 +8,16 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from api.answers import as_json
-from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
+from api.deps import CallerDep, PoolDep, ResourcesDep
 from api.paging import MAX_ROWS, LimitQuery, decode_moment, encode_moment
 from services import threads
-from services.billing import reserves
 from services.errors import NotFound
-from services.log import logger
 from services.runs import stopping, store, waiting
 from services.runs.store import ListedRun, Run
 
 router = APIRouter(tags=["runs"])
 
 MAX_STOPS = 1000
-SETTLED_SECONDS = 3.0
-"""A driver that hears of a stop has ended its run by then, or somebody else has."""
 
 Status = Literal["running", "completed", "failed", "stopped"]
 Phase = Literal["waiting", "queued", "running", "stopping", "completed", "failed", "stopped"]
@@ -143,26 +139,6 @@ async def stop_runs(asked: StopRequest, caller: CallerDep, resources: ResourcesD
     return StoppedMany(
         status="stopped", agent_runs=[StoppedRun(id=run.id, status=status_after_stop(run)) for run in runs if run]
     )
-
-
-async def stop_live_runs(
-    resources: Resources, account_id: UUID, *, thread_id: UUID | None = None, project_id: UUID | None = None
-) -> None:
-    """Stop whatever is not final of a thread or project that is about to be deleted.
-
-    Where calls of models are billed, whoever ends the runs is given the time to settle them: nobody can once the rows
-    are gone, and what was streamed would have cost nothing.
-    """
-    stores = resources.stores
-    live = await store.list_runs(
-        stores.pool, account_id, status="running", thread_id=thread_id, project_id=project_id, limit=MAX_ROWS
-    )
-    if live:
-        await stopping.request_stops(stores, [run.id for run in live])
-    if resources.gate.bills and not await reserves.are_settled(
-        stores.pool, SETTLED_SECONDS, thread_id=thread_id, project_id=project_id
-    ):
-        logger.warning("run.deleted_unsettled", thread_id=str(thread_id), project_id=str(project_id))
 
 
 @router.get("/agent-run/{run_id}")

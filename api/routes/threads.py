@@ -11,15 +11,15 @@ from api.answers import as_json
 from api.deps import CallerDep, PoolDep, ResourcesDep
 from api.fields import Content, Kind, Line, Prompt
 from api.paging import LimitQuery, PageQuery, Pagination, decode_position, pagination
+from api.removal import stop_and_delete
 from api.routes.projects import Deleted, ProjectOut
 from api.routes.projects import shown as shown_project
-from api.routes.runs import RunOut, listed_run, stop_live_runs
+from api.routes.runs import RunOut, listed_run
 from services import messages, projects, thread_overview, threads
 from services.errors import NotFound
 from services.messages import Message, NewMessage
-from services.postgres import Pool, transaction
+from services.postgres import Connection, Pool, transaction
 from services.projects import Project, shown_of_sandbox
-from services.runs import starting, store
 from services.threads import ListedThread, Thread
 
 router = APIRouter(prefix="/threads", tags=["threads"])
@@ -183,11 +183,11 @@ async def delete_thread(thread_id: UUID, caller: CallerDep, resources: Resources
     """Stops the runs of the thread, then deletes it with its messages."""
     async with resources.pool.acquire() as conn:
         thread = await threads.writable(conn, caller.account_id, thread_id)
-    await stop_live_runs(resources, caller.account_id, thread_id=thread_id)
-    async with transaction(resources.pool) as conn:
-        await starting.take_turns(conn, thread.project_id)
-        await store.lock_all(conn, thread_id=thread_id)
+
+    async def delete(conn: Connection) -> None:
         await threads.delete(conn, caller.account_id, thread_id)
+
+    await stop_and_delete(resources, caller.account_id, delete, project_id=thread.project_id, thread_id=thread_id)
     return Deleted(message="Thread deleted.")
 
 

@@ -1,5 +1,6 @@
 """Executions over HTTP: begun once for all, shown as their runs stand, stopped, followed."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -8,13 +9,15 @@ import orjson
 import pytest
 from httpx2 import Response
 
+from services import projects
 from services.http import open_client
-from services.postgres import Pool
-from services.runs import store
+from services.postgres import Pool, transaction
+from services.runs import starting, store
 from services.runs.stores import open_stores
 from services.settings import Settings
 from tests.api.conftest import Person
 from tests.api.world import WATERING, made
+from tests.services.runs.seeds import eventually, waiting_for_locks
 from worker import runner
 from worker.process import Process
 
@@ -87,6 +90,20 @@ async def test_in_one_project_executions_wait_for_each_other(ann: Person) -> Non
     answer = await ann.post(f"/workflows/{workflow_id}/execute", json={**MODEL, "on_active": "reject"})
     assert answer.status_code == 409
     assert answer.json()["detail"]["agent_run_id"] == started[0]["agent_run_id"]
+
+
+async def test_an_execution_that_begins_while_its_project_is_deleted_and_the_deletion_do_not_wait_for_each_other(
+    ann: Person, pool: Pool
+) -> None:
+    _, project_id = await ann.make_thread()
+    workflow_id = await workflow_of(ann, project_id=project_id)
+    async with transaction(pool) as conn:
+        await starting.take_turns(conn, UUID(project_id))
+        executing = asyncio.create_task(ann.post(f"/workflows/{workflow_id}/execute", json=MODEL))
+        await eventually(lambda: waiting_for_locks(pool))
+        await projects.delete(conn, ann.user_id, UUID(project_id))
+    assert (await executing).status_code == 404
+    assert await pool.fetchval("SELECT count(*) FROM agent_runs") == 0
 
 
 async def test_an_execution_with_a_key_happens_once(ann: Person, pool: Pool) -> None:

@@ -3,9 +3,10 @@ import json
 from uuid import UUID, uuid4
 
 import pytest
+from redis.asyncio import Redis
 
 from services.postgres import Pool, transaction
-from services.runs import lifecycle, starting
+from services.runs import keys, lifecycle, starting
 from services.runs.starting import NewRun
 from tests.api.conftest import Person
 from tests.services.runs.seeds import eventually, waiting_for_locks
@@ -239,3 +240,24 @@ async def test_a_start_on_a_thread_that_is_being_deleted_and_the_deletion_do_not
         await lifecycle.request_stops(conn, [running])
     assert (await deleting).status_code == 200
     assert not await pool.fetchval("SELECT count(*) FROM agent_runs")
+
+
+@pytest.mark.parametrize("what", ["threads", "projects"])
+async def test_a_run_that_began_while_what_it_is_in_was_being_deleted_is_stopped_first(
+    ann: Person, pool: Pool, redis: Redis, what: str
+) -> None:
+    thread_id, project_id = await ann.make_thread()
+    doomed = {"threads": thread_id, "projects": project_id}[what]
+    new = NewRun(ann.user_id, UUID(project_id), UUID(thread_id), "demo/echo")
+    async with redis.pubsub() as heard:
+        await heard.subscribe(keys.control(new.run_id))
+        async with transaction(pool) as conn:
+            await starting.take_turns(conn, UUID(project_id))
+            deleting = asyncio.create_task(ann.delete(f"/{what}/{doomed}"))
+            await eventually(lambda: waiting_for_locks(pool), says="the deletion has stopped all that it saw")
+            await starting.insert(conn, new)
+            await conn.execute("UPDATE agent_runs SET status = 'running', attempt = 1, started_at = now()")
+        assert (await deleting).status_code == 200
+        said = [await heard.get_message(timeout=5) for _ in range(2)]
+    assert [each and each["data"] for each in said] == [1, keys.STOP]
+    assert (await ann.get(f"/{what}/{doomed}")).status_code == 404
