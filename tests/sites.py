@@ -50,7 +50,8 @@ class Site:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             asked = await read_request(reader)
             self.asked.append(asked)
-            await self.answer(self.pages.get(asked.path, Page(b"nothing here", status=404)), writer)
+            page = self.pages.get(asked.path) or self.pages.get(asked.path.partition("?")[0])
+            await self.answer(page or Page(b"nothing here", status=404), writer)
         writer.close()
 
     async def answer(self, page: Page, writer: asyncio.StreamWriter) -> None:
