@@ -106,12 +106,12 @@ Steps = list[dict[str, Any]]
 @st.composite
 def regions(draw: st.DrawFn, prefix: str, depth: int) -> Steps:
     """Steps that lead on to later ones; those of what is inside of them stand behind them."""
-    names = [f"{prefix}{n}" for n in range(draw(st.integers(1, 3)))]
+    names = [f"{prefix}{n}" for n in range(draw(st.integers(1, 3) if depth else st.integers(2, 6)))]
     steps: Steps = []
     for number, name in enumerate(names):
         later = names[number + 1 :]
         kinds = (*PLAIN, *(("CONDITION",) * 2 if later else ()), *(INSIDE if depth < 2 else ()))
-        kind = draw(st.sampled_from(kinds))
+        kind = draw(st.permutations(kinds))[0]
         entries = [f"{name}.{n}." for n in range(draw(st.integers(1, 2)) if kind == "PARALLEL" else 1)]
         config = draw(config_of(kind, st.just(f"{entries[0]}0")))
         if kind == "PARALLEL":
