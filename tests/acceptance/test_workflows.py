@@ -181,7 +181,7 @@ async def rage(share: Share, witness: Witness, wanted: int, at_once: int) -> Cou
 async def test_executions_of_killed_workers_end_and_nothing_happens_more_often_than_it_may(
     share: Share, witness: Witness
 ) -> None:
-    assert (await rage(share, witness, 2, 3)).total() >= 2
+    assert (await rage(share, witness, 1, 3)).total() >= 1
 
 
 @pytest.mark.slow
