@@ -45,7 +45,7 @@ async def reserve(ctx: RunContext, call: ModelCall) -> None:
         if not verdict.passing:
             ctx.call = None
             raise RunStopped(verdict.message)
-        logger.info("run.waits_for_credits", run_id=str(ctx.run.id))
+        logger.info("run.waits_for_credits", agent_run_id=str(ctx.run.id))
         await asyncio.sleep(PASSING_SECONDS)
 
 

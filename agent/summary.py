@@ -35,7 +35,7 @@ async def summarise(ctx: RunContext, history: History, window: Window) -> None:
     try:
         answer = await told(ctx, history, covered, window)
     except RunFailed as error:
-        logger.warning("summary.failed", run_id=str(ctx.run.id), error=str(error))
+        logger.warning("summary.failed", agent_run_id=str(ctx.run.id), error=str(error))
         return
     if answer.text.strip():
         await refresh(ctx, history)

@@ -212,5 +212,5 @@ async def repeatedly(ctx: RunContext, act: Callable[[], Awaitable[T]]) -> T:
         except Unreachable as error:
             if ctx.pool.is_closing():
                 raise
-            logger.warning("thread.postgres_unreachable", run_id=str(ctx.run.id), error=repr(error))
+            logger.warning("thread.postgres_unreachable", agent_run_id=str(ctx.run.id), error=repr(error))
         await asyncio.sleep(RETRY_SECONDS)

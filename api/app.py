@@ -18,6 +18,7 @@ from api.deps import Resources
 from api.headers import SecurityHeaders
 from api.hosts import KnownHosts
 from api.recheck import Recheck
+from api.requests import Request
 from api.routes import (
     accounts,
     agents,
@@ -38,7 +39,7 @@ from api.routes import (
 )
 from api.sse import Streams
 from api.transport import keep_wire, release
-from services import log
+from services import log, reporting
 from services.billing import gate_of
 from services.http import open_client
 from services.jwks import KeySet
@@ -51,6 +52,7 @@ from services.sandbox.providers import make_provider
 from services.secrets import Secrets
 from services.settings import Settings, load
 from services.tokens import AccessTokens
+from services.tracing import UNTRACED, Tracing, open_tracing
 
 ROUTE_MODULES = (
     health,
@@ -79,8 +81,16 @@ class Longrun(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         guard(scope, receive, self.state.settings.api)
         wire = keep_wire(scope, send)
-        await super().__call__(scope, receive, send)
-        if wire and wire.go_on:
+        if wire is None:
+            await super().__call__(scope, receive, send)
+            return
+        request = Request(scope, self.state.tracing)
+        try:
+            await super().__call__(scope, receive, request.heard_by(send))
+        finally:
+            request.over()
+        del request
+        if wire.go_on:
             go_on, wire.go_on = wire.go_on, None
             release(scope)
             await go_on()
@@ -97,6 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         collect_rarely()
         settings = load()
     log.configure(settings)
+    reporting.start(settings)
     app = Longrun(
         title="Longrun",
         version="0.1.0",
@@ -107,6 +118,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=document.operation_id,
     )
     app.state.settings = settings
+    app.state.tracing = UNTRACED
     docs.install(app)
     pages.install(app)
     errors.install(app)
@@ -133,7 +145,7 @@ def middleware(settings: Settings) -> list[Middleware]:
         allow_credentials=settings.api.cors_credentials,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Retry-After"],
+        expose_headers=["Retry-After", "X-Request-ID"],
     )
     hosts = Middleware(KnownHosts, names=settings.api.allowed_hosts)
     return [
@@ -149,7 +161,10 @@ def middleware(settings: Settings) -> list[Middleware]:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
-        stores = await enter_stores(settings, stack)
+        tracing = app.state.tracing = await stack.enter_async_context(open_tracing(settings, of_runs=False))
+        stack.push_async_callback(reporting.flush)
+        stores = await enter_stores(settings, stack, tracing)
+        log.name_process(stores.instance_id)
         open_streams = Streams(settings.streams, stores.shards, stores.pool)
         open_streams.open()
         stack.push_async_callback(open_streams.close)
@@ -195,10 +210,10 @@ def enter_rate_limit(stores: Stores, stack: AsyncExitStack) -> RateLimit:
     return rate_limit
 
 
-async def enter_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
+async def enter_stores(settings: Settings, stack: AsyncExitStack, tracing: Tracing) -> Stores:
     """The stores; without their first connections while Postgres is away, so that the API starts and says 503."""
     try:
-        return await stack.enter_async_context(open_stores(settings))
+        return await stack.enter_async_context(open_stores(settings, tracing=tracing))
     except errors.Unreachable as error:
         logger.warning("api.postgres_unreachable", error=repr(error))
-        return await stack.enter_async_context(open_stores(settings, pool_min=0))
+        return await stack.enter_async_context(open_stores(settings, pool_min=0, tracing=tracing))

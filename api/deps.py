@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from structlog.contextvars import bind_contextvars
 
 from api import access
 from api.auth import Caller, Identity, SeenUsers, resolve_caller
@@ -110,6 +111,7 @@ async def caller(request: Request, opened: ResourcesDep, who: IdentityDep, named
     account_id = who.key.account_id if who.key else who.user_id
     await opened.rate_limit.take(who.user_id, account_id, to_start=wanted.starts)
     found = await resolve_caller(opened.pool, opened.seen, who, named, path=account_of_path(request))
+    bind_contextvars(account_id=str(found.account_id))
     access.check(found, wanted)
     return found
 

@@ -16,7 +16,7 @@ from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from api.connections import guard
-from services import log, previews, projects
+from services import log, previews, projects, reporting
 from services.log import logger
 from services.postgres import Pool, Unreachable, open_pool
 from services.previews import Preview
@@ -42,6 +42,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """The previews of one process; its resources open with the lifespan."""
     settings = settings or load()
     log.configure(settings)
+    reporting.start(settings)
     forwarding = Forwarding(settings)
     app = Previewer(routes=[Mount("/", forwarding)], lifespan=lambda _: forwarding.opened())
     app.state.settings = settings

@@ -38,7 +38,7 @@ class Recheck:
         for stream in streams:
             followed[stream.admitted].append(stream)
         for refused in await self.refused(list(followed)):
-            logger.info("stream.refused", run_id=str(refused.run_id), streams=len(followed[refused]))
+            logger.info("stream.refused", agent_run_id=str(refused.run_id), streams=len(followed[refused]))
             for number, stream in enumerate(followed[refused], 1):
                 stream.refuse()
                 if number % AT_ONCE == 0:

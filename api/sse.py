@@ -273,7 +273,7 @@ class Stream:
 
     def lose(self, error: Exception) -> None:
         """Its own loss: whoever has the news goes on to the next reader."""
-        logger.warning("stream.write_failed", run_id=str(self.run_id), error=repr(error))
+        logger.warning("stream.write_failed", agent_run_id=str(self.run_id), error=repr(error))
         self.ended = True
         self.wire.abort()
 
@@ -289,7 +289,7 @@ class Stream:
             self.end(REFUSED)
 
     def say_store_is_away(self, error: Exception) -> None:
-        logger.warning("stream.store_away", run_id=str(self.run_id), error=repr(error))
+        logger.warning("stream.store_away", agent_run_id=str(self.run_id), error=repr(error))
         self.end(comment("the event store is away"))
 
     def attend(self) -> float:
@@ -315,7 +315,7 @@ class Stream:
             if not self.ended and self.reader:
                 await self.read_on(self.reader)
         except TooSlow:
-            logger.info("stream.reader_dropped", run_id=str(self.run_id))
+            logger.info("stream.reader_dropped", agent_run_id=str(self.run_id))
             self.ended = True
             self.wire.abort()
         except (*RedisUnreachable, *PostgresUnreachable) as error:

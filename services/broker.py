@@ -18,6 +18,7 @@ from dramatiq.errors import BrokerError, DecodeError
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from services.log import logger
+from services.origin import NOWHERE, Origin
 from services.settings import BrokerSettings, Settings
 
 RUN_QUEUE = "agent_runs"
@@ -287,7 +288,14 @@ def queue_length(broker: dramatiq.Broker, queue_name: str) -> int:
 
 
 def workflow_message(
-    *, execution_id: str, workflow_id: str, workflow_name: str, triggered_by: str, run_id: UUID, priority: int = 5
+    *,
+    execution_id: str,
+    workflow_id: str,
+    workflow_name: str,
+    triggered_by: str,
+    run_id: UUID,
+    priority: int = 5,
+    came_from: Origin = NOWHERE,
 ) -> dramatiq.Message[Any]:
     """The message that wakes a worker for an execution. The definition stays where it is: it may hold secrets."""
     arguments = {
@@ -298,6 +306,7 @@ def workflow_message(
         "variables": {},
         "triggered_by": triggered_by,
         "agent_run_id": str(run_id),
+        **came_from.words,
     }
     return dramatiq.Message(
         queue_name=RUN_QUEUE,
@@ -316,10 +325,12 @@ def run_message(
     *,
     priority: int = 5,
     attempt: int | None = None,
+    came_from: Origin = NOWHERE,
 ) -> dramatiq.Message[Any]:
     """The message that wakes a worker for an agent run; the row is the truth, the rest informs.
 
     `attempt`: of the row at the sending. With 0 a worker tries to claim before it looks.
+    `came_from`: for those who read logs and traces.
     """
     arguments = {
         "agent_run_id": str(run_id),
@@ -328,6 +339,7 @@ def run_message(
         "project_id": str(project_id),
         "model_name": model_name,
         "attempt": attempt,
+        **came_from.words,
     }
     return dramatiq.Message(
         queue_name=RUN_QUEUE,

@@ -73,8 +73,19 @@ def secrets_of(settings: BaseModel) -> Iterator[str]:
         elif isinstance(value, SecretStr):
             secret = value.get_secret_value().strip()
             yield secret
-            for url in secret.split(";"):
-                yield from passwords(url)
+            yield from passwords_in(secret) if "://" in secret else values_in(secret)
+
+
+def values_in(secret: str) -> Iterator[str]:
+    """Of several with commas between them each, and of `name=value` the value."""
+    for part in secret.split(","):
+        yield part.strip()
+        yield part.partition("=")[2].strip()
+
+
+def passwords_in(urls: str) -> Iterator[str]:
+    for url in urls.split(";"):
+        yield from passwords(url)
 
 
 def passwords(url: str) -> Iterator[str]:

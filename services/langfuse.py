@@ -4,60 +4,35 @@ The attributes are those of Langfuse's own SDK 5, which is not used: it costs 24
 threads and waits at its end until its server has answered.
 """
 
-import asyncio
 import base64
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from threading import Thread
 from typing import Any
 
 import orjson
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http import Compression
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Span, set_span_in_context
 
+from services import origin, otlp
 from services.excerpts import Excerpts
-from services.log import logger
 from services.runs.store import Run
 from services.settings import LangfuseSettings, Settings
+from services.tracing import Unasked
 
 PATH = "/api/public/otel/v1/traces"
-MAX_WAITING = 256
-"""Steps that wait to be sent; more are dropped. Each has two texts of at most 10,000 characters."""
-BATCH = 32
-SEND_EVERY_MS = 2000
-SEND_SECONDS = 5.0
-CLOSE_SECONDS = 1.0
 
 
-class LangfuseTracing:
-    """Sends from a thread of its own, with a provider of its own: what other libraries trace is none of it."""
+class LangfuseTracing(Unasked):
+    """Runs, and what was said in them. Requests and messages are none of it."""
 
     def __init__(self, settings: Settings) -> None:
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # Sender tells of an outage, once
         self.excerpts = Excerpts(settings)
         self.ids = TraceIds()
-        self.provider = TracerProvider(
-            sampler=ALWAYS_ON,
-            resource=Resource({"service.name": "longrun", "langfuse.environment": settings.deployment.environment}),
-            id_generator=self.ids,
-            shutdown_on_exit=False,
-        )
-        sending = BatchSpanProcessor(
-            Sender(settings.langfuse),
-            max_queue_size=MAX_WAITING,
-            max_export_batch_size=BATCH,
-            schedule_delay_millis=SEND_EVERY_MS,
-        )
-        self.provider.add_span_processor(sending)
+        resource = {"service.name": "longrun", "langfuse.environment": settings.deployment.environment}
+        self.provider = otlp.open_provider(sender(settings.langfuse), resource, ALWAYS_ON, self.ids)
         self.tracer = self.provider.get_tracer("longrun")
 
     @contextmanager
@@ -68,39 +43,16 @@ class LangfuseTracing:
             yield trace
 
     async def close(self) -> None:
-        """Send what waits, for a second at most; what is not sent then is lost."""
-        closing = Thread(target=self.provider.shutdown, name="langfuse-close", daemon=True)
-        closing.start()
-        await asyncio.to_thread(closing.join, CLOSE_SECONDS)
-        if closing.is_alive():
-            logger.warning("langfuse.closed_late", seconds=CLOSE_SECONDS)
+        await otlp.close(self.provider, "langfuse")
 
 
-class Sender(OTLPSpanExporter):
-    """Logs when Langfuse stops taking what we send, and when it takes it again."""
-
-    def __init__(self, settings: LangfuseSettings) -> None:
-        keys = f"{settings.public_key.get_secret_value()}:{settings.secret_key.get_secret_value()}"
-        super().__init__(
-            endpoint=settings.host.rstrip("/") + PATH,
-            headers={
-                "Authorization": f"Basic {base64.b64encode(keys.encode()).decode()}",
-                "x-langfuse-ingestion-version": "4",
-            },
-            timeout=SEND_SECONDS,
-            compression=Compression.Gzip,
-        )
-        self.away = False
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = super().export(spans)
-        away = result is not SpanExportResult.SUCCESS
-        if away and not self.away:
-            logger.warning("langfuse.away", lost=len(spans))
-        if self.away and not away:
-            logger.info("langfuse.back")
-        self.away = away
-        return result
+def sender(settings: LangfuseSettings) -> otlp.Sender:
+    keys = f"{settings.public_key.get_secret_value()}:{settings.secret_key.get_secret_value()}"
+    headers = {
+        "Authorization": f"Basic {base64.b64encode(keys.encode()).decode()}",
+        "x-langfuse-ingestion-version": "4",
+    }
+    return otlp.Sender("langfuse", settings.host.rstrip("/") + PATH, headers)
 
 
 class TraceIds(RandomIdGenerator):
@@ -124,6 +76,7 @@ class RunTrace:
             "langfuse.trace.name": "agent_run",
             "langfuse.trace.metadata.project_id": str(run.project_id),
             "langfuse.trace.metadata.instance_id": run.instance_id or "",
+            "langfuse.trace.metadata.request_id": origin.of_attempt(run.settings).request_id,
         }
         tracing.ids.next_trace_id = run.id.int
         self.root = tracing.tracer.start_span(

@@ -1,15 +1,22 @@
 """The Postgres pool and its transactions (asyncpg)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from time import perf_counter
+from types import FrameType
+from typing import Any, TypeVar
 
 import asyncpg
 import orjson
 
+from services.log import logger
 from services.settings import PostgresSettings
+
+T = TypeVar("T")
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 """What a function that takes `conn` first accepts: a pooled or a bare connection."""
@@ -40,6 +47,54 @@ def is_misuse(error: Exception) -> bool:
 
 LONG_SECONDS = 60.0
 """For the few statements whose work grows with a whole thread or project."""
+
+
+NAME = re.compile(r"\s*(?:--\s*(\S[^\n]{0,99})|/\*\s*(\S.{0,99}?)\s*\*/)")
+LIBRARIES = ("asyncpg", "contextlib", "services.postgres", "sentry_sdk")
+
+
+class TimedConnection(asyncpg.Connection):
+    """Logs what takes long, by name. What is fast costs two looks at the clock."""
+
+    __slots__ = ()
+    slow_seconds = 1.0
+    """0: nothing is too slow. The class of a pool has the one of its settings."""
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        running = super().execute(query, *args, timeout=timeout)
+        return await (running if args else self.timed(query, running))  # with arguments it comes by `_execute`
+
+    async def _execute(self, query: str, *args: Any, **named: Any) -> Any:
+        return await self.timed(query, super()._execute(query, *args, **named))  # type: ignore[misc]
+
+    async def timed(self, query: str, running: Awaitable[T]) -> T:
+        began, failed = perf_counter(), ""
+        try:
+            return await running
+        except BaseException as error:
+            failed = type(error).__name__
+            raise
+        finally:
+            took = perf_counter() - began
+            if took > self.slow_seconds > 0:
+                logger.warning(
+                    "postgres.slow_query", query=name_of(query), seconds=round(took, 3), error=failed or None
+                )
+
+
+def timed_connections(slow_query: timedelta) -> type[TimedConnection]:
+    named = {"__slots__": (), "slow_seconds": slow_query.total_seconds()}
+    return type(TimedConnection.__name__, (TimedConnection,), named)
+
+
+def name_of(query: str) -> str:
+    """What a comment at the beginning says, else the function that had the statement run."""
+    if said := NAME.match(query):
+        return said[1] or said[2]
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_globals.get("__name__", "").startswith(LIBRARIES):
+        frame = frame.f_back
+    return f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}" if frame else ""
 
 
 class Pool(asyncpg.Pool):
@@ -128,7 +183,7 @@ async def opened(settings: PostgresSettings, min_size: int, max_size: int) -> Po
         reset=leave_as_it_is,
         server_settings=server_settings(settings),
         loop=None,
-        connection_class=asyncpg.Connection,
+        connection_class=timed_connections(settings.slow_query),
         record_class=asyncpg.Record,
     )
     await pool

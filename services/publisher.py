@@ -4,6 +4,8 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import dramatiq
@@ -97,8 +99,9 @@ class Publisher:
         await self.call(lambda broker: queue_length(broker, RUN_QUEUE), timeout_seconds)
 
     def hand_over(self, job: Callable[[], None]) -> bool:
+        """What the thread logs about a job is about whatever the caller is at."""
         try:
-            self.outbox.put_nowait(job)
+            self.outbox.put_nowait(partial(copy_context().run, self.do, job))
         except queue.Full:
             return False
         return True
@@ -108,10 +111,10 @@ class Publisher:
             try:
                 job = self.outbox.get(timeout=self.interval)
             except queue.Empty:
-                job = self.keep_alive
+                job = partial(self.do, self.keep_alive)
             if job is None:
                 break
-            self.do(job)
+            job()
         self.broker.close()
 
     def do(self, job: Callable[[], None]) -> None:

@@ -1,7 +1,8 @@
-"""A Langfuse that only listens: it takes OTLP over real HTTP and keeps the spans."""
+"""A Langfuse, a collector or a Sentry that only listens: it takes spans and events over real HTTP and keeps them."""
 
 import gzip
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -40,7 +41,12 @@ class Collector:
 
     @property
     def spans(self) -> list[Span]:
-        return [span for _, _, body in list(self.posts) for span in spans_of(body)]
+        return [span for path, _, body in list(self.posts) if "traces" in path for span in spans_of(body)]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What Sentry's clients sent: of their envelopes the items that are events."""
+        return [event for path, _, body in list(self.posts) if path.endswith("/envelope/") for event in events_of(body)]
 
     def named(self, name: str) -> Span:
         """The only span of this name."""
@@ -77,6 +83,14 @@ def handler_of(collector: Collector) -> type[BaseHTTPRequestHandler]:
             """Nothing: a hung-up client is part of the tests."""
 
     return Handler
+
+
+def events_of(envelope: bytes) -> Iterator[dict[str, Any]]:
+    """An envelope is its header, then a header and a payload for each item; ours have one line each."""
+    _, *lines = envelope.split(b"\n")
+    for header, payload in zip(lines[::2], lines[1::2], strict=False):
+        if orjson.loads(header).get("type") == "event":
+            yield orjson.loads(payload)
 
 
 def spans_of(body: bytes) -> list[Span]:

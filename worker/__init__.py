@@ -2,12 +2,13 @@
 
 import dramatiq
 
-from services import log, settings
+from services import log, reporting, settings
 from services.broker import StrictEncoder, make_broker
 from worker.runtime import Runtime
 
 configuration = settings.load()
 log.configure(configuration)
+reporting.start(configuration)  # before there is a broker, which it watches
 broker = make_broker(configuration, middleware=[Runtime(configuration)])
 dramatiq.set_broker(broker)
 dramatiq.set_encoder(StrictEncoder(of_redis=configuration.broker.kind == "redis"))

@@ -94,7 +94,7 @@ class Deliveries:
         log = logger.info if outcome.state == "delivered" else logger.warning
         log(
             "webhook.attempted",
-            run_id=str(claimed.agent_run_id),
+            agent_run_id=str(claimed.agent_run_id),
             attempt=claimed.attempt,
             state=outcome.state,
             status_code=outcome.status_code,

@@ -136,7 +136,7 @@ async def end(attempt: Attempt, context: RunContext, log: EventLog, ending: Ende
         raise FenceLost(str(fence.run_id))
     stores.background.spawn(closing.wake_next(stores, row.project_id))
     await attempt.unless_leaving(closing.say_last(stores, log, row))
-    logger.info("run.ended", status=row.status, attempt=row.attempt, events=log.length, error=row.error)
+    logger.info("run.ended", status=row.status, events=log.length, error=row.error)
 
 
 async def own_end(attempt: Attempt) -> Run | None:
@@ -175,7 +175,7 @@ async def hand_over(attempt: Attempt, log: EventLog | None, ending: HandedOver) 
         return Ended("stopped")
     if log:
         log.lose()  # the row keeps this attempt until the next claim: work that did not let go could speak on
-    logger.info("run.handed_over", attempt=row.attempt, length=length)
+    logger.info("run.handed_over", length=length, until=ending.until and ending.until.isoformat())
     return replace(ending, row=row)
 
 

@@ -8,7 +8,9 @@ from agent.workflows import beginning
 from agent.workflows.beginning import Asked
 from services import workflow_executions, workflows
 from services.errors import NotFound
+from services.log import logger
 from services.postgres import Connection, transaction
+from services.runs.naming import about
 from services.workflow_executions import Execution, NewExecution
 from worker.process import Process
 
@@ -30,6 +32,7 @@ async def run_of(
             return execution.agent_run_id
         new = await wanted(conn, process, execution_id, execution, workflow_id, variables, triggered_by)
         started = await workflow_executions.start(conn, uuid4(), new, process.settings.limits)
+    logger.info("run.queued", kind=started.run.kind, phase=started.run.phase, **about(started.run))
     return started.run.id
 
 

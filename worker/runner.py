@@ -12,7 +12,7 @@ from structlog.contextvars import bound_contextvars
 from agent import loop as agent_loop
 from agent.context import RunContext, RunFailed, RunParked, RunStopped
 from agent.workflows import engine as workflow_engine
-from services.log import logger
+from services.log import logger, telling_of
 from services.postgres import Unreachable as PostgresUnreachable
 from services.postgres import is_misuse
 from services.redis import Unreachable as RedisUnreachable
@@ -22,6 +22,7 @@ from services.runs.fence import FenceLost
 from services.runs.lease import Held
 from services.runs.lifecycle import Claimable, Unclaimed
 from services.runs.log_writer import Listed
+from services.runs.naming import about_attempt
 from services.runs.store import Run
 from worker import endings
 from worker.attempt import Attempt, insist
@@ -175,8 +176,13 @@ async def claim_surely(process: Process, run: Claimable, held: Held) -> Run | No
 
 async def attend(process: Process, claim: Claim) -> Ending:
     """See a claimed run through to an ending. Cancelling this hands the run over; an end begun before is finished."""
+    with telling_of(str(claim.run.id), about_attempt(claim.run)):
+        return await attend_named(process, claim)
+
+
+async def attend_named(process: Process, claim: Claim) -> Ending:
     run = claim.run
-    logger.info("run.claimed", attempt=run.attempt, crashes=run.crashes, model=run.model_name)
+    logger.info("run.claimed", crashes=run.crashes, model=run.model_name)
     attempt = Attempt(process, run, claim.held, claim.listed)
     driving = process.stores.background.spawn(see_through(attempt))
     try:

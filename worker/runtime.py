@@ -17,16 +17,19 @@ from dramatiq.asyncio import EventLoopThread, set_event_loop_thread
 from dramatiq.broker import MessageProxy
 from dramatiq.logging import get_logger
 from dramatiq.middleware import MiddlewareError, SkipMessage
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from services import origin, reporting
 from services.billing import gate_of
 from services.http import open_client
-from services.log import logger
+from services.log import logger, name_process
 from services.projects import wants_network
+from services.runs.naming import requested_by
 from services.runs.stores import open_stores
 from services.sandbox.providers import make_provider
 from services.sandbox.reaper import keep_reaping
 from services.settings import Settings
-from services.tracing import open_tracing
+from services.tracing import Tracing, open_tracing
 from worker.deliveries import keep_delivering
 from worker.drain import Drain, return_to_queue
 from worker.process import Process
@@ -40,6 +43,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 BOOT_SECONDS = 5.0
 IDLE_POLL_MS = {"redis": 50, "rabbitmq": 200}
 """How long an idle consumer or thread sleeps: on Redis it is the pick-up latency (TRAPS 14)."""
+
+ID_CHARS = 36
 
 _opened: Future[Process] = Future()
 
@@ -91,10 +96,12 @@ class Runtime(dramatiq.Middleware):
         """The life of the process on its loop: stores open, sweeper beating, until it is told to close."""
         self.closing = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            stores = await stack.enter_async_context(self.stores_once_reachable())
+            tracing = await stack.enter_async_context(open_tracing(self.settings))
+            stack.push_async_callback(reporting.flush)
+            stores = await stack.enter_async_context(self.stores_once_reachable(tracing))
+            name_process(stores.instance_id)
             http = await stack.enter_async_context(open_client(self.settings))
             sandboxes = make_provider(self.settings.sandbox, partial(wants_network, stores.pool))
-            tracing = await stack.enter_async_context(open_tracing(self.settings))
             process = Process(self.settings, stores, http, sandboxes, gate_of(self.settings), tracing)
             stack.push_async_callback(process.browser_driver.close)
             _opened.set_result(process)
@@ -107,11 +114,11 @@ class Runtime(dramatiq.Middleware):
         self.closed.set()
 
     @contextlib.asynccontextmanager
-    async def stores_once_reachable(self) -> AsyncIterator[Any]:
+    async def stores_once_reachable(self, tracing: Tracing) -> AsyncIterator[Any]:
         """Postgres may come up after the worker: Dramatiq would swallow the error and run without us."""
         tries = 0
         while True:
-            opening = open_stores(self.settings, pool_min=self.settings.postgres.worker_pool_min)
+            opening = open_stores(self.settings, pool_min=self.settings.postgres.worker_pool_min, tracing=tracing)
             try:
                 stores = await opening.__aenter__()
             except Exception as error:  # noqa: BLE001 - the boundary of one try at booting
@@ -156,7 +163,8 @@ class Runtime(dramatiq.Middleware):
             self.drain.over.wait()
 
     def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
-        """A message that a thread has taken and not begun goes back too."""
+        """A message that a thread has taken and not begun goes back too. What is logged from here on is about it."""
+        name_message(message)
         if self.drain:
             return_to_queue(self.drain.worker, message.queue_name, [message])
             raise SkipMessage("the worker leaves")
@@ -181,6 +189,17 @@ class Runtime(dramatiq.Middleware):
             return True
         logger.error("worker.closed_late", seconds=CLOSE_SECONDS)
         return False
+
+
+def name_message(message: MessageProxy) -> None:
+    """Dramatiq's threads have one context each, and what they await goes on in a copy of it."""
+    origin.current.set(origin.read(message.kwargs))
+    clear_contextvars()
+    bind_contextvars(**requested_by(origin.current.get().request_id))
+    first = next(iter(message.args), None) if message.actor_name == "run_agent_background" else None
+    run_id = message.kwargs.get("agent_run_id", first)
+    if isinstance(run_id, str) and len(run_id) == ID_CHARS:
+        bind_contextvars(agent_run_id=run_id)
 
 
 def report(life: Any) -> None:

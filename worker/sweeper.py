@@ -13,6 +13,7 @@ from services.postgres import Unreachable as PostgresUnreachable
 from services.postgres import transaction
 from services.redis import Unreachable as RedisUnreachable
 from services.runs import closing, idempotency, keys, lifecycle, slots, starting, stopping
+from services.runs.naming import about
 from services.runs.shards import Shard
 from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 from services.runs.stores import Stores
@@ -150,7 +151,7 @@ async def send(stores: Stores, condition: str, reason: str, *values: object) -> 
     )
     for row in rows:
         run = Run(**row)
-        logger.info("sweeper.sent", run_id=str(run.id), reason=reason, attempt=run.attempt)
+        logger.info("sweeper.sent", reason=reason, **about(run))
         stores.dispatch.send_run(run)
 
 
@@ -177,7 +178,7 @@ async def end(stores: Stores, condition: str, status: str, error: str | None) ->
         return
     attempts = [(row["id"], row["attempt"]) for row in rows]
     for run in await lifecycle.end_all_from_outside(stores.pool, attempts, status, error=error):
-        logger.info("sweeper.ended", run_id=str(run.id), status=run.status)
+        logger.info("sweeper.ended", status=run.status, **about(run))
         stores.background.spawn(closing.close_from_outside(stores, run))
 
 
@@ -192,7 +193,7 @@ async def close_cut(stores: Stores) -> None:
         stores.settings.runs.close_after,
     )
     for run in await lifecycle.take_up_closings(stores.pool, [Run(**row) for row in rows]) if rows else ():
-        logger.info("sweeper.closing", run_id=str(run.id), status=run.status)
+        logger.info("sweeper.closing", status=run.status, **about(run))
         stores.background.spawn(closing.close_from_outside(stores, run))
 
 

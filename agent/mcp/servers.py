@@ -142,7 +142,7 @@ async def tell(ctx: "RunContext", found: Sequence[Reached], wrong: Sequence[Trou
     if len(tools) > most:
         troubles.append(Trouble("", f"Only the first {most} of {len(tools)} MCP tools are offered."))
     for trouble in troubles:
-        logger.warning("mcp.trouble", run_id=str(ctx.run.id), server=trouble.server, words=trouble.words)
+        logger.warning("mcp.trouble", agent_run_id=str(ctx.run.id), server=trouble.server, words=trouble.words)
         said = status("mcp_error", ctx.run.id, role="system", server_name=trouble.server, message=trouble.words)
         await ctx.log.append(said)
     offered = {tool.name for tool in tools[:most]}

@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel
 from redis.asyncio import Redis
+from structlog.contextvars import bind_contextvars
 
 from api import access
 from api.auth import Caller, Identity, resolve_caller
@@ -111,6 +112,7 @@ async def admit(
     """
     if who.stream is None:
         caller = await resolve_caller(resources.pool, resources.seen, who, account_id)
+        bind_contextvars(account_id=str(caller.account_id))
         access.check(caller, access.access_of(request))
         return pass_of(caller, await run_of(caller.account_id))
     stream_tokens.require(who.stream, await run_for_token(who.stream, run_of))

@@ -7,6 +7,7 @@ from typing import cast
 from uuid import UUID, uuid5
 
 from redis.exceptions import ResponseError
+from structlog.contextvars import bound_contextvars
 
 from services import messages, text_tokens
 from services.billing import gate_of
@@ -18,6 +19,7 @@ from services.runs import archive, control, events, keys
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.events import Event
 from services.runs.fence import Fence, FenceLost
+from services.runs.naming import about
 from services.runs.store import Run
 from services.runs.stores import Stores
 
@@ -51,7 +53,12 @@ async def close_from_outside(stores: Stores, run: Run) -> None:
 
     What cannot be done now (a store is away) is done by the sweeper.
     """
-    await wake_next(stores, run.project_id)
+    with bound_contextvars(**about(run)):
+        await wake_next(stores, run.project_id)
+        await close_seized(stores, run)
+
+
+async def close_seized(stores: Stores, run: Run) -> None:
     fence, shard = Fence(run.id, run.attempt, stores.instance_id), stores.of(run.id)
     log: EventLog | None = None
     try:
@@ -61,9 +68,9 @@ async def close_from_outside(stores: Stores, run: Run) -> None:
             log = await shard.writer.open_log(run, fence)
             await finish(stores, log, run)
     except FenceLost:
-        logger.info("run.closed_elsewhere", run_id=str(run.id))
+        logger.info("run.closed_elsewhere")
     except (*RedisUnreachable, *PostgresUnreachable, ResponseError, LogRefused) as error:
-        logger.warning("run.close_postponed", run_id=str(run.id), error=repr(error))
+        logger.warning("run.close_postponed", error=repr(error))
     finally:
         if log and (log.failure or not log.closing):
             shard.writer.forget(log)
@@ -76,7 +83,7 @@ async def finish(stores: Stores, log: EventLog, run: Run) -> None:
     else:
         kept = await keep_text(stores, log, run)
         await say_last(stores, log, run, *kept)
-        logger.info("run.ended", run_id=str(run.id), status=run.status, attempt=run.attempt, by="outside")
+        logger.info("run.ended", status=run.status, by="outside", error=run.error)
     await stores.of(run.id).leases.release(log.fence)
 
 

@@ -1,19 +1,25 @@
 """Waking workers: messages for queued runs, and the note in the row once the broker has one."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from dramatiq import Message
+from structlog.contextvars import bound_contextvars
 
+from services import origin
 from services.background import repeat, stop
 from services.broker import RUN_QUEUE, queue_length, run_message, workflow_message
 from services.log import logger
+from services.origin import NOWHERE, Origin
 from services.postgres import Pool, Unreachable
 from services.publisher import Publisher
+from services.runs.naming import about
 from services.runs.store import Run
 from services.settings import Settings
+from services.tracing import UNTRACED, Tracing
 
 NOTE_INTERVAL_SECONDS = 0.05
 
@@ -21,8 +27,8 @@ NOTE_INTERVAL_SECONDS = 0.05
 class Dispatch:
     """Sends without ever waiting for the broker; what is not confirmed is sent again by the sweeper."""
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
-        self.publisher, self.pool = Publisher(settings), pool
+    def __init__(self, settings: Settings, pool: Pool, tracing: Tracing = UNTRACED) -> None:
+        self.publisher, self.pool, self.tracing = Publisher(settings), pool, tracing
         self.confirmed: dict[UUID, datetime | None] = {}
         """Runs whose message the broker has, and when a message was last tried as their row said at the sending."""
         self.news = asyncio.Event()
@@ -39,9 +45,19 @@ class Dispatch:
 
     def send_run(self, run: Run) -> bool:
         """Hand the run's message to the publisher; False when its outbox is full. Never blocks."""
-        handed_over = self.publisher.send(message_of(run), lambda sent: self.take_note(run, sent))
-        if not handed_over:
-            logger.warning("run.not_sent", run_id=str(run.id), reason="the outbox is full")
+        sending = self.tracing.message(run)
+        came_from = origin.of_row(run.settings)
+        message = message_of(run, replace(came_from, traceparent=sending.traceparent or came_from.traceparent))
+
+        def confirmed(sent: bool) -> None:
+            sending.over(failed=not sent)
+            self.take_note(run, sent)
+
+        with bound_contextvars(**about(run)):
+            handed_over = self.publisher.send(message, confirmed)
+            if not handed_over:
+                sending.over(failed=True)
+                logger.warning("run.not_sent", reason="the outbox is full")
         return handed_over
 
     async def queue_is_empty(self) -> bool:
@@ -86,11 +102,19 @@ class Dispatch:
             logger.warning("dispatch.not_noted", count=len(confirmed), error=repr(error))
 
 
-def message_of(run: Run) -> Message[Any]:
+def message_of(run: Run, came_from: Origin = NOWHERE) -> Message[Any]:
     if run.kind != "workflow":
         return run_message(
-            run.id, run.thread_id, run.project_id, run.model_name, priority=run.priority, attempt=run.attempt
+            run.id,
+            run.thread_id,
+            run.project_id,
+            run.model_name,
+            priority=run.priority,
+            attempt=run.attempt,
+            came_from=came_from,
         )
     named = {name: str(run.settings.get(name, "")) for name in ("execution_id", "workflow_id", "workflow_name")}
     triggered_by = str(run.settings.get("triggered_by", ""))
-    return workflow_message(run_id=run.id, triggered_by=triggered_by, priority=run.priority, **named)
+    return workflow_message(
+        run_id=run.id, triggered_by=triggered_by, priority=run.priority, came_from=came_from, **named
+    )

@@ -176,7 +176,7 @@ class Leases:
             if self.held.get(held.fence) is held and not await self.retake(held.fence):
                 self.lose(held, "the lock was lost")
         except (*RedisUnreachable, *PostgresUnreachable) as error:
-            logger.warning("lease.not_retaken", run_id=str(held.fence.run_id), error=repr(error))
+            logger.warning("lease.not_retaken", agent_run_id=str(held.fence.run_id), error=repr(error))
 
     async def beat_rows(self, leases: list[Held]) -> None:
         """One statement for all; it also learns of fences that rose and of stops that were asked."""
@@ -230,7 +230,7 @@ class Leases:
 
     def lose(self, held: Held, reason: str) -> None:
         if not held.lost.is_set():
-            logger.warning("lease.lost", run_id=str(held.fence.run_id), attempt=held.fence.attempt, reason=reason)
+            logger.warning("lease.lost", agent_run_id=str(held.fence.run_id), attempt=held.fence.attempt, reason=reason)
             held.lost.set()
 
     def keys(self, fence: Fence) -> list[str]:

@@ -160,7 +160,7 @@ class LogWriter:
         log.written_bytes = log.tail_bytes + (await archive.size(self.pool, run.id) if run.archived_events else 0)
         log.ended = run.final and await self.has_last_event(log)
         if not whole and not log.ended and earlier > log.length:
-            logger.warning("log.void", run_id=str(run.id), first_id=log.length, count=earlier - log.length)
+            logger.warning("log.void", agent_run_id=str(run.id), first_id=log.length, count=earlier - log.length)
             first = [log.encode(events.opening(run.id, run.began_at))] if log.blank else []
             log.extend([*first, *(log.encode(VOID) for _ in range(earlier - log.length - len(first)))])
         self.logs.add(log)
@@ -314,7 +314,7 @@ class LogWriter:
         try:
             await cure(log)
         except (*RedisUnreachable, *PostgresUnreachable, exceptions.ResponseError) as error:
-            logger.warning("log.not_mended", run_id=str(log.fence.run_id), error=repr(error))
+            logger.warning("log.not_mended", agent_run_id=str(log.fence.run_id), error=repr(error))
             await asyncio.sleep(RETRY_SECONDS)
         finally:
             log.repairing = False
@@ -322,7 +322,7 @@ class LogWriter:
 
     def wait_out(self, error: Exception) -> Callable[[EventLog], Awaitable[None]]:
         async def wait(log: EventLog) -> None:
-            logger.warning("log.append_refused", run_id=str(log.fence.run_id), error=repr(error))
+            logger.warning("log.append_refused", agent_run_id=str(log.fence.run_id), error=repr(error))
             log.refused(asyncio.get_running_loop().time())
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -339,7 +339,7 @@ class LogWriter:
     async def refill(self, log: EventLog) -> None:
         """Redis lost the list's end: push what the archive and the tail hold, under the fence."""
         length = int(await self.redis.llen(log.responses))
-        logger.warning("log.refill", run_id=str(log.fence.run_id), from_id=length, to_id=log.length)
+        logger.warning("log.refill", agent_run_id=str(log.fence.run_id), from_id=length, to_id=log.length)
         while length < log.length:
             lost = await self.lost_events(log, length)
             if not lost:

@@ -7,10 +7,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from services import origin
 from services.errors import Conflict
+from services.log import logger
 from services.postgres import Connection, transaction
 from services.runs import idempotency, lifecycle, slots, stopping, store
 from services.runs.idempotency import RequestKey
+from services.runs.naming import about
 from services.runs.slots import DUE_UNJUDGED
 from services.runs.store import COLUMNS, LIVE, TURN, Run
 from services.runs.stores import Stores
@@ -72,6 +75,7 @@ async def begin(
             assert known, "a key goes with its run"
             return known
         started = await make(conn, run_id)
+    logger.info("run.queued", kind=started.run.kind, phase=started.run.phase, **about(started.run))
     await send(stores, started)
     return started.run
 
@@ -209,7 +213,7 @@ async def insert_after(conn: Connection, new: NewRun, allowed: int) -> tuple[Run
         new.created_by,
         new.agent_id,
         new.agent_version_id,
-        {**new.settings, **({"agent_id": str(new.agent_id)} if new.agent_id else {})},
+        kept_settings(new),
         new.metadata,
         new.webhook_url,
         new.priority,
@@ -222,3 +226,11 @@ async def insert_after(conn: Connection, new: NewRun, allowed: int) -> tuple[Run
     assert row is not None
     *columns, unfinished, busy = row.values()
     return Run(*columns), unfinished or [], busy or []
+
+
+def kept_settings(new: NewRun) -> dict[str, Any]:
+    """What was asked for, and by which request: one that starts a run again has an id of its own."""
+    agent = {"agent_id": str(new.agent_id)} if new.agent_id else {}
+    asked = {name: value for name, value in new.settings.items() if name != origin.ORIGIN}
+    words = origin.current.get().words
+    return {**asked, **agent, **({origin.ORIGIN: words} if words else {})}

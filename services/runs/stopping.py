@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
+from services import origin
 from services.errors import NotFound
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.redis import Unreachable
 from services.runs import closing, lifecycle, store
 from services.runs.lifecycle import Overdue
+from services.runs.naming import about
 from services.runs.shards import Shard
 from services.runs.store import Run
 from services.runs.stores import Stores
@@ -42,7 +44,7 @@ async def request_stops(stores: Stores, run_ids: Sequence[UUID]) -> list[Run]:
 async def announce(stores: Stores, stopped: Sequence[Run]) -> None:
     """Tell the drivers of runs whose stop is committed, and see to it that each run really ends."""
     for run in stopped:
-        logger.info("run.stop_asked", run_id=str(run.id), phase=run.phase)
+        logger.info("run.stop_asked", phase=run.phase, asked_by=origin.current.get().request_id or None, **about(run))
     close(stores, [run for run in stopped if run.final])
     running = [run for run in stopped if not run.final]
     if not running:

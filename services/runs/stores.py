@@ -25,6 +25,7 @@ from services.runs.store import Run
 from services.runs.tails import Tails
 from services.runs.together import Together
 from services.settings import Settings
+from services.tracing import UNTRACED, Tracing
 
 STARTS_AT_ONCE = 4
 STARTS_PATIENCE_SECONDS = 20.0
@@ -75,15 +76,17 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(settings: Settings, *, pool_min: int | None = None) -> AsyncIterator[Stores]:
-    """Open pool, Redis, subscriptions, log writer and dispatch; close them in reverse.
+async def open_stores(
+    settings: Settings, *, pool_min: int | None = None, tracing: Tracing = UNTRACED
+) -> AsyncIterator[Stores]:
+    """Open pool, Redis, subscriptions, log writer and dispatch; close them in reverse. `tracing` is told of messages.
 
     Raises: what asyncpg raises when Postgres cannot be reached. Redis and the broker may come later.
     """
     instance_id = uuid4().hex[:12]
     pool, upkeep = await open_pool(settings.postgres, min_size=pool_min), await open_upkeep_pool(settings.postgres)
     shards = make_shards(settings, upkeep, instance_id)
-    dispatch = Dispatch(settings, upkeep)
+    dispatch = Dispatch(settings, upkeep, tracing)
     home, secret = shards.home, settings.secrets.each[0]
     versions = Cache("agent_versions", AgentVersion, home.redis, home.channels, secret)
     stores = Stores(

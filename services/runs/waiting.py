@@ -30,7 +30,7 @@ async def until_final(stores: Stores, run_id: UUID, seconds: float) -> Run:
                 stores.of(run_id).channels.listen(keys.control(run_id), on_message=heard, on_reset=ended.set)
             )
         except Unreachable:
-            logger.warning("run.wait_without_announcements", run_id=str(run_id))
+            logger.warning("run.wait_without_announcements", agent_run_id=str(run_id))
         while True:
             ended.clear()
             run = await store.get(stores.pool, run_id)

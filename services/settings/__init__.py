@@ -20,7 +20,13 @@ from services.settings.agents import (
     SearchSettings,
 )
 from services.settings.billing import BillingSettings, Price, Tier
-from services.settings.deployment import DeploymentSettings, LangfuseSettings, LogSettings
+from services.settings.deployment import (
+    DeploymentSettings,
+    LangfuseSettings,
+    LogSettings,
+    OpenTelemetrySettings,
+    SentrySettings,
+)
 from services.settings.limits import LimitSettings
 from services.settings.production import refusals
 from services.settings.redis_urls import database_address, with_next_database
@@ -42,6 +48,7 @@ __all__ = [
     "LogSettings",
     "McpSettings",
     "ModelSettings",
+    "OpenTelemetrySettings",
     "OutgoingSettings",
     "PostgresSettings",
     "PreviewSettings",
@@ -51,6 +58,7 @@ __all__ = [
     "SandboxSettings",
     "SearchSettings",
     "SecretsSettings",
+    "SentrySettings",
     "Settings",
     "StreamSettings",
     "Tier",
@@ -83,6 +91,8 @@ class Settings(BaseModel):
     mcp: McpSettings = Field(default_factory=McpSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)
     langfuse: LangfuseSettings = Field(default_factory=LangfuseSettings)
+    sentry: SentrySettings = Field(default_factory=SentrySettings)
+    opentelemetry: OpenTelemetrySettings = Field(default_factory=OpenTelemetrySettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     previews: PreviewSettings = Field(default_factory=PreviewSettings)
     log: LogSettings = Field(default_factory=LogSettings)

@@ -80,6 +80,8 @@ def credentialed(settings: "Settings") -> dict[str, str]:
         **{name: url for name, url in models.items() if name.endswith("_BASE_URL")},
         "TAVILY_BASE_URL": settings.search.base_url,
         "LANGFUSE_HOST": settings.langfuse.host,
+        "SENTRY_DSN": settings.sentry.dsn.get_secret_value(),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": settings.opentelemetry.exporter_otlp_endpoint,
         "MCP_REGISTRY_URL": settings.mcp.registry_url,
     }
 

@@ -27,6 +27,7 @@ class PostgresSettings(Section):
     command_timeout: Span = timedelta(seconds=6)
     statement_timeout: Duration = timedelta(seconds=60)
     idle_transaction_timeout: Duration = timedelta(seconds=10)
+    slow_query: Duration = timedelta(seconds=1)
 
     @model_validator(mode="after")
     def fit_the_pool(self) -> "PostgresSettings":

@@ -25,7 +25,7 @@ async def test_a_worker_tells_of_its_runs_and_leaves_in_time(deploy: Deploy, sil
         [worker] = deployment.workers
         worker.signal(signal.SIGTERM)
         assert await worker.exited(5 * EXIT_SECONDS) == 0
-        assert worker.said(r"langfuse\.closed_late") == silent
+        assert worker.said(r"tracing\.closed_late") == silent
         assert not worker.said(r"\[error|Traceback|sk-lf-secret"), worker.text
         if not silent:
             assert {span.name for span in collector.spans} == {"agent_run", "model"}

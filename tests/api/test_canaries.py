@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -29,28 +30,35 @@ def log(tmp_path: Path) -> Path:
 @pytest.fixture
 def url(settings: Settings, redis: Redis, log: Path) -> Iterator[str]:
     """Where a process listens that writes all it can into `log`."""
+    with serving(settings, log, LOG_LEVEL="debug", LOG_FORMAT="json") as url:
+        yield url
+
+
+@contextmanager
+def serving(settings: Settings, log: Path, **names: str) -> Iterator[str]:
+    """A process of the API with routes that fail, on the stores of the test; the address where it listens."""
     port = ports.pick(set())
-    names = {
+    stores = {
         "DATABASE_URL": settings.postgres.url.get_secret_value(),
         "REDIS_URL": settings.redis.url.get_secret_value(),
         "BROKER": "redis",
         "BROKER_REDIS_URL": settings.broker.redis_url.get_secret_value(),
         "JWT_SECRET": SECRET,
-        "LOG_LEVEL": "debug",
-        "LOG_FORMAT": "json",
     }
     command = ["uvicorn", "--factory", "tests.api.failing:create_app", "--port", str(port), "--http", "httptools"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=CHECKOUT,
-            env={**os.environ, **names},
+            env={**os.environ, **stores, **names},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(30)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @pytest.fixture

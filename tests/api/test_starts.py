@@ -51,6 +51,7 @@ async def test_what_was_asked_for_is_in_the_row(ann: Person, pool: Pool) -> None
     )
     run = await store.get(pool, UUID(run_id))
     assert run
+    assert run.settings.pop("origin")
     assert run.settings == {
         "enable_thinking": True,
         "reasoning_effort": "high",
@@ -215,6 +216,7 @@ async def test_a_run_that_has_ended_is_tried_again_with_its_settings(ann: Person
     assert set(answer) == {"agent_run_id", "status", "phase"}
     assert (answer["status"], answer["phase"]) == ("running", "queued")
     old, new = await row_of(pool, UUID(first)), await row_of(pool, UUID(answer["agent_run_id"]))
+    assert old.settings.pop("origin") != new.settings.pop("origin")
     kept = (
         "kind", "account_id", "project_id", "thread_id", "model_name", "created_by", "agent_id", "settings",
         "metadata", "webhook_url", "priority", "on_active",

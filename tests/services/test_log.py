@@ -1,10 +1,15 @@
+import contextvars
 import io
 import logging
+import re
 from collections.abc import Iterator
+from contextvars import copy_context
 from datetime import timedelta
 from uuid import uuid4
 
+import orjson
 import pytest
+from structlog.contextvars import clear_contextvars
 
 from services import log
 from services.log import logger
@@ -55,22 +60,88 @@ def test_nobody_writes_a_line_of_the_log_or_to_the_terminal_by_what_they_say(wri
     assert not set("".join(lines)) & set("\r\x1b\x9b\x00\x7f\u2028\u202e")
 
 
-def test_handlers_of_others_keep_their_format_and_write_no_credential() -> None:
-    theirs, lines = logging.getLogger("somebody.with.handlers"), io.StringIO()
-    handler = logging.StreamHandler(lines)
-    handler.setFormatter(logging.Formatter("theirs: %(message)s"))
-    theirs.handlers, theirs.propagate = [handler], False
+@pytest.fixture
+def library() -> Iterator[logging.Logger]:
+    """A logger that is not ours, as uvicorn's are."""
+    theirs = logging.getLogger("somebody.with.handlers")
+    yield theirs
+    theirs.handlers, theirs.propagate = [], True
+
+
+def test_what_writes_by_handlers_of_its_own_writes_by_ours(written: io.StringIO, library: logging.Logger) -> None:
+    elsewhere = io.StringIO()
+    library.handlers, library.propagate = [logging.StreamHandler(elsewhere)], False
     for _ in range(2):
-        log.make_harmless("somebody.with.handlers")
+        log.adopt(library.name)
     try:
         raise ValueError(f"\x1b[2J {SECRET}")
     except ValueError:
-        theirs.exception("GET /x?token=%s", TOKEN)
-    assert lines.getvalue().startswith("theirs: GET /x?token=[hidden]\nTraceback")
-    assert r"\x1b[2J [hidden]" in lines.getvalue()
-    assert SECRET not in lines.getvalue()
+        library.exception("GET /x?token=%s", TOKEN)
+    assert not elsewhere.getvalue()
+    lines = written.getvalue()
+    assert "GET /x?token=[hidden]" in lines
+    assert library.name in lines
+    assert "Traceback" in lines
+    assert SECRET not in lines
+
+
+def test_what_was_told_to_be_silent_stays_silent(written: io.StringIO, library: logging.Logger) -> None:
+    library.propagate = False
+    log.adopt(library.name)
+    library.error("as uvicorn's access log with --no-access-log")
+    assert not written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("https://h/x?access_token=hush-hush&y=1", "https://h/x?access_token=[hidden]&y=1"),
+        ("{'Authorization': 'Basic aHVzaDpodXNo'}", "{'Authorization': '[hidden]'}"),
+        ("authorization=Negotiate,hush", "authorization=[hidden],hush"),
+        ("Bearer hush-hush-hush-hush", "Bearer [hidden]"),
+        ("a bearer of news", "a bearer of news"),
+        ("whsec_aHVzaGh1c2g=", "[hidden]"),
+        ("pk_12:sk_0123456789abcdef", "pk_12:[hidden]"),
+        ("sk-ant-0123456789abcdef", "[hidden]"),
+        ("postgresql://ann:hush@db/longrun", "postgresql://[hidden]@db/longrun"),
+        ("http://db:5432/a@b", "http://db:5432/a@b"),
+        ("X-API-Key: hush", "X-API-Key: [hidden]"),
+        ("password='hush'", "password='[hidden]'"),
+        ("tokens=12 api_keys", "tokens=12 api_keys"),
+    ],
+)
+def test_the_shapes_of_credentials_are_known(said: str, kept: str) -> None:
+    assert log.without_credentials(said) == kept
+
+
+def test_json_of_headers_keeps_its_shape(written: io.StringIO) -> None:
+    logger.info("api.asked", headers=[["authorization", "x"], {"authorization": "Digest hush, b"}], password="hush")
+    assert "hush" not in written.getvalue().replace("[hidden]", "")
+    if written.getvalue().startswith("{"):
+        orjson.loads(written.getvalue())
+
+
+def test_lines_about_a_run_say_the_same_wherever_in_its_process_they_are_written(written: io.StringIO) -> None:
+    words: dict[str, str | int] = {"agent_run_id": "run-1", "request_id": "request-1", "attempt": 2}
+    with log.telling_of("run-1", words):
+        logger.info("run.claimed")
+        copy_context().run(clear_contextvars)
+        contextvars.Context().run(logger.warning, "lease.lost", agent_run_id="run-1", attempt=1)
+        contextvars.Context().run(logger.warning, "lease.lost", agent_run_id="run-2")
+    logger.info("run.ended", agent_run_id="run-1")
+    claimed, lost, other, ended = written.getvalue().strip().split("\n")
+    assert "request-1" in claimed
+    assert "request-1" in lost
+    assert re.search(r"attempt\W+1\b", lost), "what a line says itself counts"
+    assert "request-1" not in other + ended
+
+
+def test_nothing_that_a_line_holds_keeps_it_from_being_written(written: io.StringIO) -> None:
+    logger.info("odd.line", half="\ud800", huge=2**70, inner={1: object(), None: {"a"}, (1, 2): b"x"})
+    assert "odd.line" in written.getvalue()
 
 
 def test_a_long_line_without_credentials_is_looked_through_in_no_time() -> None:
-    for text in ("eyJ" * 300_000, "token=" * 150_000, "sk_" * 300_000, "eyJ " * 200_000):
+    for part in ("eyJ", "token=", "sk_", "eyJ ", "://", "://a:", "api", "password", "api_key=", "Bearer ", "key':"):
+        text = part * (900_000 // len(part))
         assert len(log.without_credentials(text)) <= len(text)

@@ -213,3 +213,49 @@ async def test_a_statement_over_the_pool_costs_one_round_trip(pool: Pool) -> Non
         async with transaction(pool) as conn:
             await conn.fetchval("SELECT 2")
     assert [one.query for one in said] == ["SELECT 1", "SELECT 2"]
+
+
+@pytest.fixture
+async def timed(settings: Settings) -> AsyncIterator[Pool]:
+    pool = await open_pool(limited(settings, slow_query=timedelta(seconds=0.1)))
+    yield pool
+    await pool.close()
+
+
+def slow_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    return [line for line in said if line["event"] == "postgres.slow_query"]
+
+
+async def take_time(pool: Pool, seconds: float) -> None:
+    await pool.fetchval("SELECT pg_sleep($1)", seconds)
+
+
+async def test_a_statement_that_takes_long_is_logged_by_the_name_of_its_function(
+    timed: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    await take_time(timed, 0.01)
+    await take_time(timed, 0.2)
+    async with transaction(timed) as conn:
+        await conn.execute("/* nightly sum */ SELECT pg_sleep(0.2)")
+        await conn.fetch("  -- of the morning\nSELECT pg_sleep(0.2)")
+    here = __name__
+    assert [line["query"] for line in slow_lines(caplog)] == [f"{here}.take_time", "nightly sum", "of the morning"]
+    assert all(0.2 <= line["seconds"] < 5 for line in slow_lines(caplog))
+
+
+async def test_one_that_took_too_long_is_logged_with_what_it_came_to(
+    timed: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(TimeoutError):
+        await take_time(timed, 60)
+    assert [line["error"] for line in slow_lines(caplog)] == ["TimeoutError"]
+
+
+async def test_nothing_is_too_slow_when_nothing_is_to_be_logged(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = await open_pool(limited(settings, slow_query=timedelta()))
+    await take_time(pool, 0.2)
+    await pool.close()
+    assert not slow_lines(caplog)

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import SecretStr
 
-from services import langfuse
+from services import otlp
 from services.runs.store import Run
 from services.settings import LangfuseSettings, Settings
 from services.tracing import UNTRACED, Tracing, open_tracing
@@ -43,7 +43,14 @@ async def tracing_to(collector: Collector) -> AsyncIterator[Tracing]:
 
 def make_run(**known: Any) -> Run:
     ids = {name: uuid4() for name in ("id", "account_id", "project_id", "thread_id")}
-    plain = {"attempt": 2, "crashes": 1, "model_name": "openai/m", "instance_id": "worker-7"}
+    plain = {
+        "settings": {},
+        "kind": "agent",
+        "attempt": 2,
+        "crashes": 1,
+        "model_name": "openai/m",
+        "instance_id": "worker-7",
+    }
     return Run(**{each.name: None for each in fields(Run)} | ids | plain | known)  # type: ignore[arg-type]
 
 
@@ -127,7 +134,7 @@ async def test_runs_beside_each_other_keep_their_traces_apart(collector: Collect
 async def test_a_langfuse_that_is_away_costs_a_run_nothing_and_the_end_a_second(
     collector: Collector, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(langfuse, "SEND_EVERY_MS", 50)
+    monkeypatch.setattr(otlp, "SEND_EVERY_MS", 50)
     collector.status = 401 if trouble == "refuses" else 503
     collector.hold = threading.Event() if trouble == "silent" else None
     host = "http://127.0.0.1:1" if trouble == "away" else collector.url
