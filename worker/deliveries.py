@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -19,8 +18,8 @@ from services.webhooks.deliveries import Claim, Limits, Outcome
 from worker.process import Process
 
 BATCH = 200
-CLAIM_MARGIN = timedelta(seconds=15)
-"""How much longer than an attempt may take a claim is kept: until its outcome is written."""
+CLAIMED_FOR = 2
+"""Times as long as an attempt may take a claim is kept: until its outcome is written."""
 WRITES = 5
 WRITE_PAUSE_SECONDS = 1.0
 NO_ACCOUNT = "The account has no secret to sign with: it was deleted."
@@ -39,7 +38,7 @@ class Deliveries:
         webhooks = self.settings.webhooks
         self.limits = Limits(webhooks.parallel, webhooks.parallel_per_account, webhooks.parallel_per_receiver)
         self.secrets = Secrets.of(self.settings.secrets)
-        self.under_way: dict[UUID, Claim] = {}
+        self.under_way: dict[tuple[UUID, int], Claim] = {}
         self.freed = asyncio.Event()
         """Set when one is over: what waited behind it may begin."""
         self.outcomes = Joined[Outcome, None](partial(deliveries.conclude_all, self.stores.pool))
@@ -69,12 +68,12 @@ class Deliveries:
             self.stores.pool,
             self.under_way.values(),
             self.limits,
-            lost_after=webhooks.timeout + CLAIM_MARGIN,
+            lost_after=CLAIMED_FOR * webhooks.timeout,
             most=webhooks.attempts,
         )
 
     async def begin(self, claimed: Sequence[Claim]) -> None:
-        self.under_way |= {each.agent_run_id: each for each in claimed}
+        self.under_way |= {(each.agent_run_id, each.attempt): each for each in claimed}
         try:
             accounts = list({each.account_id for each in claimed})
             known = await account_secrets.of_accounts(self.stores.pool, self.secrets, accounts)
@@ -102,7 +101,7 @@ class Deliveries:
         )
 
     def end(self, claimed: Claim) -> None:
-        del self.under_way[claimed.agent_run_id]
+        del self.under_way[claimed.agent_run_id, claimed.attempt]
         self.freed.set()
 
     async def attempt(self, claimed: Claim, secret: AccountSecret | None) -> Outcome:

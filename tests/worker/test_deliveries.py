@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -270,9 +271,8 @@ async def test_one_account_takes_only_its_share(settings: Settings) -> None:
 
 
 async def test_what_a_killed_worker_was_sending_is_sent_by_another(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
 ) -> None:
-    monkeypatch.setattr(loop, "CLAIM_MARGIN", timedelta(milliseconds=200))
     pages = {"/hook": Page(hangs=True)}
     async with site(pages) as receiver:
         async with open_process(hooked(settings, timeout=timedelta(milliseconds=300))) as killed:
@@ -393,6 +393,29 @@ def test_delays_grow_to_the_longest_and_a_receiver_may_ask_for_more_up_to_that()
     assert sending.delay(usual, 1, 600).total_seconds() == 600
     assert sending.delay(usual, 1, 10**9).total_seconds() == 21600
     assert sending.delay(usual, 5, 1).total_seconds() > 300
+
+
+async def test_an_answer_that_asks_for_patience_is_given_it(process: Process) -> None:
+    pool = process.stores.pool
+    await ended(pool, "http://127.0.0.1:9/")
+    await deliveries.note_ended(pool, 10)
+    [claimed] = await Deliveries(process).claim()
+    patient = QUICK.model_copy(update={"max_delay": timedelta(hours=1)})
+    busy = sending.judged(patient, claimed, sending.Answer(503, "Busy.", retry_after=120), 0.1)
+    assert (busy.state, busy.again) == ("pending", timedelta(seconds=120))
+    last = sending.judged(patient, replace(claimed, attempt=4), sending.Answer(503, "Busy.", retry_after=120), 0.1)
+    assert (last.state, last.again) == ("failed", None)
+
+
+async def test_a_worker_that_leaves_begins_nothing(process: Process) -> None:
+    pool = process.stores.pool
+    async with site({"/hook": OK}) as receiver:
+        process.leaving.set()
+        async with delivering(process):
+            [run_id] = await ended(pool, receiver.url("/hook"))
+            await asyncio.sleep(0.3)
+        assert not receiver.asked
+        assert (await standing(pool, run_id)).shown == "pending"
 
 
 def test_retry_after_is_read_in_seconds_or_as_a_date() -> None:
