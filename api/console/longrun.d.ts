@@ -184,7 +184,7 @@ export interface RunView {
 export interface RunEnd {
   status: FinalStatus;
   message: string | null;
-  /** Whether all events were seen; if not, read the thread's messages. */
+  /** Whether all events were seen; if not (of an old run only the last is kept), read the thread's messages. */
   whole: boolean;
 }
 

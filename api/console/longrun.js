@@ -110,7 +110,7 @@ export class Longrun {
    * Any route, by its path after `/api/`. Reads, and what may be repeated, are tried again while the server is away.
    * @param {string} path
    * @param {RequestOptions} options
-   * @returns {Promise<any>} what the answer's JSON says; null when it is empty
+   * @returns {Promise<any>} what the answer's JSON says; null for a 204
    * @throws {LongrunError}
    */
   async request(path, options = {}) {
@@ -155,8 +155,7 @@ export class Longrun {
       const wait = retryAfter(response.headers.get('Retry-After'));
       throw new LongrunError(response.status, await detailOf(response), {retryAfter: wait});
     }
-    const text = await response.text();
-    return text ? JSON.parse(text) : null;
+    return response.status === 204 ? null : JSON.parse(await response.text()); // one that was cut in its head is 200 and empty
   }
 
   /** @private @param {URL} url @param {RequestInit} init @returns {Promise<Response>} */
@@ -211,14 +210,17 @@ export class Longrun {
   }
 }
 
-/** The `sub` of a JWT; the token itself when it has none. @param {string} token */
+/** The `sub` of a JWT; of another token something that tells it from others. @param {string} token */
 function subjectOf(token) {
   try {
     const claims = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
-    return String(claims.sub ?? token);
+    if (claims.sub) return String(claims.sub);
   } catch {
-    return token;
+    // no JWT
   }
+  let hash = 0n;
+  for (const char of token) hash = BigInt.asUintN(64, (hash ^ BigInt(char.charCodeAt(0))) * 0x100000001b3n);
+  return hash.toString(36);
 }
 
 /** Made of random bytes, as `crypto.randomUUID` is there on secure pages only. */

@@ -11,10 +11,12 @@ from redis.asyncio import Redis
 
 from services.embedded import chromium
 from tests.acceptance.client import Client
+from tests.acceptance.conftest import model_settings
 from tests.acceptance.operators import SCALED, Deployment
 from tests.browser.pages import BLANK, Reader
 from tests.conftest import administer, failed, named, used, with_path
 from tests.databases import copy_of
+from tests.fakes import FakeModel
 from tests.forks import ForkServer
 
 REDIS, BROKER = 8, 9
@@ -58,7 +60,8 @@ def standing_by(
     database, folder = f"longrun_test_{uuid4().hex[:12]}", tmp_path_factory.mktemp("browser")
     url = with_path(named("REDIS_URL"), str(REDIS))
     names = {**SCALED, "BROKER_REDIS_URL": with_path(url, str(BROKER))}
-    with asyncio.Runner() as runner:
+    with FakeModel() as fake, asyncio.Runner() as runner:
+        names |= model_settings(fake)
         runner.run(administer(copy_of(template, database)))
         runner.run(empty(url, with_path(url, str(BROKER))))
         deployment = Deployment(

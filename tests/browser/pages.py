@@ -75,6 +75,7 @@ class Reader:
         await until(self.is_over, within=within, every=0.05, says=f"the page never saw the end: {await self.look()}")
         seen = await self.look()
         assert not self.errors
+        assert seen["error"] is None, seen
         assert seen["ids"] == list(range(len(seen["ids"]))), "a gap or a duplicate"
         return seen
 

@@ -7,7 +7,8 @@ from playwright.async_api import BrowserContext, Route
 from api import pages
 
 HERE = Path(__file__).parent
-ORIGIN = "http://longrun.test"
+ORIGIN = "https://longrun.test"
+"""By name only, and secure: else there would be no locks."""
 
 
 async def serve(route: Route) -> None:

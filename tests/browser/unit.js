@@ -74,7 +74,7 @@ function server(answers, others = () => ({status: 'running'})) {
     });
     return new Response(body, {status: 200, headers: {'Content-Type': 'text/event-stream; charset=utf-8'}});
   };
-  return {fetch, asked, open, streams: () => asked.filter(({path}) => path.endsWith('/stream'))};
+  return {fetch, asked, open, answers, streams: () => asked.filter(({path}) => path.endsWith('/stream'))};
 }
 
 const client = (fake, more = {}) => new Longrun({url: 'http://longrun.test', token: 'a.b.c', fetch: fake.fetch, share: false, ...more});
@@ -87,6 +87,17 @@ const follow = (fake, options = {}, more = {}) => {
   });
   return Object.assign(stream, {seen});
 };
+
+/** Two streams of one person and run; both have seen two events. */
+async function twoTabs() {
+  const fake = server([[frames([chunk('a'), chunk('b')]), null], [null]]);
+  const first = follow(fake, {}, {share: true});
+  await until(() => first.cursor === 1, 'the first tab connected');
+  fake.answers.unshift([frames([chunk('a'), chunk('b')]), null]);
+  const second = follow(fake, {}, {share: true});
+  await until(() => second.cursor === 1 && !second.own && second.tabs.leader, 'the second tab caught up');
+  return {fake, first, second, say: (events, from) => fake.open[0].enqueue(bytes(frames(events, from)))};
+}
 
 const tests = [
   // The parser.
@@ -243,6 +254,10 @@ const tests = [
     equal(await stream.done, {status: 'failed', message: 'It broke.', whole: true});
     equal([stream.state, stream.view.status, fake.streams()[0].cursor], ['failed', 'failed', '7']);
   },
+  async function of_an_old_run_only_the_end_is_told() {
+    const fake = server([frames([last('failed', 'Long ago.')], 812)]);
+    equal(await follow(fake).done, {status: 'failed', message: 'Long ago.', whole: false});
+  },
   async function a_run_that_has_ended_is_never_shown_as_running() {
     const draining = 'retry: 10\n\n: the server is restarting, reconnect\n\n';
     const fake = server([frames([chunk('a')]), draining, draining, draining, draining], () => ({status: 'stopped', error: null}));
@@ -380,6 +395,72 @@ const tests = [
     const fake = server([[...Array(20).fill('data: '.padEnd(1024 * 1024, 'x')), null]]);
     equal((await follow(fake).done.catch((error) => error)).message, 'an event of the stream is too large');
   },
+  // Tabs: two streams of a page are to each other what those of two tabs are.
+  async function a_second_tab_listens_to_the_first_and_takes_over_from_it() {
+    const {fake, first, second, say} = await twoTabs();
+    equal([first.tabs.leading, second.tabs.leading, second.own], [true, false, null]);
+    say([chunk('c')], 2);
+    await until(() => second.cursor === 2, 'the second heard the first');
+    first.close();
+    await until(() => second.connected, 'the second connects');
+    equal(fake.streams().at(-1).cursor, '2');
+    fake.open.at(-1).enqueue(bytes(frames([stored('abc', 'm'), last()], 3)));
+    equal([(await second.done).status, second.view.text, second.seen.ids], ['completed', 'abc', [0, 1, 2, 3, 4]]);
+  },
+  async function a_tab_that_hangs_loses_the_lead_and_follows_when_it_is_back() {
+    const {fake, first, second} = await twoTabs();
+    const {tell} = first.tabs;
+    first.tabs.tell = () => {};
+    second.tabs.heardAt = 0;
+    second.tabs.look();
+    await until(() => second.connected && second.tabs.leading, 'the second leads');
+    first.tabs.tell = tell;
+    await until(() => first.tabs && !first.tabs.leading && !first.own, 'the first follows');
+    fake.open.at(-1).enqueue(bytes(frames([last()], 2)));
+    await Promise.all([first.done, second.done]);
+    equal([first.seen.ids, second.seen.ids], [[0, 1, 2], [0, 1, 2]]);
+  },
+  async function a_tab_that_missed_something_reads_it_by_itself() {
+    const {fake, first, second, say} = await twoTabs();
+    const {onmessage} = second.tabs.channel;
+    second.tabs.channel.onmessage = null;
+    say([chunk('c'), chunk('d')], 2);
+    await until(() => first.cursor === 3);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    second.tabs.channel.onmessage = onmessage;
+    say([chunk('e')], 4);
+    await until(() => second.connected, 'the second reads what it missed');
+    equal(fake.streams().at(-1).cursor, '1');
+    fake.open.at(-1).enqueue(bytes(frames([chunk('c'), chunk('d'), chunk('e')], 2)));
+    await until(() => second.cursor === 4 && !second.own, 'and listens again');
+    say([last()], 5);
+    await Promise.all([first.done, second.done]);
+    equal(second.seen.ids, [0, 1, 2, 3, 4, 5]);
+  },
+  async function a_tab_that_reads_slowly_leaves_the_others() {
+    const {fake, first, second, say} = await twoTabs();
+    const iterator = second[Symbol.asyncIterator]();
+    for (let n = 0; n < 12; n += 1) {
+      say(Array(100).fill(chunk('x')), 2 + 100 * n);
+      await until(() => first.cursor === 101 + 100 * n);
+    }
+    await until(() => second.tabs === null, 'the second is alone');
+    say([last()], 1202);
+    await first.done;
+    equal((await iterator.next()).value.id, 2);
+    for (let n = 3; n < 600; n += 1) equal((await iterator.next()).value.id, n);
+    await until(() => second.connected, 'it connects once there is room');
+    equal(Number(fake.streams().at(-1).cursor), second.cursor);
+    second.close();
+  },
+  async function people_share_nothing_with_others() {
+    const fake = server([[frames([chunk('a')]), null]]);
+    const token = (sub) => `x.${btoa(JSON.stringify({sub}))}.y`;
+    const streams = [token('ann'), token('bob'), 'ann', 'bob'].map((token) => follow(fake, {}, {token, share: true}));
+    for (const stream of streams) await until(() => stream.connected);
+    equal(streams.map(({tabs}) => tabs.leading), [true, true, true, true]);
+    for (const stream of streams) stream.close();
+  },
   // Requests.
   async function a_start_whose_answer_was_lost_is_asked_again_with_the_same_key() {
     const keys = [];
@@ -389,6 +470,16 @@ const tests = [
     });
     equal(await client(fake).start('t', {model_name: 'm'}), {agent_run_id: RUN});
     equal([keys.length, keys[0] === keys[1], keys[0].length], [2, true, 32]);
+  },
+  async function an_answer_that_was_cut_in_its_head_is_no_answer() {
+    const rows = [new Response(''), new Response('{"status": "comp'), {status: 'completed', error: null}];
+    const fake = server([''], () => rows.shift() ?? {status: 'completed', error: null});
+    const stream = follow(fake);
+    const waking = setInterval(() => stream.wake.now(), 5);
+    equal((await stream.done).status, 'completed');
+    clearInterval(waking);
+    equal((await client(server([], () => new Response('{}'))).run(RUN)), {});
+    equal((await client(server([], () => new Response(''))).request('x', {retries: 0}).catch((error) => error)).status, 0);
   },
   async function a_refusal_says_what_the_server_said() {
     const answer = (body, status, headers) => server([], () => new Response(JSON.stringify(body), {status, headers}));

@@ -2,11 +2,12 @@
 
 import {byEventSource, byFetch} from './connection.js';
 import {FINAL, readEvent} from './event.js';
+import {Queue} from './queue.js';
 import {LongrunError} from './refusal.js';
 import {TooLarge} from './sse.js';
 import {canShare, Tabs} from './tabs.js';
 import {View} from './view.js';
-import {around, backoff, LONGEST_DELAY, offline, pause, visible} from './waiting.js';
+import {around, backoff, LONGEST_DELAY, pause, visible} from './waiting.js';
 
 /**
  * @typedef {import('../longrun.d.ts').RunEvent} RunEvent
@@ -23,8 +24,6 @@ const SUSPECT_AFTER = 18_000;
 const EVENT_SOURCE_SILENT_AFTER = 60_000;
 const LOOK_EVERY = 5_000;
 const CHANGE_EVERY = 16;
-const QUEUE_EVENTS = 1_000;
-const QUEUE_CHARS = 8 * 1024 * 1024;
 /** So many answers without an event after the row said that the run has ended, and the row is believed. */
 const EMPTY_ANSWERS = 3;
 const TOKEN_MARGIN = 60_000;
@@ -65,6 +64,8 @@ export class RunStream {
     /** The header that was sent last. @type {string | undefined} */
     this.sent = undefined;
     this.emptyAnswers = 0;
+    /** Whether every event since `after` was seen; of an old run only the last one is kept. */
+    this.whole = true;
     /** @type {{token: string, until: number} | null} */
     this.streamToken = null;
     /** @type {ReturnType<typeof setTimeout> | null} */
@@ -149,7 +150,7 @@ export class RunStream {
     this.tabs?.close();
     this.tabs = null;
     this.leaderAt = -1;
-    if (this.state === 'streaming') this.say('reconnecting', 1);
+    if (this.state === 'streaming' && !this.over) this.say('reconnecting', 1);
   }
 
   /** @private */
@@ -180,7 +181,8 @@ export class RunStream {
   /** Somebody looks, or the network is back: try now, and do not trust a connection that may have died meanwhile. @private */
   rouse() {
     this.wake.now();
-    if (this.connected && Date.now() - this.heardAt > SUSPECT_AFTER) this.connection?.abort();
+    const most = this.transport === 'eventsource' ? EVENT_SOURCE_SILENT_AFTER : SUSPECT_AFTER;
+    if (this.connected && Date.now() - this.heardAt > most) this.connection?.abort();
   }
 
   /** @private */
@@ -270,7 +272,7 @@ export class RunStream {
       this.tabs?.sayPosition();
       const delay = await this.judge(outcome, failures, this.cursor > before, signal);
       if (signal.aborted || this.over) return;
-      await pause(offline() ? LONGEST_DELAY : delay, signal, this.wake);
+      await pause(delay, signal, this.wake);
     }
   }
 
@@ -299,8 +301,10 @@ export class RunStream {
       return {kind: 'broken', error};
     } finally {
       signal.removeEventListener('abort', abort);
-      this.connection = null;
-      this.connected = false;
+      if (this.connection === connection) {
+        this.connection = null;
+        this.connected = false;
+      }
     }
   }
 
@@ -389,7 +393,10 @@ export class RunStream {
     }
     if (signal.aborted || this.over || !FINAL.has(run.status)) return false;
     this.emptyAnswers += 1;
-    if (outcome.kind === 'read' || this.emptyAnswers >= EMPTY_ANSWERS) this.finish(run.status, run.error, outcome.kind === 'read');
+    if (outcome.kind === 'read' || this.emptyAnswers >= EMPTY_ANSWERS) {
+      this.whole &&= outcome.kind === 'read';
+      this.finish(run.status, run.error);
+    }
     return true;
   }
 
@@ -418,23 +425,24 @@ export class RunStream {
     for (const [id, data] of batch) {
       if (this.over) return;
       const event = readEvent(id, data);
+      this.whole &&= id === this.cursor + 1;
       this.cursor = id;
       this.folded.fold(event);
       for (const queue of this.queues) queue.push(event);
       this.call(this.options.onEvent, event);
-      if (event.final) this.finish(event.final, event.message, true);
+      if (event.final) this.finish(event.final, event.message);
     }
     this.change();
   }
 
-  /** @private @param {string} status @param {string | null} message @param {boolean} whole */
-  finish(status, message, whole) {
+  /** @private @param {string} status @param {string | null} message */
+  finish(status, message) {
     if (this.over) return;
     const state = /** @type {RunEnd['status']} */ (status);
     if (!this.folded.status) {
       this.folded.fold({...readEvent(this.cursor, '{}'), type: 'status', final: state, message});
     }
-    const end = {status: state, message, whole};
+    const end = {status: state, message, whole: this.whole};
     this.say(state);
     this.leave();
     this.resolve?.(end);
@@ -485,60 +493,5 @@ export class RunStream {
         throw error;
       });
     }
-  }
-}
-
-/** Events that wait for whoever iterates. */
-class Queue {
-  /** @param {() => void} onRoom */
-  constructor(onRoom) {
-    this.onRoom = onRoom;
-    /** @type {RunEvent[]} */
-    this.events = [];
-    this.chars = 0;
-    this.ended = false;
-    this.wasFull = false;
-    /** @type {Error | null} */
-    this.error = null;
-    /** @type {{resolve: (result: IteratorResult<RunEvent>) => void, reject: (error: Error) => void}[]} */
-    this.asking = [];
-  }
-
-  get full() {
-    return this.events.length >= QUEUE_EVENTS || this.chars >= QUEUE_CHARS;
-  }
-
-  /** @param {RunEvent} event */
-  push(event) {
-    const asking = this.asking.shift();
-    if (asking) return asking.resolve({done: false, value: event});
-    this.events.push(event);
-    this.chars += event.data.length;
-    return undefined;
-  }
-
-  /** @param {Error | null} error */
-  end(error) {
-    if (this.ended) return;
-    this.ended = true;
-    this.error = error;
-    for (const {resolve, reject} of this.asking.splice(0)) error ? reject(error) : resolve({done: true, value: undefined});
-  }
-
-  /** @returns {Promise<IteratorResult<RunEvent>>} */
-  next() {
-    const event = this.events.shift();
-    if (event) {
-      this.wasFull ||= this.full || this.events.length + 1 >= QUEUE_EVENTS;
-      this.chars -= event.data.length;
-      if (this.wasFull && this.events.length < QUEUE_EVENTS / 2 && this.chars < QUEUE_CHARS / 2) {
-        this.wasFull = false;
-        this.onRoom();
-      }
-      return Promise.resolve({done: false, value: event});
-    }
-    if (this.error) return Promise.reject(this.error);
-    if (this.ended) return Promise.resolve({done: true, value: undefined});
-    return new Promise((resolve, reject) => this.asking.push({resolve, reject}));
   }
 }

@@ -47,4 +47,3 @@ export function retryAfter(header, now = Date.now()) {
 }
 
 export const visible = () => globalThis.document?.visibilityState !== 'hidden';
-export const offline = () => globalThis.navigator?.onLine === false;
