@@ -9,11 +9,14 @@ import orjson
 
 from agent import models, thread_manager, tokens
 from agent.calls import ToolCall
+from agent.catalog import split
 from agent.context import RunContext, RunFailed, RunStopped
 from agent.llm.request import ModelRequest
 from agent.native_calls import as_calls
 from agent.response_processor import Answer
+from services import metrics
 from services.billing.calls import Charge, ModelCall
+from services.billing.prices import in_credits
 from services.log import logger
 
 CUT = ("interrupted", "xml_tool_limit_reached")
@@ -62,6 +65,13 @@ def charged(ctx: RunContext, charge: Charge | None) -> None:
     """The call was settled with the message that was stored just now."""
     if charge:
         ctx.call = None
+        count(charge)
+
+
+def count(charge: Charge) -> None:
+    full_name = models.unalias(charge.model_name)
+    provider, _ = split(full_name)
+    metrics.model_cost.labels(provider, models.family(full_name)).inc(in_credits(charge.cost))
 
 
 def answered(answer: Answer, made: Sequence[ToolCall] = ()) -> int:
@@ -82,3 +92,5 @@ async def settle_rest(ctx: RunContext) -> None:
     charge = ctx.gate.charge(call, None, answered(Answer(), begun)) if call.answered or begun else None
     await thread_manager.patiently(ctx, lambda conn: ctx.gate.settle(conn, ctx.fence, call, charge))
     ctx.call = None
+    if charge:
+        count(charge)

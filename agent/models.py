@@ -119,9 +119,13 @@ def unalias(name: str) -> str:
 
 def look_up(name: str) -> Model:
     """What is known of a model, whichever provider serves it; small limits and no images for an unknown one."""
+    return MODELS.get(family(name), UNKNOWN)
+
+
+def family(name: str) -> str:
+    """The name that a model is known by here; `other` for an unknown one."""
     maker_name = name.lower().rpartition("/")[2].replace(".", "-")
-    known = [key for key in MODELS if begins(maker_name, key)]
-    return MODELS[max(known, key=len)] if known else UNKNOWN
+    return max((key for key in MODELS if begins(maker_name, key)), key=len, default="other")
 
 
 def begins(name: str, key: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from time import perf_counter
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +10,9 @@ from agent import response_processor, thread_manager
 from agent.calls import ToolCall
 from agent.context import Calling, RunContext, RunFailed, RunStopped
 from agent.tools import offer
+from agent.tools.arguments import Typed
 from agent.tools.base import BadArguments, ToolFailed, ToolResult
+from services import metrics
 from services.log import logger
 from services.messages import Message
 from services.runs.fence import FenceLost
@@ -71,9 +74,18 @@ async def make(ctx: RunContext, answer: Message, call: ToolCall) -> Message:
     """Make one call; its stored result."""
     await ctx.log.append(response_processor.tool_started(call, ctx.run.id))
     with ctx.tracer.tool(call.name, call.call_id, call.shown) as step:
+        begun = perf_counter()
         result = await run(Calling(ctx, call, answer))
+        metrics.tool_seconds.labels(*labels_of(ctx, call, result)).observe(perf_counter() - begun)
         step.ends(result.output, failed=not result.success)
     return await keep(ctx, answer, call, result)
+
+
+def labels_of(ctx: RunContext, call: ToolCall, result: ToolResult) -> tuple[str, str]:
+    """A tool of ours by its name; those of MCP servers have any names."""
+    known = offer.of_run(ctx).get(call.name)
+    name = "unknown" if known is None else known.name if isinstance(known.arguments, Typed) else "mcp"
+    return name, "ok" if result.success else "broke" if result.error else "failed"
 
 
 async def resume(ctx: RunContext, answer: Message, call: ToolCall) -> Message:

@@ -17,6 +17,7 @@ from api.connections import guard
 from api.deps import Resources
 from api.headers import SecurityHeaders
 from api.hosts import KnownHosts
+from api.measured import Measured
 from api.recheck import Recheck
 from api.requests import Request
 from api.routes import (
@@ -27,6 +28,7 @@ from api.routes import (
     executions,
     health,
     mcp,
+    metrics,
     projects,
     runs,
     sandboxes,
@@ -45,9 +47,12 @@ from services.http import open_client
 from services.jwks import KeySet
 from services.known_keys import KnownKeys
 from services.log import logger
+from services.metrics.exposition import open_exposition
 from services.projects import wants_network
 from services.rate_limit import RateLimit
+from services.runs.sampling import Sampler, keep_sampling
 from services.runs.stores import Stores, open_stores
+from services.runs.tally import Tally
 from services.sandbox.providers import make_provider
 from services.secrets import Secrets
 from services.settings import Settings, load
@@ -125,6 +130,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     access.require_declared(routes.router for routes in ROUTE_MODULES)
     for routes in ROUTE_MODULES:
         app.include_router(routes.router, prefix="/api")
+    metrics.install(app)
     return app
 
 
@@ -149,6 +155,7 @@ def middleware(settings: Settings) -> list[Middleware]:
     )
     hosts = Middleware(KnownHosts, names=settings.api.allowed_hosts)
     return [
+        Middleware(Measured),
         Middleware(SecurityHeaders, settings=settings.api),
         *([hosts] if settings.api.allowed_hosts else ()),
         *([cors] if settings.api.cors_origins else ()),
@@ -163,11 +170,15 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         tracing = app.state.tracing = await stack.enter_async_context(open_tracing(settings, of_runs=False))
         stack.push_async_callback(reporting.flush)
+        app.state.exposition = stack.enter_context(open_exposition(settings.metrics, "api"))
         stores = await enter_stores(settings, stack, tracing)
         log.name_process(stores.instance_id)
+        app.state.tally = Tally(stores.upkeep)
         open_streams = Streams(settings.streams, stores.shards, stores.pool)
         open_streams.open()
         stack.push_async_callback(open_streams.close)
+        app.state.sampler = Sampler(stores, open_streams.sample)
+        stores.background.spawn(keep_sampling(app.state.sampler))
         recheck = Recheck(open_streams, stores.upkeep)
         recheck.open()
         stack.push_async_callback(recheck.close)

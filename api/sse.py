@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api.transport import Wire, wire_of
 from api.wheel import Wheel
+from services import metrics
 from services.background import Background, repeat, stop
 from services.errors import NotFound
 from services.joining import Joined
@@ -124,6 +125,8 @@ class Streams:
 
     def add(self, stream: "Stream") -> None:
         self.open_streams.add(stream)
+        metrics.streams_active.inc()
+        metrics.streams_opened.inc()
         self.of_users[stream.admitted.user_id] += 1
         self.wheel.add(stream, ceil(self.ping_seconds / TICK_SECONDS))
 
@@ -131,11 +134,18 @@ class Streams:
         if stream not in self.open_streams:
             return
         self.open_streams.discard(stream)
+        metrics.streams_active.dec()
         self.wheel.discard(stream)
         user_id = stream.admitted.user_id
         self.of_users[user_id] -= 1
         if not self.of_users[user_id]:
             del self.of_users[user_id]
+
+    def sample(self) -> None:
+        """How far readers are behind: those that a task works for, the others have been sent all."""
+        behind = [stream.reader.events_behind for stream in self.open_streams if stream.task and stream.reader]
+        metrics.readers_behind.set(len(behind))
+        metrics.reader_lag.set(max(behind, default=0))
 
     async def tick(self) -> None:
         """A moment later, ping the streams that are due, or end all of them at a drain."""
@@ -179,7 +189,9 @@ class EventStream(EventSourceResponse):
         refusal = self.streams.refusal(self.admitted.user_id)
         body = opening(self.streams.settings) + (comment(refusal) if refusal else b"")
         await send({"type": "http.response.body", "body": body, "more_body": not refusal})
-        if not refusal:
+        if refusal:
+            metrics.streams_refused.labels(refusal).inc()
+        else:
             wire = wire_of(scope)
             wire.go_on = partial(Stream(self.streams, self.admitted, wire).serve, self.after, receive)
 
@@ -315,6 +327,7 @@ class Stream:
             if not self.ended and self.reader:
                 await self.read_on(self.reader)
         except TooSlow:
+            metrics.streams_dropped.inc()
             logger.info("stream.reader_dropped", agent_run_id=str(self.run_id))
             self.ended = True
             self.wire.abort()

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from services import metrics
 from services.channels import Channels
 from services.known import Counts, Found, Known
 from services.log import logger
@@ -114,6 +115,7 @@ class Cache(Generic[V]):
         seen = await self.read(group, key)
         if seen and seen.value is not None and (value := self.decoded(group, key, seen.value)) is not None:
             self.counts.shared += 1
+            metrics.cache_lookups.labels(self.known.name, "shared").inc()
             return Found(value, group, seen.seconds)
         loaded = await load()
         if loaded is None:

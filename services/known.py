@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from redis.asyncio import Redis
 
+from services import metrics
 from services.background import repeat, stop
 from services.channels import Channels
 from services.log import logger
@@ -75,6 +76,9 @@ class Known(Generic[K, V]):
         self.looking: dict[K, asyncio.Task[V]] = {}
         self.changes = 0
         self.counts = Counts()
+        self.hit, self.miss, self.join = (
+            metrics.cache_lookups.labels(name, result) for result in ("hit", "miss", "joined")
+        )
         self.task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -91,14 +95,18 @@ class Known(Generic[K, V]):
         entry = self.found.get(key)
         if entry and self.clock() < entry.until:
             self.counts.hits += 1
+            self.hit.inc()
             self.found.move_to_end(key)
             return entry.value
         looking = self.looking.get(key)
-        self.counts.joined += looking is not None
+        if looking:
+            self.counts.joined += 1
+            self.join.inc()
         return await asyncio.shield(looking or self.begin(key, look_up))
 
     def begin(self, key: K, look_up: Callable[[], Awaitable[Found[V]]]) -> asyncio.Task[V]:
         self.counts.misses += 1
+        self.miss.inc()
         task = self.looking[key] = asyncio.create_task(self.look(key, look_up), name=f"{self.name}.look_up")
         task.add_done_callback(partial(self.looked, key))
         return task

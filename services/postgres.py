@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import asyncpg
 import orjson
 
+from services import metrics
 from services.log import logger
 from services.settings import PostgresSettings
 
@@ -76,10 +77,25 @@ class TimedConnection(asyncpg.Connection):
             raise
         finally:
             took = perf_counter() - began
+            measure(query, took, failed)
             if took > self.slow_seconds > 0:
                 logger.warning(
                     "postgres.slow_query", query=name_of(query), seconds=round(took, 3), error=failed or None
                 )
+
+
+TIMES = {name: metrics.query_seconds.labels(name) for name in ("select", "insert", "update", "delete", "with", "other")}
+"""By the first word of a statement; looked up once, since there are many."""
+BEGINNING = 40
+
+
+def measure(query: str, seconds: float, failed: str) -> None:
+    operation = next(iter(query[:BEGINNING].split()), "").lower()
+    if operation not in TIMES:
+        operation = "other"
+    TIMES[operation].observe(seconds)
+    if failed and failed != asyncio.CancelledError.__name__:  # nobody waits any more for one that was cancelled
+        metrics.query_errors.labels(operation, failed).inc()
 
 
 def timed_connections(slow_query: timedelta) -> type[TimedConnection]:
@@ -115,6 +131,7 @@ class Pool(asyncpg.Pool):
         return super().acquire(timeout=self.acquire_timeout if timeout is None else timeout)
 
     async def _acquire(self, timeout: float) -> "asyncpg.pool.PoolConnectionProxy":
+        begun = perf_counter()
         async with asyncio.timeout(timeout):
             await self.turns.acquire()
             try:
@@ -122,6 +139,7 @@ class Pool(asyncpg.Pool):
             except BaseException:
                 self.turns.release()
                 raise
+        metrics.pool_wait_seconds.observe(perf_counter() - begun)
         connection._holder._timeout = timeout  # type: ignore[attr-defined] # of its release, as asyncpg notes it
         return connection
 

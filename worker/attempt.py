@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, TypeVar
 
 from agent.context import AgentConfig, RunContext
@@ -30,6 +31,7 @@ class Attempt:
     held: Held
     listed: Listed | None = None
     """The run's list, if it was looked at under this very lock."""
+    claimed_at: float = field(default_factory=monotonic)
     leave: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process drains, or when whoever waits for the run no longer does: hand it over."""
 

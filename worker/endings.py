@@ -10,6 +10,7 @@ from functools import partial
 from agent import charges, thread_manager
 from agent import loop as agent_loop
 from agent.context import RunContext
+from services import metrics
 from services.log import logger
 from services.messages import FencedMessage, Message, NewMessage
 from services.postgres import Unreachable as PostgresUnreachable
@@ -175,6 +176,8 @@ async def hand_over(attempt: Attempt, log: EventLog | None, ending: HandedOver) 
         return Ended("stopped")
     if log:
         log.lose()  # the row keeps this attempt until the next claim: work that did not let go could speak on
+    reason = "parked" if ending.until else "drain" if ending.at_once else "store away"
+    metrics.run_handovers.labels(reason).inc()
     logger.info("run.handed_over", length=length, until=ending.until and ending.until.isoformat())
     return replace(ending, row=row)
 

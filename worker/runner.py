@@ -12,6 +12,7 @@ from structlog.contextvars import bound_contextvars
 from agent import loop as agent_loop
 from agent.context import RunContext, RunFailed, RunParked, RunStopped
 from agent.workflows import engine as workflow_engine
+from services import metrics
 from services.log import logger, telling_of
 from services.postgres import Unreachable as PostgresUnreachable
 from services.postgres import is_misuse
@@ -124,7 +125,16 @@ async def claimed(process: Process, run: Claimable) -> AsyncIterator[Claim | Non
             claim = await claim_and_look(process, run, held)
             if claim is None:
                 logger.info("run.not_claimed")
+            else:
+                count_claim(run, claim.run)
             yield claim
+
+
+def count_claim(before: Claimable, run: Run) -> None:
+    taken_over = isinstance(before, Run) and run.crashes > before.crashes
+    metrics.run_claims.labels("first" if run.attempt == 1 else "takeover" if taken_over else "resumed").inc()
+    if run.attempt == 1:
+        metrics.run_queue_seconds.observe(run.queued.total_seconds())
 
 
 async def claim_and_look(process: Process, run: Claimable, held: Held) -> Claim | None:
@@ -202,6 +212,8 @@ async def see_through(attempt: Attempt) -> Ending:
         log = await opened_log(attempt)
         if log is None:
             return await endings.hand_over(attempt, None, HandedOver())
+        if log.blank:
+            log.due_at = attempt.claimed_at - attempt.run.queued.total_seconds()
         context = attempt.open(log)
         with attempt.process.tracing.attempt(attempt.run) as context.tracer:
             async with losing_with(attempt.held, log):

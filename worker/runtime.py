@@ -22,16 +22,20 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from services import origin, reporting
 from services.billing import gate_of
 from services.http import open_client
+from services.liveness import shown
 from services.log import logger, name_process
+from services.metrics.exposition import Exposition, open_exposition
 from services.projects import wants_network
 from services.runs.naming import requested_by
-from services.runs.stores import open_stores
+from services.runs.sampling import Sampler, keep_sampling
+from services.runs.stores import Stores, open_stores
 from services.sandbox.providers import make_provider
 from services.sandbox.reaper import keep_reaping
 from services.settings import Settings
 from services.tracing import Tracing, open_tracing
 from worker.deliveries import keep_delivering
 from worker.drain import Drain, return_to_queue
+from worker.listener import Listener
 from worker.process import Process
 from worker.sweeper import keep_sweeping
 from worker.watchdog import Watchdog
@@ -96,6 +100,8 @@ class Runtime(dramatiq.Middleware):
         """The life of the process on its loop: stores open, sweeper beating, until it is told to close."""
         self.closing = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(shown(self.settings.metrics.liveness_dir))
+            exposition = stack.enter_context(open_exposition(self.settings.metrics, "worker"))
             tracing = await stack.enter_async_context(open_tracing(self.settings))
             stack.push_async_callback(reporting.flush)
             stores = await stack.enter_async_context(self.stores_once_reachable(tracing))
@@ -105,6 +111,7 @@ class Runtime(dramatiq.Middleware):
             process = Process(self.settings, stores, http, sandboxes, gate_of(self.settings), tracing)
             stack.push_async_callback(process.browser_driver.close)
             _opened.set_result(process)
+            stack.push_async_callback(self.tell_metrics(stores, exposition).close)
             stores.background.spawn(keep_sweeping(stores))
             stores.background.spawn(keep_reaping(sandboxes, stores))
             stores.background.spawn(keep_delivering(process))
@@ -112,6 +119,18 @@ class Runtime(dramatiq.Middleware):
             await self.closing.wait()
         logger.info("worker.closed")
         self.closed.set()
+
+    def tell_metrics(self, stores: Stores, exposition: Exposition) -> Listener:
+        sampler = Sampler(stores)
+
+        async def text() -> bytes:
+            sampler.sample()
+            return await exposition.text()
+
+        listener = Listener(self.settings.metrics, text, exposition.group.folder if exposition.group else None)
+        listener.open()
+        stores.background.spawn(keep_sampling(sampler))
+        return listener
 
     @contextlib.asynccontextmanager
     async def stores_once_reachable(self, tracing: Tracing) -> AsyncIterator[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+from services import metrics
 from services.billing import reserves
 from services.errors import Unavailable
 from services.log import logger
@@ -42,8 +43,10 @@ async def sweep(stores: Stores) -> None:
         try:
             await step(stores)
         except (*PostgresUnreachable, *RedisUnreachable, Unavailable) as error:
+            metrics.sweeper_failures.labels(step.__name__).inc()
             logger.warning("sweeper.step_postponed", step=step.__name__, error=repr(error))
         except Exception:
+            metrics.sweeper_failures.labels(step.__name__).inc()
             logger.exception("sweeper.step_failed", step=step.__name__)
 
 
@@ -151,6 +154,7 @@ async def send(stores: Stores, condition: str, reason: str, *values: object) -> 
     )
     for row in rows:
         run = Run(**row)
+        metrics.sweeper_sent.labels(reason).inc()
         logger.info("sweeper.sent", reason=reason, **about(run))
         stores.dispatch.send_run(run)
 
@@ -178,6 +182,7 @@ async def end(stores: Stores, condition: str, status: str, error: str | None) ->
         return
     attempts = [(row["id"], row["attempt"]) for row in rows]
     for run in await lifecycle.end_all_from_outside(stores.pool, attempts, status, error=error):
+        metrics.sweeper_ended.labels("expired" if error else "stopped").inc()
         logger.info("sweeper.ended", status=run.status, **about(run))
         stores.background.spawn(closing.close_from_outside(stores, run))
 
@@ -193,6 +198,7 @@ async def close_cut(stores: Stores) -> None:
         stores.settings.runs.close_after,
     )
     for run in await lifecycle.take_up_closings(stores.pool, [Run(**row) for row in rows]) if rows else ():
+        metrics.sweeper_ended.labels("end was cut").inc()
         logger.info("sweeper.closing", status=run.status, **about(run))
         stores.background.spawn(closing.close_from_outside(stores, run))
 

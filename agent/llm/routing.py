@@ -5,16 +5,20 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from time import perf_counter
+from typing import Self
 
 from httpx2 import AsyncClient
 
 from agent.catalog import PROVIDERS, Provider, resolve_model, split
 from agent.context import ContextTooLong, RunFailed
 from agent.llm import anthropic_dialect, demo, openai_dialect
-from agent.llm.chunk import Chunk
+from agent.llm.chunk import Chunk, Usage
 from agent.llm.errors import sentence, too_long, wait_before_retry
 from agent.llm.failures import CallFailed
 from agent.llm.request import ModelRequest
+from agent.models import family
+from services import metrics
 from services.errors import Unprocessable
 from services.log import logger
 from services.settings import Settings
@@ -31,9 +35,40 @@ async def stream(settings: Settings, http: AsyncClient, request: ModelRequest) -
     named = replace(request, model=check_name(settings, request.model))
     prefix, _ = split(named.model)
     answer = demo.stream(named) if prefix == "demo" else ask_provider(settings, http, PROVIDERS[prefix], named)
-    async with aclosing(answer):
-        async for chunk in answer:
-            yield chunk
+    with Measure(prefix, family(named.model)) as measure:
+        async with aclosing(answer):
+            async for chunk in answer:
+                if measure.waits:
+                    measure.hear(chunk)
+                if chunk.usage:
+                    measure.usage = chunk.usage
+                yield chunk
+        measure.outcome = "ok"
+
+
+class Measure:
+    """One call: how long it took until the model said something and until the end, and its tokens."""
+
+    def __init__(self, *labels: str) -> None:
+        self.labels, self.begun = labels, perf_counter()
+        self.waits, self.outcome = True, "failed"
+        self.usage: Usage | None = None
+
+    def hear(self, chunk: Chunk) -> None:
+        if chunk.speaks:
+            self.waits = False
+            metrics.model_first_seconds.labels(*self.labels).observe(perf_counter() - self.begun)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        if kind and issubclass(kind, (GeneratorExit, asyncio.CancelledError)):
+            self.outcome = "left"  # nobody wanted the rest
+        metrics.model_call_seconds.labels(*self.labels, self.outcome).observe(perf_counter() - self.begun)
+        for name, tokens in (self.usage.counted() if self.usage else {}).items():
+            if name != "total_tokens":
+                metrics.model_tokens.labels(*self.labels, name.removesuffix("_tokens")).inc(tokens)
 
 
 def check_name(settings: Settings, name: str) -> str:

@@ -12,8 +12,10 @@ from redis.exceptions import RedisError
 
 from api.deps import ResourcesDep
 from api.errors import Unreachable
+from services import schema
 from services.errors import Unavailable
 from services.runs.shards import Shard, Shards
+from services.schema import SchemaBehind
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -43,15 +45,19 @@ async def alive(resources: ResourcesDep) -> Alive:
 
 @router.get("/ready", responses={503: {"model": Readiness}})
 async def ready(resources: ResourcesDep, response: Response) -> Readiness:
-    """Each dependency and its latency; 503 when one is down. Of several Redis servers one that answers will do."""
+    """Each dependency and its latency; 503 when one is down, or the schema is older than the code.
+
+    Of several Redis servers one that answers will do.
+    """
     stores = resources.stores
-    postgres, broker, *servers = await asyncio.gather(
+    postgres, migrations, broker, *servers = await asyncio.gather(
         check("Postgres", resources.pool.fetchval("SELECT 1")),
+        check("Postgres", schema.require_current(resources.pool)),
         check("The message broker", stores.dispatch.ping(DEADLINE_SECONDS)),
         *(check("Redis", shard.redis.ping()) for shard in stores.shards.each),
     )
     redis = {label(stores.shards, shard): found for shard, found in zip(stores.shards.each, servers, strict=True)}
-    ok = postgres.ok and broker.ok and any(server.ok for server in servers)
+    ok = postgres.ok and migrations.ok and broker.ok and any(server.ok for server in servers)
     whole = ok and all(server.ok for server in servers)
     if not ok:
         response.status_code = 503
@@ -60,7 +66,7 @@ async def ready(resources: ResourcesDep, response: Response) -> Readiness:
         status="ok" if whole else "degraded" if ok else "unavailable",
         timestamp=datetime.now(UTC),
         instance_id=resources.stores.instance_id,
-        dependencies={"postgres": postgres, **redis, "broker": broker},
+        dependencies={"postgres": postgres, "migrations": migrations, **redis, "broker": broker},
     )
 
 
@@ -76,6 +82,8 @@ async def check(name: str, question: Awaitable[Any]) -> Dependency:
             await question
     except TimeoutError:
         error = f"{name} did not answer within {DEADLINE_SECONDS:g} s."
+    except SchemaBehind as behind:
+        error = str(behind)
     except (Unavailable, RedisError, *Unreachable):
         error = f"{name} cannot be reached."
     return Dependency(ok=error is None, latency_ms=round((perf_counter() - started) * 1000, 1), error=error)

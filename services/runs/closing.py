@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 from redis.exceptions import ResponseError
 from structlog.contextvars import bound_contextvars
 
-from services import messages, text_tokens
+from services import messages, metrics, text_tokens
 from services.billing import gate_of
 from services.billing.calls import Charge
 from services.log import logger
@@ -34,6 +34,9 @@ async def say_last(stores: Stores, log: EventLog, run: Run, *before: Event) -> N
     last = events.last_event(run.status, run.error)
     start = [events.opening(run.id, run.began_at)] if log.blank else []
     await log.close(last, *start, *before, events.status("thread_run_end", run.id))
+    metrics.run_ends.labels(run.status).inc()
+    if run.started_at and run.completed_at:
+        metrics.run_duration_seconds.labels(run.status).observe((run.completed_at - run.started_at).total_seconds())
     await control.announce_end(stores.of(run.id).redis, run.id, run.status)
 
 

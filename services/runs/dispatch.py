@@ -9,7 +9,7 @@ from uuid import UUID
 from dramatiq import Message
 from structlog.contextvars import bound_contextvars
 
-from services import origin
+from services import metrics, origin
 from services.background import repeat, stop
 from services.broker import RUN_QUEUE, queue_length, run_message, workflow_message
 from services.log import logger
@@ -56,6 +56,7 @@ class Dispatch:
         with bound_contextvars(**about(run)):
             handed_over = self.publisher.send(message, confirmed)
             if not handed_over:
+                metrics.messages_sent.labels("outbox full").inc()
                 sending.over(failed=True)
                 logger.warning("run.not_sent", reason="the outbox is full")
         return handed_over
@@ -69,6 +70,7 @@ class Dispatch:
         await self.publisher.ping(timeout_seconds)
 
     def take_note(self, run: Run, sent: bool) -> None:
+        metrics.messages_sent.labels("sent" if sent else "failed").inc()
         if sent:
             self.confirmed[run.id] = run.message_tried_at
             self.news.set()

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from time import monotonic
 from uuid import UUID
 
+from services import metrics
 from services.redis import bulk
 from services.runs import events as shapes
 from services.runs import keys
@@ -30,7 +32,7 @@ class EventLog:
     """
 
     __slots__ = (
-        "appended_since_archive", "archived", "awaited", "closed", "closing", "ended", "failure", "fence",
+        "appended_since_archive", "archived", "awaited", "closed", "closing", "due_at", "ended", "failure", "fence",
         "length", "lock", "max_event_bytes", "max_events", "max_log_bytes", "max_tail_bytes", "moved", "news", "notify",
         "owner", "pending", "pending_bytes", "refused_since", "repairing", "reserved", "responses", "sealed",
         "sequence", "settings", "spoken_keys", "spoken_owner", "tail", "tail_bytes", "thread_id", "written_bytes",
@@ -67,6 +69,8 @@ class EventLog:
         self.closed = asyncio.Event()
         self.awaited = False
         """Whether somebody waits until all that was said is appended."""
+        self.due_at: float | None = None
+        """Of a log that begins: since when its first event is waited for (monotonic)."""
         self.failure: Exception | None = None
         self.refused_since: float | None = None
         self.repairing = False
@@ -164,6 +168,9 @@ class EventLog:
         self.add_to_tail(taken, size)
         self.refused_since = None
         self.awaited = self.awaited and bool(self.pending)
+        if self.due_at is not None:
+            metrics.run_first_event_seconds.observe(monotonic() - self.due_at)
+            self.due_at = None
         self.moved.set()
 
     def extend(self, events: Sequence[bytes]) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from services import metrics
 from services.background import Background
 from services.log import logger
 from services.postgres import Pool
@@ -231,6 +232,7 @@ class Leases:
     def lose(self, held: Held, reason: str) -> None:
         if not held.lost.is_set():
             logger.warning("lease.lost", agent_run_id=str(held.fence.run_id), attempt=held.fence.attempt, reason=reason)
+            metrics.lease_losses.labels(reason).inc()
             held.lost.set()
 
     def keys(self, fence: Fence) -> list[str]:

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, cast
 from uuid import UUID
 
 from redis import exceptions
 
+from services import metrics
 from services.background import Background, repeat, stop
 from services.log import logger
 from services.postgres import Pool
@@ -213,15 +215,19 @@ class LogWriter:
 
     async def push(self, logs: list[EventLog]) -> bool:
         """One append for each log, all in one round trip; False when Redis was not reached or took nothing."""
-        batches = self.batches(logs)
+        batches, begun = self.batches(logs), monotonic()
         try:
             verdicts = await self.append(batches)
         except RedisUnreachable as error:
             logger.warning("log.redis_unreachable", error=repr(error))
             self.notify_all(log for log, _ in batches)
             return False
+        metrics.append_seconds.observe(monotonic() - begun)
+        appended = 0
         for (log, batch), verdict in zip(batches, verdicts, strict=True):
             self.take_verdict(log, len(batch), verdict)
+            appended += len(batch) if verdict == b"ok" else 0
+        metrics.events_appended.inc(appended)
         full = [verdict for verdict in verdicts if isinstance(verdict, RedisUnreachable)]
         if full:
             logger.warning("log.redis_full", count=len(full), error=repr(full[0]))
@@ -404,6 +410,7 @@ class LogWriter:
         stored = await archive.store(self.pool, [block for _, block in pairs]) if pairs else set()
         for log, block in pairs:
             if (log.fence.run_id, log.fence.attempt) in stored:
+                metrics.events_archived.inc(len(block.events))
                 log.archived_block(block)
                 self.leave_closed(log)
             else:

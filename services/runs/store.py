@@ -53,6 +53,12 @@ class Run:
     updated_at: datetime
 
     @property
+    def queued(self) -> timedelta:
+        """How long it was due before it was first claimed."""
+        due = max(self.created_at, self.not_before or self.created_at)
+        return max((self.started_at or due) - due, timedelta(0))
+
+    @property
     def worked(self) -> timedelta:
         """How long it has been at work, as of its last change: what it was set aside for is not counted."""
         return self.updated_at - (self.started_at or self.updated_at) - self.waited

@@ -142,6 +142,10 @@ class Reader:
         return end is not None and self.cursor < end
 
     @property
+    def events_behind(self) -> int:
+        return max((self.tail.end or 0) - self.cursor, 0)
+
+    @property
     def finished(self) -> bool:
         """Whether there is nothing more to come: it has read the last event, or was beyond it."""
         if not self.over and self.tail.over and not self.behind:

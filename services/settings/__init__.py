@@ -28,6 +28,7 @@ from services.settings.deployment import (
     SentrySettings,
 )
 from services.settings.limits import LimitSettings
+from services.settings.metrics import MetricsSettings
 from services.settings.production import refusals
 from services.settings.redis_urls import database_address, with_next_database
 from services.settings.runs import RunSettings, StreamSettings
@@ -47,6 +48,7 @@ __all__ = [
     "LimitSettings",
     "LogSettings",
     "McpSettings",
+    "MetricsSettings",
     "ModelSettings",
     "OpenTelemetrySettings",
     "OutgoingSettings",
@@ -95,6 +97,7 @@ class Settings(BaseModel):
     opentelemetry: OpenTelemetrySettings = Field(default_factory=OpenTelemetrySettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     previews: PreviewSettings = Field(default_factory=PreviewSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @property

@@ -2,12 +2,15 @@ from datetime import datetime
 from unittest.mock import AsyncMock
 
 import pytest
+from alembic.script import ScriptDirectory
 from fastapi import FastAPI
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from api.app import create_app
+from services import schema
 from services.errors import Unavailable
+from services.postgres import Pool
 from services.settings import Settings
 from tests.api.conftest import Person
 
@@ -23,7 +26,7 @@ async def test_ready_tells_the_latency_of_each_dependency(nobody: Person) -> Non
     answer = await nobody.get("/health/ready")
     assert answer.status_code == 200
     dependencies = answer.json()["dependencies"]
-    assert set(dependencies) == {"postgres", "redis", "broker"}
+    assert set(dependencies) == {"postgres", "migrations", "redis", "broker"}
     assert all(it["ok"] and it["latency_ms"] >= 0 and it["error"] is None for it in dependencies.values())
 
 
@@ -42,7 +45,7 @@ async def test_of_several_redis_servers_each_is_shown_and_one_that_answers_will_
     assert answer.status_code == code
     assert answer.json()["status"] == status
     dependencies = answer.json()["dependencies"]
-    assert set(dependencies) == {"postgres", "redis north", "redis south", "broker"}
+    assert set(dependencies) == {"postgres", "migrations", "redis north", "redis south", "broker"}
     assert [dependencies[name]["ok"] for name in ("redis north", "redis south")] == [away == 1, False]
 
 
@@ -57,3 +60,22 @@ async def test_a_dependency_that_is_down_makes_it_503_with_a_sentence(
     assert dependencies["broker"]["error"] == "The message broker cannot be reached."
     assert dependencies["postgres"]["ok"]
     assert dependencies["redis"]["ok"]
+
+
+async def test_a_schema_that_is_older_than_the_code_makes_it_503_and_a_newer_one_does_not(
+    nobody: Person, pool: Pool
+) -> None:
+    for there, code in (("0001", 503), ("9999", 200)):
+        await pool.execute("UPDATE alembic_version SET version_num = $1", there)
+        answer = await nobody.get("/health/ready")
+        assert answer.status_code == code
+        assert answer.json()["dependencies"]["migrations"]["ok"] is (code == 200)
+    await pool.execute("UPDATE alembic_version SET version_num = $1", "0001")
+    error = (await nobody.get("/health/ready")).json()["dependencies"]["migrations"]["error"]
+    assert error == f"The schema is at 0001, and {schema.NEEDED} is needed: run python -m migrations."
+    await pool.execute("UPDATE alembic_version SET version_num = $1", schema.NEEDED)
+
+
+def test_what_is_needed_is_the_newest_migration() -> None:
+    scripts = ScriptDirectory(str(schema.VERSIONS.parent))
+    assert scripts.get_current_head() == schema.NEEDED

@@ -1,0 +1,127 @@
+"""What only the database knows of all runs, as metrics: read when somebody asks, and cheap with a million rows."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from services import metrics
+from services.log import logger
+from services.postgres import Pool, Unreachable
+from services.runs.store import LIVE, PHASE
+
+CACHE_SECONDS = 5.0
+READ_SECONDS = 4.0
+SETTLED_AFTER = timedelta(minutes=2)
+"""No statement is under way for so long (POSTGRES_STATEMENT_TIMEOUT): of what ended before, all is committed."""
+RECOUNT_SECONDS = 600.0
+"""Until deletions of what ended long ago are noticed."""
+NEVER = datetime.min.replace(tzinfo=UTC)
+FINAL = ("completed", "failed", "stopped")
+PHASES = ("waiting", "queued", "running", "stopping")
+
+ENDED = """
+SELECT status, completed_at <= now() - $2::interval AS settled, now() - $2::interval AS horizon, count(*) AS count
+FROM agent_runs WHERE completed_at > $1 GROUP BY 1, 2
+"""
+"""Along the index agent_runs_ended alone."""
+
+UNFINISHED = f"""
+SELECT phase, count(*) AS count, coalesce(extract(epoch FROM now() - min(since)), 0)::float8 AS age FROM (
+    SELECT {PHASE} AS phase, greatest(created_at, not_before, CASE WHEN attempt > 0 THEN updated_at END) AS since
+    FROM agent_runs AS run WHERE {LIVE}
+) AS live GROUP BY phase
+"""
+
+OTHERS = """
+SELECT (SELECT count(*) FROM agent_runs WHERE completed_at IS NOT NULL AND closed_at IS NULL) AS unclosed,
+       (SELECT count(*) FROM removals) AS removals,
+       (SELECT coalesce(extract(epoch FROM now() - min(heartbeat_at)), 0)::float8
+        FROM agent_runs WHERE status = 'running') AS silence
+"""
+
+
+@dataclass
+class Settled:
+    """How many runs ended before `horizon`, by status, as they were counted since `counted_at`."""
+
+    counted_at: float = float("-inf")
+    horizon: datetime = NEVER
+    by_status: Counter[str] = field(default_factory=Counter)
+
+
+class Tally:
+    """Read at most once in five seconds, by one at a time; what cannot be read is left out."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.settled = Settled()
+        self.lock = asyncio.Lock()
+        self.read_at = float("-inf")
+        self.families: list[Metric] = []
+
+    async def read(self) -> list[Metric]:
+        """Never raises, and takes four seconds at most."""
+        async with self.lock:
+            if monotonic() - self.read_at > CACHE_SECONDS:
+                self.families = await self.read_in_time()
+                self.read_at = monotonic()
+            return self.families
+
+    async def read_in_time(self) -> list[Metric]:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await self.look()
+        except Unreachable as error:
+            logger.warning("tally.postgres_unreachable", error=repr(error))
+            metrics.scrape_errors.inc()
+            return [single("database_up", "Whether Postgres told what it knows of runs.", 0)]
+
+    async def look(self) -> list[Metric]:
+        ended = await self.count_ended()
+        live = {row["phase"]: row for row in await self.pool.fetch(UNFINISHED)}
+        [others] = await self.pool.fetch(OTHERS)
+        phases = {phase: live[phase]["count"] if phase in live else 0 for phase in PHASES}
+        queued = live.get("queued")
+        return [
+            single("database_up", "Whether Postgres told what it knows of runs.", 1),
+            by("runs_ended", "Runs in the database that have ended.", "status", ended),
+            by("runs_unfinished", "Runs in the database that have not ended.", "phase", phases),
+            single("queued_runs", "Runs that a worker could begin now.", phases["queued"]),
+            single(
+                "queued_run_age_seconds",
+                "Since when the longest queued could be begun.",
+                queued["age"] if queued else 0,
+            ),
+            single("runs_unclosed", "Runs that have ended and whose logs are not complete.", others["unclosed"]),
+            single("run_silence_seconds", "Since the oldest heartbeat of a running run.", others["silence"]),
+            single("removals", "Deletions that are not finished outside of Postgres.", others["removals"]),
+        ]
+
+    async def count_ended(self) -> dict[str, int]:
+        """By status, exactly; only what ended in the last minutes is counted again."""
+        before = self.settled
+        if monotonic() - before.counted_at > RECOUNT_SECONDS:
+            before = Settled(monotonic())
+        rows = await self.pool.fetch(ENDED, before.horizon, SETTLED_AFTER)
+        settled, fresh = Counter(before.by_status), Counter[str]()
+        for row in rows:
+            (settled if row["settled"] else fresh)[row["status"]] += row["count"]
+        horizon = max([before.horizon, *(row["horizon"] for row in rows)])
+        self.settled = Settled(before.counted_at, horizon, settled)
+        return {status: settled[status] + fresh[status] for status in FINAL}
+
+
+def single(name: str, says: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"longrun_{name}", says, value=value)
+
+
+def by(name: str, says: str, label: str, values: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(f"longrun_{name}", says, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family
