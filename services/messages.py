@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import UUID, uuid4
 
@@ -75,6 +75,7 @@ WIDTH = len(NAMES)
 LAST_POSITION = 2**63 - 1
 NEWER_ROWS = 1000
 IMAGES_AT_ONCE = 5
+REMOVED_AT_ONCE = 500
 PAGE_BYTES = 16 * 1024 * 1024
 """What a page may hold, however many messages were asked for: it is read and written on the event loop."""
 PLAIN_SIZE = "CASE WHEN pg_column_compression({0}) IS NULL THEN pg_column_size({0}) ELSE octet_length({0}::text) END"
@@ -373,3 +374,49 @@ async def delete(conn: Connection, thread_id: UUID, message_id: UUID) -> bool:
         "DELETE FROM messages WHERE thread_id = $1 AND message_id = $2 RETURNING true", thread_id, message_id
     )
     return deleted is not None
+
+
+QUIET_THREADS = """
+SELECT thread_id FROM threads AS thread WHERE thread_id = ANY($1) AND NOT EXISTS (
+    SELECT FROM agent_runs AS run
+    WHERE run.project_id = thread.project_id AND run.thread_id = thread.thread_id
+      AND run.status IN ('queued', 'running')
+) AND NOT EXISTS (
+    SELECT FROM agent_runs AS run
+    WHERE run.thread_id = thread.thread_id AND run.completed_at IS NOT NULL AND run.closed_at IS NULL
+)
+"""
+"""Those of the threads in $1 that have no run which is live, waits for its time, or has not said its last words."""
+
+
+async def count_old(conn: Connection, age: timedelta) -> int:
+    """How many messages are older than `age`, in threads that are in use as well."""
+    query = "SELECT count(*) FROM messages WHERE created_at < now() - $1::interval"
+    return int(await conn.fetchval(query, age, timeout=LONG_SECONDS))
+
+
+async def remove_old(conn: Connection, age: timedelta, after: datetime | None) -> tuple[int, datetime | None]:
+    """Remove some messages older than `age`, the oldest behind `after` first; to be committed.
+
+    How many, and behind which to go on (None: there are no more). Those of a thread that is in use, or locked, stay.
+    """
+    found = await conn.fetch(
+        f"""
+        SELECT message_id, thread_id, created_at FROM messages
+        WHERE created_at < now() - $1::interval AND ($2::timestamptz IS NULL OR created_at > $2)
+        ORDER BY created_at LIMIT {REMOVED_AT_ONCE}
+        """,
+        age,
+        after,
+    )
+    if not found:
+        return 0, None
+    # No run can be started in a thread whose row is locked so; whether there is one is to be seen after that.
+    locked = await conn.fetch(
+        "SELECT thread_id FROM threads WHERE thread_id = ANY($1) FOR UPDATE SKIP LOCKED",
+        list({row["thread_id"] for row in found}),
+    )
+    quiet = {row["thread_id"] for row in await conn.fetch(QUIET_THREADS, [row["thread_id"] for row in locked])}
+    old = [row["message_id"] for row in found if row["thread_id"] in quiet]
+    await conn.execute("DELETE FROM messages WHERE message_id = ANY($1)", old)
+    return len(old), found[-1]["created_at"] if len(found) == REMOVED_AT_ONCE else None

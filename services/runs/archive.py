@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain
 from struct import Struct
 from uuid import UUID
 
-from services.postgres import Executor
+from services.postgres import LONG_SECONDS, Connection, Executor
 from services.runs.fence import Fence
 
 LENGTH = Struct(">I")
@@ -14,6 +15,11 @@ FIRST_EVENTS = 256
 """How many ids are reserved beyond a log's end at least."""
 BLOCK_BYTES = 1024 * 1024
 """A block is closed at this size, so that a reader of one event never loads much more."""
+RUNS_AT_ONCE = 50
+BLOCKS_AT_ONCE = 200
+"""Of a deletion: a statement of at most 200 MiB, which is half a second's work."""
+OLD = "closed_at IS NOT NULL AND events_removed_at IS NULL AND completed_at < now() - $1::interval"
+"""Of runs: that nobody appends to their logs any more, which have not been removed and ended so long ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,52 @@ async def size(conn: Executor, run_id: UUID) -> int:
         "SELECT sum(octet_length(events)) FROM agent_run_event_blocks WHERE agent_run_id = $1", run_id
     )
     return int(total or 0)
+
+
+async def count_old(conn: Connection, age: timedelta) -> int:
+    """How many blocks belong to runs that ended longer than `age` ago."""
+    query = f"SELECT count(*) FROM agent_run_event_blocks JOIN agent_runs ON id = agent_run_id WHERE {OLD}"
+    return int(await conn.fetchval(query, age, timeout=LONG_SECONDS))
+
+
+async def remove_old(conn: Connection, age: timedelta) -> tuple[int, bool]:
+    """Remove some blocks of runs that ended longer than `age` ago, the longest ago first; to be committed.
+
+    How many, and whether there may be more. A run that is locked is left for the next time.
+    """
+    rows = await conn.fetch(
+        f"""
+        SELECT id FROM agent_runs WHERE {OLD} ORDER BY completed_at LIMIT {RUNS_AT_ONCE}
+        FOR NO KEY UPDATE SKIP LOCKED
+        """,
+        age,
+    )
+    run_ids = [row["id"] for row in rows]
+    removed = await remove_blocks(conn, run_ids)
+    await conn.execute(
+        """
+        UPDATE agent_runs SET events_removed_at = now()
+        WHERE id = ANY($1) AND NOT EXISTS (SELECT FROM agent_run_event_blocks WHERE agent_run_id = id)
+        """,
+        run_ids,
+    )
+    return removed, len(rows) == RUNS_AT_ONCE or removed == BLOCKS_AT_ONCE
+
+
+async def remove_blocks(conn: Connection, run_ids: Sequence[UUID]) -> int:
+    """Remove up to BLOCKS_AT_ONCE blocks of runs that are closed; how many they were."""
+    rows = await conn.fetch(
+        """
+        DELETE FROM agent_run_event_blocks AS block USING (
+            SELECT agent_run_id, first_id FROM agent_run_event_blocks WHERE agent_run_id = ANY($1)
+            ORDER BY agent_run_id, first_id LIMIT $2
+        ) AS old
+        WHERE block.agent_run_id = old.agent_run_id AND block.first_id = old.first_id RETURNING true
+        """,
+        run_ids,
+        BLOCKS_AT_ONCE,
+    )
+    return len(rows)
 
 
 def reserve(length: int, reserved: int, appended: int) -> int:

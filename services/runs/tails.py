@@ -216,7 +216,7 @@ class Tails:
             if not found:
                 found = await archive.read(self.pool, tail.run_id, first_id, blocks=1)
         if not found and tail.over and not tail.gone:
-            await self.check_expired(tail)
+            await self.check_expired(tail, first_id)
         if not found and tail.expired:
             return tail.last
         if not found:
@@ -269,15 +269,18 @@ class Tails:
                 else:
                     break
 
-    async def check_expired(self, tail: Tail) -> None:
-        """Only the row may say that events are gone: closed, and no block of it left."""
+    async def check_expired(self, tail: Tail, first_id: int) -> None:
+        """Only the row may say that events are gone: closed, and no block of it that holds the one that is wanted."""
         tail.expired = (
             await self.pool.fetchval(
                 """
-            SELECT closed_at IS NOT NULL AND NOT EXISTS (SELECT FROM agent_run_event_blocks WHERE agent_run_id = id)
+            SELECT closed_at IS NOT NULL AND NOT EXISTS (
+                SELECT FROM agent_run_event_blocks
+                WHERE agent_run_id = id AND first_id <= $2 AND first_id + event_count > $2)
             FROM agent_runs WHERE id = $1
             """,
                 tail.run_id,
+                first_id,
             )
             is not False
         )

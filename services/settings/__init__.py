@@ -31,6 +31,7 @@ from services.settings.limits import LimitSettings
 from services.settings.metrics import MetricsSettings
 from services.settings.production import refusals
 from services.settings.redis_urls import database_address, with_next_database
+from services.settings.retention import RetentionSettings
 from services.settings.runs import RunSettings, StreamSettings
 from services.settings.section import parse_duration
 from services.settings.stores import BrokerSettings, PostgresSettings, RedisSettings
@@ -56,6 +57,7 @@ __all__ = [
     "PreviewSettings",
     "Price",
     "RedisSettings",
+    "RetentionSettings",
     "RunSettings",
     "SandboxSettings",
     "SearchSettings",
@@ -80,6 +82,7 @@ class Settings(BaseModel):
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     runs: RunSettings = Field(default_factory=RunSettings)
     streams: StreamSettings = Field(default_factory=StreamSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
