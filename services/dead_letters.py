@@ -84,19 +84,30 @@ class Box(Protocol):
 
 @contextmanager
 def open_box(settings: Settings, queue: str) -> Iterator[Box]:
-    """The dead letters of `queue` (its name with or without `.XQ`).
+    """The dead letters of `queue` (its name with or without `.XQ`). Raises: as `answering`."""
+    queue = q_name(queue)
+    with answering(settings, queue) as broker:
+        if isinstance(broker, Rabbit):
+            with pika.BlockingConnection(broker.parameters) as connection:
+                yield box_of(connection, queue)
+        else:
+            yield box_of(broker, queue)
+
+
+def box_of(opened: pika.BlockingConnection | RedisQueues, queue: str) -> Box:
+    """Of a broker that answers."""
+    return RedisBox(opened, queue) if isinstance(opened, RedisQueues) else RabbitBox(opened, queue)
+
+
+@contextmanager
+def answering(settings: Settings, queue: str) -> Iterator[Rabbit | RedisQueues]:
+    """The broker, for whoever asks about `queue`.
 
     Raises: NotFound for a queue that RabbitMQ does not have (on Redis every name is one), Unavailable when the
     broker does not answer.
     """
-    broker = cast(Rabbit | RedisQueues, make_broker(settings))
-    queue = q_name(queue)
     try:
-        if isinstance(broker, Rabbit):
-            with pika.BlockingConnection(broker.parameters) as connection:
-                yield RabbitBox(connection, queue)
-        else:
-            yield RedisBox(broker, queue)
+        yield cast(Rabbit | RedisQueues, make_broker(settings))
     except pika.exceptions.UnroutableError as error:
         raise NotFound(f"The message broker has no queue to send to again: {queue!r} or its delayed half.") from error
     except pika.exceptions.ChannelClosedByBroker as error:

@@ -36,7 +36,9 @@ from services.tracing import Tracing, open_tracing
 from worker.deliveries import keep_delivering
 from worker.drain import Drain, return_to_queue
 from worker.listener import Listener
+from worker.presence import keep_present
 from worker.process import Process
+from worker.retention import keep_removing_old
 from worker.sweeper import keep_sweeping
 from worker.watchdog import Watchdog
 
@@ -79,12 +81,14 @@ class Runtime(dramatiq.Middleware):
         self.drain: Drain | None = None
         self.closing: asyncio.Event | None = None
         self.closed = threading.Event()
+        self.slots = 0
+        """Runs at a time."""
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         if worker.worker_threads < 2:
             raise MiddlewareError("--threads must be at least 2: one thread stays free for short actors")
         # Runs take all threads but one; a queue of runs never waits in a process that has no slot for it (TRAPS 10).
-        worker.queue_prefetch = worker.worker_threads - 1
+        worker.queue_prefetch = self.slots = worker.worker_threads - 1
         worker.worker_timeout = IDLE_POLL_MS[self.settings.broker.kind]
         self.thread = LoopThread()
         self.thread.start(timeout=5.0)
@@ -115,6 +119,8 @@ class Runtime(dramatiq.Middleware):
             stores.background.spawn(keep_sweeping(stores))
             stores.background.spawn(keep_reaping(sandboxes, stores))
             stores.background.spawn(keep_delivering(process))
+            stores.background.spawn(keep_removing_old(stores))
+            stores.background.spawn(keep_present(process, self.slots))
             logger.info("worker.ready", instance_id=stores.instance_id)
             await self.closing.wait()
         logger.info("worker.closed")

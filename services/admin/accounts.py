@@ -1,21 +1,23 @@
-"""`accounts tier`, `credits grant | show | ledger`: what accounts may use, and what they have."""
+"""`accounts list | show | tier`, `credits grant | show | ledger`: what accounts may use, and what they have."""
 
 import argparse
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 from uuid import UUID
 
-from services import accounts
+from services import account_overview, accounts
+from services.account_overview import SeenAccount
 from services.accounts import Account
+from services.admin.arguments import add_json, positive
+from services.admin.opened import on_pool
 from services.admin.output import Output
 from services.billing import ledger
 from services.billing.ledger import Entry, Standing
 from services.billing.prices import MICRO
-from services.errors import NotFound, Unavailable, Unprocessable
-from services.postgres import Connection, Unreachable, open_pool, transaction
+from services.errors import NotFound, Unprocessable
+from services.postgres import Connection, Pool, transaction
 from services.settings import Settings
 
 T = TypeVar("T")
@@ -25,8 +27,16 @@ MOST_CREDITS = Decimal(1_000_000_000)
 
 
 def add(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    group = groups.add_parser("accounts", help="tiers of accounts", description=__doc__)
+    group = groups.add_parser("accounts", help="accounts and their tiers", description=__doc__)
     commands = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listing = commands.add_parser("list", help="newest first")
+    listing.add_argument("--search", default="", help="a part of the name, or the beginning of the id")
+    listing.add_argument("--limit", type=positive, default=LISTED, help=f"at most so many ({LISTED})")
+    listing.set_defaults(run=list_accounts)
+    showing = commands.add_parser("show", help="one, and how much it has")
+    add_account(showing)
+    showing.set_defaults(run=show_account)
+    add_json(listing)
     placing = commands.add_parser("tier", help="put an account into a tier of BILLING_TIERS")
     add_account(placing)
     placing.add_argument("tier", metavar="TIER", help="- for the default one, whichever that is")
@@ -67,6 +77,40 @@ def amount(text: str) -> int:
     if not micros.is_finite() or micros != micros.to_integral_value() or not 0 < abs(micros) <= MOST_CREDITS * MICRO:
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount of whole micro-credits other than 0")
     return int(micros)
+
+
+def list_accounts(settings: Settings, options: argparse.Namespace, output: Output) -> int:
+    found = on_pool(settings, lambda pool: account_overview.list_accounts(pool, options.search, options.limit))
+    tell_accounts(options, output, found)
+    return 0
+
+
+def show_account(settings: Settings, options: argparse.Namespace, output: Output) -> int:
+    async def act(conn: Connection, account: Account) -> SeenAccount | None:
+        return await account_overview.get(conn, account.account_id)
+
+    _, seen = run(settings, options, act)
+    tell_accounts(options, output, [seen] if seen else [])
+    return 0
+
+
+def tell_accounts(options: argparse.Namespace, output: Output, found: list[SeenAccount]) -> None:
+    if options.json:
+        output.document({"accounts": [{**asdict(seen), "balance": in_words(seen.balance)} for seen in found]})
+        return
+    rows = [
+        (
+            str(seen.account_id),
+            seen.name,
+            "person" if seen.personal else "team",
+            seen.tier or "default",
+            in_words(seen.balance),
+            *map(str, (seen.live_runs, seen.projects, seen.members, seen.keys)),
+        )
+        for seen in found
+    ]
+    columns = ("account", "name", "kind", "tier", "credits", "live runs", "projects", "members", "keys")
+    output.table("Accounts" if rows else "No such account", columns, rows)
 
 
 def place(settings: Settings, options: argparse.Namespace, output: Output) -> int:
@@ -145,19 +189,12 @@ def run(
 ) -> tuple[Account, T]:
     """Raises: NotFound for the account; Unavailable."""
 
-    async def whole() -> tuple[Account, T]:
-        pool = await open_pool(settings.postgres, min_size=0)
-        try:
-            async with transaction(pool) as conn:
-                account = await account_of(conn, options.account)
-                return account, await act(conn, account)
-        finally:
-            await pool.close()
+    async def whole(pool: Pool) -> tuple[Account, T]:
+        async with transaction(pool) as conn:
+            account = await account_of(conn, options.account)
+            return account, await act(conn, account)
 
-    try:
-        return asyncio.run(whole())
-    except Unreachable as error:
-        raise Unavailable("Postgres cannot be reached.") from error
+    return on_pool(settings, whole)
 
 
 async def account_of(conn: Connection, named: str) -> Account:

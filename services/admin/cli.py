@@ -8,16 +8,21 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from services import settings
-from services.admin import accounts, dead_letters, limits, secret_keys
+from services.admin import accounts, dead_letters, keys, limits, queues, retention, runs, secret_keys, workers
 from services.admin.output import Output
 from services.errors import AppError
 
 GROUPS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
+    runs.add,
+    workers.add,
+    queues.add,
     dead_letters.add,
-    limits.add,
-    secret_keys.add,
     accounts.add,
     accounts.add_credits,
+    limits.add,
+    keys.add,
+    secret_keys.add,
+    retention.add,
 )
 INTERRUPTED = 130
 

@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+from services.admin.arguments import duration, positive
 from services.admin.output import Output, ago, without_secrets
 from services.dead_letters import QUEUES, Box, DeadLetter, address, open_box
-from services.settings import Settings, parse_duration
+from services.settings import Settings
 
 LISTED = 20
 SCANNED = 10_000
@@ -254,16 +255,3 @@ def about(letter: DeadLetter) -> str:
 
 def queues(options: argparse.Namespace) -> list[str]:
     return options.queue or list(QUEUES)
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
-    return int(text)
-
-
-def duration(text: str) -> timedelta:
-    age = parse_duration(text)
-    if not isinstance(age, timedelta):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 15m, 2d")
-    return age

@@ -1,22 +1,18 @@
 """`limits show|set ACCOUNT`: what an account may ask for, where that is not what the settings say."""
 
 import argparse
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
-from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
 
 from services import account_limits
 from services.account_limits import AccountLimits
+from services.admin.opened import on_pool
 from services.admin.output import Output
-from services.errors import NotFound, Unavailable
-from services.postgres import Pool, Unreachable, open_pool
+from services.errors import NotFound
+from services.postgres import Pool
 from services.settings import Settings
-
-T = TypeVar("T")
 
 DEFAULT = "default"
 MISSING = "There is no account {0}."
@@ -52,7 +48,7 @@ def show(settings: Settings, options: argparse.Namespace, output: Output) -> int
             raise NotFound(MISSING.format(options.account))
         return await account_limits.get(pool, options.account)
 
-    return tell(settings, options, output, asyncio.run(on_pool(settings, look)))
+    return tell(settings, options, output, on_pool(settings, look))
 
 
 def change(settings: Settings, options: argparse.Namespace, output: Output) -> int:
@@ -68,19 +64,7 @@ def change(settings: Settings, options: argparse.Namespace, output: Output) -> i
                 raise NotFound(MISSING.format(options.account)) from error
         return limits
 
-    return tell(settings, options, output, asyncio.run(on_pool(settings, keep)))
-
-
-async def on_pool(settings: Settings, act: Callable[[Pool], Awaitable[T]]) -> T:
-    """Raises: Unavailable."""
-    try:
-        pool = await open_pool(settings.postgres, min_size=0)
-        try:
-            return await act(pool)
-        finally:
-            await pool.close()
-    except Unreachable as error:
-        raise Unavailable("Postgres cannot be reached.") from error
+    return tell(settings, options, output, on_pool(settings, keep))
 
 
 def tell(settings: Settings, options: argparse.Namespace, output: Output, own: AccountLimits) -> int:

@@ -3,11 +3,13 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -52,6 +54,14 @@ class Output:
     def say(self, sentence: str) -> None:
         self.console.print(Text(printable(sentence)))
 
+    @contextmanager
+    def progress(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """A bar on standard error, for whoever watches; what it gives is told how much more was done."""
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+
     def fail(self, sentence: str) -> None:
         """One error line."""
         sys.stderr.write(f"admin: {printable(sentence)}\n")
@@ -86,10 +96,13 @@ def without_secrets(value: Any, levels: int = SHOWN_LEVELS) -> Any:
 
 def ago(moment: datetime | None, now: datetime) -> str:
     """`3 min ago`, for tables."""
-    if moment is None:
-        return "?"
-    seconds = max((now - moment) / timedelta(seconds=1), 0)
+    return "?" if moment is None else f"{lasting(now - moment)} ago"
+
+
+def lasting(span: timedelta) -> str:
+    """`3 min`, for tables."""
+    seconds = max(span / timedelta(seconds=1), 0)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -350,3 +350,24 @@ async def hand_over_all(conn: Executor, handed: Sequence[HandOver]) -> list[Run 
     )
     found = {(row["id"], row["attempt"]): Run(**row) for row in rows}
     return [found.get((one.fence.run_id, one.fence.attempt)) for one in handed]
+
+
+async def take_back(conn: Executor, attempts: Sequence[tuple[UUID, int]]) -> list[Run]:
+    """Take running runs from their drivers and put them into the queue: the fence is raised, nothing is ended.
+
+    Returns those that were; one that is to be stopped stays where it is.
+    """
+    rows = await conn.fetch(
+        f"""
+        WITH {LOCKED}, {GIVEN}
+        UPDATE agent_runs AS run SET
+            status = 'queued', attempt = attempt + 1, instance_id = NULL, heartbeat_at = NULL, message_sent_at = NULL,
+            message_tried_at = now(), updated_at = now()
+        FROM given JOIN locked USING (run_id)
+        WHERE id = run_id AND attempt = fence AND status = ANY($3) AND stop_requested_at IS NULL
+        RETURNING {COLUMNS}
+        """,
+        *as_columns(attempts),
+        MOVES["queued"],
+    )
+    return [Run(**row) for row in rows]
