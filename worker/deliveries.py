@@ -7,10 +7,13 @@ from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
+from structlog.contextvars import bound_contextvars
+
 from services.background import repeat
 from services.joining import Joined
 from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
+from services.runs.naming import requested_by
 from services.secrets import Secrets, SecretUnreadable
 from services.webhooks import account_secrets, deliveries, sending
 from services.webhooks.account_secrets import AccountSecret
@@ -85,20 +88,20 @@ class Deliveries:
             self.stores.background.spawn(self.deliver(each, known.get(each.account_id)))
 
     async def deliver(self, claimed: Claim, secret: AccountSecret | None) -> None:
-        try:
-            outcome = await self.attempt(claimed, secret)
-            await self.write(outcome)
-        finally:
-            self.end(claimed)
-        log = logger.info if outcome.state == "delivered" else logger.warning
-        log(
-            "webhook.attempted",
-            agent_run_id=str(claimed.agent_run_id),
-            attempt=claimed.attempt,
-            state=outcome.state,
-            status_code=outcome.status_code,
-            error=outcome.error,
-        )
+        with bound_contextvars(agent_run_id=str(claimed.agent_run_id), **requested_by(claimed.request_id or "")):
+            try:
+                outcome = await self.attempt(claimed, secret)
+                await self.write(outcome)
+            finally:
+                self.end(claimed)
+            log = logger.info if outcome.state == "delivered" else logger.warning
+            log(
+                "webhook.attempted",
+                attempt=claimed.attempt,
+                state=outcome.state,
+                status_code=outcome.status_code,
+                error=outcome.error,
+            )
 
     def end(self, claimed: Claim) -> None:
         del self.under_way[claimed.agent_run_id, claimed.attempt]

@@ -48,6 +48,8 @@ class Claim:
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime
+    request_id: str | None = None
+    """Of the request that started the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Standing:
         return cast(State, self.state) if self.state else "forgotten"
 
 
-NOT_OF_RUN = ("agent_run_id", "account_id", "receiver", "attempt", "workflow_id", "execution_id")
+NOT_OF_RUN = ("agent_run_id", "account_id", "receiver", "attempt", "workflow_id", "execution_id", "request_id")
 OF_RUN = ", ".join(f"run.{f.name}" for f in fields(Claim) if f.name not in NOT_OF_RUN)
 
 
@@ -166,7 +168,8 @@ async def claim(
         FROM chosen JOIN agent_runs AS run ON run.id = chosen.agent_run_id
         WHERE d.agent_run_id = chosen.agent_run_id
         RETURNING d.agent_run_id, d.account_id, d.receiver, d.attempt, {OF_RUN},
-            run.settings ->> 'workflow_id' AS workflow_id, run.settings ->> 'execution_id' AS execution_id
+            run.settings ->> 'workflow_id' AS workflow_id, run.settings ->> 'execution_id' AS execution_id,
+            run.settings #>> '{{origin,request_id}}' AS request_id
         """,
         [*of_account, *of_receiver],
         [*of_account.values(), *of_receiver.values()],

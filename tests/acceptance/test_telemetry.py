@@ -2,11 +2,15 @@
 
 import signal
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
+from services.broker import make_broker, workflow_message
+from services.origin import Origin
+from services.settings import BrokerSettings, Settings
 from tests.acceptance.client import Client, check_whole_log
 from tests.acceptance.conftest import Deploy
 from tests.acceptance.operators import Deployment, Operated
@@ -40,6 +44,22 @@ async def start(client: Client) -> str:
     return run_id
 
 
+def send_unusable(deployment: Deployment) -> None:
+    """A message whose actor raises: what it names is not there."""
+    broker = make_broker(Settings(broker=BrokerSettings(url=SecretStr(deployment.settings["RABBITMQ_URL"]))))
+    message = workflow_message(
+        execution_id=str(uuid4()),
+        workflow_id=str(uuid4()),
+        workflow_name="",
+        triggered_by="",
+        run_id=uuid4(),
+        came_from=Origin("unusable"),
+    )
+    del message.kwargs["agent_run_id"]
+    broker.enqueue(message)
+    broker.close()
+
+
 def lines_of(process: Operated) -> list[dict[str, Any]]:
     """All it wrote is in one format; what the interpreter says of our forks comes before there is one."""
     return [orjson.loads(line) for line in process.text.splitlines() if not line.startswith("<frozen runpy>")]
@@ -55,6 +75,7 @@ async def test_the_id_of_a_request_is_wherever_its_run_is_told_of(deploy: Deploy
             **KEYS,
         )
         worker = await start_failing_worker(deployment)
+        send_unusable(deployment)
         fake.script(acts(*tool_parts(0, *BROKEN), words="Well"), says("It broke."))
         async with deployment.client() as client:
             run_id = await start(client)
@@ -87,7 +108,9 @@ def check_lines(of_api: list[dict[str, Any]], of_worker: list[dict[str, Any]], r
 
 
 def check_event(sentry: Collector, run_id: str) -> None:
-    [event] = sentry.events
+    unusable = [event for event in sentry.events if event["tags"].get("request_id") == "unusable"]
+    assert [event["exception"]["values"][-1]["type"] for event in unusable] == ["NotFound"], "one error, one event"
+    [event] = [event for event in sentry.events if event not in unusable]
     assert event["logentry"]["message"] == "tool.failed"
     assert [each["type"] for each in event["exception"]["values"]] == ["LookupError"]
     tags = event["tags"]
