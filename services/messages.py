@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID, uuid4
 
@@ -395,19 +395,21 @@ async def count_old(conn: Connection, age: timedelta) -> int:
     return int(await conn.fetchval(query, age, timeout=LONG_SECONDS))
 
 
-async def remove_old(conn: Connection, age: timedelta, after: datetime | None) -> tuple[int, datetime | None]:
-    """Remove some messages older than `age`, the oldest behind `after` first; to be committed.
+async def remove_old(
+    conn: Connection, age: timedelta, after: tuple[datetime, int] | None
+) -> tuple[int, tuple[datetime, int] | None]:
+    """Remove some messages older than `age`, the oldest behind `after` (time and position) first; to be committed.
 
     How many, and behind which to go on (None: there are no more). Those of a thread that is in use, or locked, stay.
     """
     found = await conn.fetch(
         f"""
-        SELECT message_id, thread_id, created_at FROM messages
-        WHERE created_at < now() - $1::interval AND ($2::timestamptz IS NULL OR created_at > $2)
-        ORDER BY created_at LIMIT {REMOVED_AT_ONCE}
+        SELECT message_id, thread_id, created_at, position FROM messages
+        WHERE created_at < now() - $1::interval AND (created_at, position) > ($2, $3)
+        ORDER BY created_at, position LIMIT {REMOVED_AT_ONCE}
         """,
         age,
-        after,
+        *(after or (datetime.min.replace(tzinfo=UTC), 0)),
     )
     if not found:
         return 0, None
@@ -419,4 +421,5 @@ async def remove_old(conn: Connection, age: timedelta, after: datetime | None) -
     quiet = {row["thread_id"] for row in await conn.fetch(QUIET_THREADS, [row["thread_id"] for row in locked])}
     old = [row["message_id"] for row in found if row["thread_id"] in quiet]
     await conn.execute("DELETE FROM messages WHERE message_id = ANY($1)", old)
-    return len(old), found[-1]["created_at"] if len(found) == REMOVED_AT_ONCE else None
+    newest = found[-1]
+    return len(old), (newest["created_at"], newest["position"]) if len(found) == REMOVED_AT_ONCE else None

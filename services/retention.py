@@ -15,8 +15,8 @@ TURN = timedelta(seconds=60)
 """Whoever has the turn and says nothing for so long has died."""
 LEAST_PAUSE_SECONDS = 0.01
 
-Behind = datetime | bool | None
-"""Where a rule goes on: behind a time, from the start (True), or nowhere, since there is no more."""
+Behind = tuple[datetime, int] | bool | None
+"""Where a rule goes on: behind a message, from the start (True), or nowhere, since there is no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ async def remove_events(conn: Connection, age: timedelta, _behind: Behind) -> tu
 
 
 async def remove_messages(conn: Connection, age: timedelta, behind: Behind) -> tuple[int, Behind]:
-    return await messages.remove_old(conn, age, behind if isinstance(behind, datetime) else None)
+    return await messages.remove_old(conn, age, behind if isinstance(behind, tuple) else None)
 
 
 async def remove_runs(conn: Connection, age: timedelta, _behind: Behind) -> tuple[int, Behind]:

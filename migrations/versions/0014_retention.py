@@ -17,7 +17,7 @@ ALTER TABLE agent_runs ADD COLUMN events_removed_at timestamptz;
 COMMENT ON COLUMN agent_runs.events_removed_at IS 'when the last archived event went: only the row tells of the end';
 CREATE INDEX agent_runs_with_events ON agent_runs (completed_at)
     WHERE closed_at IS NOT NULL AND events_removed_at IS NULL;
-CREATE INDEX messages_age ON messages (created_at);
+CREATE INDEX messages_age ON messages (created_at, position);
 
 CREATE TABLE retention_turns (
     singleton   boolean PRIMARY KEY DEFAULT true CHECK (singleton),

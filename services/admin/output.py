@@ -45,6 +45,11 @@ class Output:
         sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Its title alone when there are no rows."""
+        rows = list(rows)
+        if not rows:
+            self.say(title)
+            return
         table = Table(*columns, title=Text(title), title_justify="left")
         table.columns[0].no_wrap = True
         for row in rows:

@@ -229,6 +229,7 @@ CAUSES = (
     ),
     ("it took longer than", "RUN_TIMEOUT is over; the last events say what it spent the time with ({log})."),
     ("credits", "The account has too few: `credits show`, `credits grant`."),
+    ("cannot be reached", "Is the address right, and does a firewall or proxy let the workers out? See {log}."),
     ("model", "The model or its provider refused: `model.` lines in {log}, the provider's key and its status page."),
     ("provider", "The model's provider refused: `model.` lines in {log}, the provider's key and its status page."),
     ("sandbox", "Its sandbox was not to be had: `sandbox.` lines in {log}."),

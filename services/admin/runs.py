@@ -26,7 +26,7 @@ AT_ONCE = 500
 SILENT = timedelta(minutes=10)
 END_LOOKS = 100
 LOOK_SECONDS = 0.1
-ABOUT_CHARS = 70
+ABOUT_CHARS = 200
 
 
 def add(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -89,12 +89,11 @@ def show_table(output: Output, title: str, found: Sequence[SeenRun]) -> None:
             ago(run.spoke_at, now) if run.spoke_at else "-",
             str(run.attempt),
             driver_of(run),
-            str(run.account_id),
-            (run.error or run.model_name)[:ABOUT_CHARS],
+            str(without_secrets(run.error or run.model_name))[:ABOUT_CHARS],
         )
         for run in found
     ]
-    columns = ("run", "phase", "since", "last event", "attempt", "driver", "account", "error or model")
+    columns = ("run", "phase", "since", "last event", "attempt", "driver", "error or model")
     output.table(title if rows else f"{title}: none", columns, rows)
 
 

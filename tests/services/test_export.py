@@ -87,7 +87,7 @@ HIDDEN = {
         # how it was driven
         "account_id", "attempt", "crashes", "instance_id", "heartbeat_at", "stop_requested_at", "message_sent_at",
         "message_tried_at", "archived_events", "reserved_events", "log_epoch", "event_count", "closed_at", "judged",
-        "parked_at", "waited", "webhook_noted_at",
+        "parked_at", "waited", "webhook_noted_at", "events_removed_at",
         "updated_at",
     },
 }  # fmt: skip

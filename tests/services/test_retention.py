@@ -149,6 +149,17 @@ async def test_a_batch_of_threads_in_use_hides_none_behind_it(stores: Stores, mo
     assert await swept(stores.pool, MESSAGES) == {"messages": 2}
 
 
+async def test_messages_of_one_moment_are_removed_though_some_of_them_stay(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "REMOVED_AT_ONCE", 2)
+    places = [await make_place(stores.pool) for _ in range(7)]
+    for place in places[:3]:
+        await make_run(stores.pool, place)
+    await stores.pool.execute("UPDATE messages SET created_at = now() - $1::interval", OLD)
+    assert await swept(stores.pool, MESSAGES) == {"messages": 4}
+
+
 async def test_an_old_run_goes_with_its_rest_and_its_messages_stay(stores: Stores) -> None:
     run_id, other = await ended_run(stores, 5), await ended_run(stores, 5)
     row = await store.get(stores.pool, run_id)
@@ -217,7 +228,8 @@ def test_an_age_at_which_something_may_be_in_use_is_refused_by_its_name(name: st
 PLANS: dict[str, Callable[[], str]] = {
     "agent_runs_with_events": lambda: f"SELECT id FROM agent_runs WHERE {archive.OLD} ORDER BY completed_at LIMIT 50",
     "messages_age": lambda: (
-        "SELECT message_id FROM messages WHERE created_at < now() - $1::interval ORDER BY created_at LIMIT 500"
+        "SELECT message_id FROM messages WHERE created_at < now() - $1::interval"
+        " AND (created_at, position) > (now(), 0) ORDER BY created_at, position LIMIT 500"
     ),
     "agent_runs_ended": lambda: (
         "SELECT id FROM agent_runs WHERE completed_at < now() - $1::interval AND closed_at IS NOT NULL"

@@ -8,16 +8,20 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from services import settings, workers
+from services import settings as settings_module
+from services import workers
 from services.admin.cli import main
 from services.admin.run_report import InRedis, Report
 from services.broker import make_broker
 from services.runs import lifecycle, store
 from services.runs.stores import Stores
+from services.settings import Settings
 from services.workers import Worker
 from tests.services.runs.seeds import driving, eventually, make_place, make_run, set_columns
 from worker import presence
 from worker.process import Process
+
+MINUTE = timedelta(minutes=1)
 
 
 class Admin:
@@ -38,8 +42,15 @@ class Admin:
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Leases that outlast a command on a busy machine."""
+    lasting = settings.runs.model_copy(update={"lock_ttl": MINUTE, "dead_after": MINUTE})
+    return settings.model_copy(update={"runs": lasting})
+
+
+@pytest.fixture
 def admin(stores: Stores, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Admin:
-    monkeypatch.setattr(settings, "load", lambda: stores.settings)
+    monkeypatch.setattr(settings_module, "load", lambda: stores.settings)
     return Admin(capsys)
 
 
