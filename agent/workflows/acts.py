@@ -6,10 +6,11 @@ from typing import Any, cast
 from uuid import UUID, uuid5
 
 from agent.context import RunContext
-from agent.workflows import agent_turns, expressions, requests, tool_calls
+from agent.workflows import agent_turns, placeholders, requests, tool_calls
+from agent.workflows.bounds import ExpressionFailed
 from agent.workflows.configs import AgentConfig, McpToolConfig, ToolConfig, WebhookConfig
 from agent.workflows.definition import Step
-from agent.workflows.expressions import BadExpression, ExpressionFailed, Scope
+from agent.workflows.expressions import BadExpression, Scope
 from agent.workflows.failures import StepFailed
 
 
@@ -39,7 +40,7 @@ class Act:
 def rendered(value: Any, scope: Scope) -> Any:
     """Raises: StepFailed, which no other try can cure."""
     try:
-        return expressions.render(value, scope)
+        return placeholders.render(value, scope)
     except (BadExpression, ExpressionFailed) as error:
         raise StepFailed(f"{error}", again=False) from error
 
@@ -58,7 +59,7 @@ def inputs_of(step: Step, scope: Scope) -> dict[str, Any]:
 
 
 def as_text(value: Any) -> str:
-    return expressions.as_text(value)
+    return placeholders.as_text(value)
 
 
 async def speak(act: Act) -> Any:

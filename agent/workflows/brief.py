@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from agent.workflows.definition import Definition, Step
-from agent.workflows.expressions import OPENING
+from agent.workflows.placeholders import OPENING
 from services.messages import NewMessage
 
 BRIEF = """\

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from agent.workflows import expressions, graph
+from agent.workflows import graph, placeholders
 from agent.workflows.configs import CONFIGS
 from agent.workflows.definition import MAX_CONFIG_BYTES, Definition, Step
 from agent.workflows.graph import Graph, Node
@@ -41,8 +41,8 @@ def problems(definition: Definition) -> list[Problem]:
 
 def weight(step: Step) -> int:
     if step.type not in BARE:
-        return expressions.weight(step.config)
-    return sum(len(text) + expressions.WEIGHT_OF_ONE for text in expressions.texts(step.config))
+        return placeholders.weight(step.config)
+    return sum(len(text) + placeholders.WEIGHT_OF_ONE for text in placeholders.texts(step.config))
 
 
 def repeated(definition: Definition) -> Iterator[Problem]:

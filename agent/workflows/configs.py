@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, StringConstraints, model_validator
 
-from agent.workflows import expressions
+from agent.workflows import expressions, placeholders
 from agent.workflows.tool_names import TOOL_NAMES
 from services.fields import storable_text
 
@@ -27,7 +27,7 @@ def expression(text: str) -> str:
 
 
 def template(value: T) -> T:
-    return refusing(value, expressions.check_template)
+    return refusing(value, placeholders.check)
 
 
 def refusing(value: T, check: Callable[[T], None]) -> T:
@@ -40,7 +40,7 @@ def refusing(value: T, check: Callable[[T], None]) -> T:
 
 def web_template(text: str) -> str:
     """A URL; what an expression makes of it is judged when it is opened."""
-    if not text.startswith(("http://", "https://", expressions.OPENING)):
+    if not text.startswith(("http://", "https://", placeholders.OPENING)):
         raise ValueError("must begin with http:// or https://")
     return text
 
@@ -197,7 +197,7 @@ class WaitConfig(StepConfig):
         if isinstance(self.seconds, float | int) and not 0 <= self.seconds <= MAX_WAIT_SECONDS:
             raise ValueError(f"seconds must be from 0 to {MAX_WAIT_SECONDS}")
         for given in (self.seconds, self.until):
-            if isinstance(given, str) and expressions.OPENING not in given:
+            if isinstance(given, str) and placeholders.OPENING not in given:
                 raise ValueError(f"{given!r} is neither a time nor an expression in {{{{ }}}}")
         return self
 

@@ -13,6 +13,7 @@ from agent.context import RunContext, RunFailed, RunParked
 from agent.equipment import equipped
 from agent.workflows import acts, checking, expressions, inputs, news, values
 from agent.workflows.acts import ACTS, Act
+from agent.workflows.bounds import Budget, ExpressionFailed
 from agent.workflows.configs import (
     MAX_WAIT_SECONDS,
     ConditionConfig,
@@ -23,7 +24,7 @@ from agent.workflows.configs import (
     WaitConfig,
 )
 from agent.workflows.definition import Definition, Step
-from agent.workflows.expressions import BadExpression, Budget, ExpressionFailed
+from agent.workflows.expressions import BadExpression
 from agent.workflows.failures import Broken, StepFailed
 from agent.workflows.inputs import BadInput
 from agent.workflows.journal import Journal

@@ -1,146 +1,30 @@
-"""Expressions over the values of an execution: JMESPath and a few functions, within bounds of work, size and time.
+"""Expressions over the values of an execution: JMESPath and a few functions, within bounds of work, size and time."""
 
-A text of a step's config may hold expressions between braces: `Hello {{ variables.name }}`; a text that is nothing but
-one keeps the type of its value.
-"""
-
-import re
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import jmespath
-import orjson
 from jmespath.exceptions import JMESPathError, ParseError
-from jmespath.functions import Functions, signature
 from jmespath.visitor import Options, TreeInterpreter
 
-from services.fields import LARGEST_INTEGER, finite, shallow
+from agent.workflows.bounds import MAX_RESULT_BYTES, MAX_STEPS, Budget, ExpressionFailed, bounded, small
+from agent.workflows.functions import LIBRARY
+from services.fields import finite, shallow
 from services.postgres import storable_text
 
 MAX_CHARS = 2_000
-MAX_STEPS = 20_000
-"""Visits of nodes of the expression; 10,000 take about 10 ms."""
-MAX_BYTES = 4 * 1024 * 1024
-"""Of anything on the way, written out."""
-MAX_RESULT_BYTES = 256 * 1024
-MAX_MADE_BYTES = 16 * 1024 * 1024
-"""Of all that functions and expressions give while one value is worked out: nobody knows what of it is held."""
-MAX_SECONDS = 0.5
-"""Of this thread's own time: a step over large texts costs more than one."""
-MAX_SPLITS = 20_000
-WEIGHT_OF_ONE = 50
-"""Characters that take as long to read as beginning with an expression."""
-OPENING, CLOSING = "{{", "}}"
-BRACE = re.compile(r"""'(?:[^'\\]|\\.)*(?:'|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|`(?:[^`\\]|\\.)*(?:`|\Z)|[{}]""", re.DOTALL)
-"""A brace of an expression, or what is quoted in it."""
 
 # Or a mistyped literal would quietly be a text.
 warnings.filterwarnings("error", "deprecated string literal syntax", PendingDeprecationWarning)
 
 Scope = dict[str, Any]
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class BadExpression(Exception):
-    """A text that is no expression; the text says why."""
-
-
-class ExpressionFailed(Exception):
-    """An expression that has no value here; the text says why."""
-
-
-def takes(*types: str) -> Callable[[F], F]:
-    kinds: list[Any] = [{"types": [each]} for each in types]
-    return signature(*kinds)
-
-
-class Library(Functions):
-    """JMESPath's own functions, with arithmetic and texts added."""
-
-    @takes("number", "number")
-    def _func_add(self, left: float, right: float) -> float:
-        return small(left + right)
-
-    @takes("number", "number")
-    def _func_subtract(self, left: float, right: float) -> float:
-        return small(left - right)
-
-    @takes("number", "number")
-    def _func_multiply(self, left: float, right: float) -> float:
-        return small(left * right)
-
-    @takes("number", "number")
-    def _func_divide(self, left: float, right: float) -> float:
-        return small(left / right)
-
-    @takes("number", "number")
-    def _func_modulo(self, left: float, right: float) -> float:
-        return small(left % right)
-
-    @takes("string")
-    def _func_lower(self, text: str) -> str:
-        return text.lower()
-
-    @takes("string")
-    def _func_upper(self, text: str) -> str:
-        return text.upper()
-
-    @takes("string")
-    def _func_trim(self, text: str) -> str:
-        return text.strip()
-
-    @takes("string", "string")
-    def _func_split(self, text: str, separator: str) -> list[str]:
-        if text.count(separator) > MAX_SPLITS:
-            raise ExpressionFailed(f"split() would give more than {MAX_SPLITS:,} parts")
-        return text.split(separator)
-
-    @takes("string", "string", "string")
-    def _func_replace(self, text: str, old: str, new: str) -> str:
-        bounded(len(text) + text.count(old) * len(new))
-        return text.replace(old, new)
-
-    @takes("string", "array-string")
-    def _func_join(self, glue: str, texts: list[str]) -> str:
-        bounded(len(glue) * len(texts) + sum(map(len, texts)))
-        return glue.join(texts)
-
-    @takes("string")
-    def _func_parse_json(self, text: str) -> Any:
-        return shallow(orjson.loads(text))
-
-
-def small(number: float) -> float:
-    """Whole numbers are exact as long as they have 64 bits: they cannot grow for ever."""
-    return number if isinstance(number, float) or abs(number) < LARGEST_INTEGER else float(number)
-
-
-LIBRARY = Library()
-NAMES = frozenset(LIBRARY.FUNCTION_TABLE)
 Failures = (JMESPathError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
 """What JMESPath raises for values that an expression was not made for."""
 
 
-class Budget:
-    """What may be spent on one value, however many expressions it is made of: nothing else happens meanwhile."""
-
-    def __init__(self) -> None:
-        self.until = time.thread_time() + MAX_SECONDS
-        self.made = 0
-
-    def check_time(self) -> None:
-        if time.thread_time() > self.until:
-            raise ExpressionFailed(f"it takes longer than {MAX_SECONDS:g} seconds")
-
-    def take(self, size: int) -> None:
-        self.made += size
-        if self.made > MAX_MADE_BYTES:
-            raise ExpressionFailed(f"it makes more than {MAX_MADE_BYTES:,} bytes in all")
-        self.check_time()
+class BadExpression(Exception):
+    """A text that is no expression; the text says why."""
 
 
 class Evaluation(TreeInterpreter):
@@ -194,11 +78,6 @@ class Evaluation(TreeInterpreter):
             items = value.values() if isinstance(value, dict) else value
             known = self.sizes[id(value)] = value, 2 + keys + sum(map(self.size, items)) + len(value)
         return known[1]
-
-
-def bounded(size: int) -> None:
-    if size > MAX_BYTES:
-        raise ExpressionFailed(f"it makes more than {MAX_BYTES:,} bytes on its way")
 
 
 def check(text: str) -> None:
@@ -296,110 +175,3 @@ def own(value: Any) -> Any:
 def holds(value: Any) -> bool:
     """Whether a condition is met, as JMESPath understands truth: 0 is true, what is empty is not."""
     return value not in ("", [], {}, None, False) or (value == 0 and not isinstance(value, bool))
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """An expression in a text."""
-
-    expression: str
-
-
-@lru_cache(maxsize=2048)
-def parts(text: str) -> tuple[str | Embedded, ...]:
-    """A text as its words and the expressions between them. Raises: BadExpression."""
-    return tuple(each for each in split(text) if each != "")
-
-
-def split(text: str) -> Iterator[str | Embedded]:
-    at = 0
-    while (start := text.find(OPENING, at)) >= 0:
-        yield text[at:start]
-        inner, at = first_expression(text, start + len(OPENING))
-        yield Embedded(inner)
-    yield text[at:]
-
-
-def first_expression(text: str, start: int) -> tuple[str, int]:
-    """The expression from `start` to closing braces, which it may hold itself, and where the text goes on."""
-    end = end_of(text, start)
-    inner = text[start:end].strip()
-    check(inner)
-    return inner, end + len(CLOSING)
-
-
-def end_of(text: str, start: int) -> int:
-    """Where the expression ends that begins at `start`, by its braces alone. Raises: BadExpression."""
-    most = start + MAX_CHARS + len(CLOSING)
-    depth = 0
-    for found in BRACE.finditer(text, start, most):
-        if found[0] == "{":
-            depth += 1
-        elif found[0] == "}" and depth:
-            depth -= 1
-        elif found[0] == "}":
-            break
-    else:
-        found = None
-    end = found.start() if found else text.find(CLOSING, start, most)
-    if end < 0 or not text.startswith(CLOSING, end):
-        raise BadExpression(f"{OPENING} is not closed by {CLOSING}")
-    return end
-
-
-def weight(value: Any) -> int:
-    """How many characters of expressions are in the texts of a JSON value, and some for each; nothing is read yet."""
-    return sum(map(weight_of_text, texts(value)))
-
-
-def weight_of_text(text: str) -> int:
-    found = at = 0
-    while (start := text.find(OPENING, at)) >= 0:
-        try:
-            at = end_of(text, start + len(OPENING)) + len(CLOSING)
-        except BadExpression:
-            break  # whoever reads it will say so
-        found += at - start + WEIGHT_OF_ONE
-    return found
-
-
-def check_template(value: Any) -> None:
-    """Raises: BadExpression for the first bad expression in the texts of a JSON value."""
-    for text in texts(value):
-        parts(text)
-
-
-def texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from texts(item)
-
-
-def render(value: Any, scope: Scope, budget: Budget | None = None) -> Any:
-    """A JSON value with the expressions in its texts replaced by their values.
-
-    Raises: BadExpression, ExpressionFailed.
-    """
-    budget = budget or Budget()
-    if isinstance(value, list):
-        return [render(item, scope, budget) for item in value]
-    if isinstance(value, dict):
-        return {name: render(item, scope, budget) for name, item in value.items()}
-    return render_text(value, scope, budget) if isinstance(value, str) else value
-
-
-def render_text(text: str, scope: Scope, budget: Budget) -> Any:
-    found = parts(text)
-    if len(found) == 1 and isinstance(found[0], Embedded):
-        return evaluate(found[0].expression, scope, budget)
-    said = (each if isinstance(each, str) else as_text(evaluate(each.expression, scope, budget)) for each in found)
-    return "".join(said)
-
-
-def as_text(value: Any) -> str:
-    """A value in a text: null is nothing, and what is no text is JSON."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.workflows.expressions import ExpressionFailed, Scope, own
+from agent.workflows.bounds import ExpressionFailed
+from agent.workflows.expressions import Scope, own
 from services.fields import finite, shallow
 from services.postgres import dump_json
 from services.workflow_steps import Visit

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agent.tools.standard import GROUPS
-from agent.workflows import checking, expressions
+from agent.workflows import checking, placeholders
 from agent.workflows.checking import Problem
 from agent.workflows.definition import Definition
 from agent.workflows.templates import TEMPLATES
@@ -151,6 +151,6 @@ def test_a_definition_is_read_in_a_short_time_or_refused(config: dict[str, Any])
 
 def test_an_expression_ends_where_its_own_braces_and_texts_do() -> None:
     for text in ("{{{a: {b: c}}}}", "{{ '}}' }}", """{{ "}}'" }}""", '{{ `{"a": "}}"}` }}', "{{ 'it\\'s }}' }}"):
-        (only,) = expressions.parts(text)
-        assert isinstance(only, expressions.Embedded)
+        (only,) = placeholders.parts(text)
+        assert isinstance(only, placeholders.Embedded)
         assert only.expression == text[2:-2].strip()
