@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import AfterValidator, BaseModel, Field
 
 from agent.workflows import beginning
@@ -12,14 +12,14 @@ from agent.workflows.beginning import Asked
 from agent.workflows.definition import plain_json
 from agent.workflows.inputs import BadInput
 from api.auth import Caller
-from api.deps import AccountHeader, CallerDep, PoolDep, Resources, ResourcesDep, StreamIdentityDep
+from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.errors import invalid
 from api.fields import Metadata, Text, WebAddress
 from api.idempotency import KeyHeader, request_key
 from api.paging import decode_moment, decode_position, encode_moment
 from api.routes.runs import status_after_stop
 from api.routes.starts import check_billing
-from api.routes.streams import STREAM_ANSWERS, CursorHeader, follow
+from api.routes.streams import STREAM_ANSWERS, FollowerDep, follow
 from api.sse import EventStream
 from services import workflow_executions, workflow_steps, workflows
 from services.errors import Conflict, Unprocessable
@@ -253,21 +253,13 @@ async def cancel_execution(execution_id: UUID, caller: CallerDep, resources: Res
     response_class=EventStream,
     responses=STREAM_ANSWERS,
 )
-async def stream_execution(
-    execution_id: UUID,
-    request: Request,
-    who: StreamIdentityDep,
-    resources: ResourcesDep,
-    account_id: AccountHeader = None,
-    last_event_id: Annotated[str | None, Query()] = None,
-    last_event_id_header: CursorHeader = None,
-) -> Response:
+async def stream_execution(execution_id: UUID, asking: FollowerDep) -> Response:
     """The stream of its run, with the same ids: `workflow_status` events beside what its agent says."""
 
     async def run_of(account_id: UUID) -> UUID:
-        execution = await workflow_executions.get(resources.pool, account_id, execution_id)
+        execution = await workflow_executions.get(asking.resources.pool, account_id, execution_id)
         if execution.agent_run_id is None:
             raise Conflict(NOT_BEGUN)
         return execution.agent_run_id
 
-    return await follow(request, who, resources, account_id, last_event_id_header, last_event_id, run_of)
+    return await follow(asking, run_of)

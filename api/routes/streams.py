@@ -1,10 +1,11 @@
 """The stream of a run."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel
 from redis.asyncio import Redis
 from structlog.contextvars import bind_contextvars
@@ -46,6 +47,31 @@ STREAM_ANSWERS: dict[int | str, dict[str, Any]] = {
 """The schema is that of each event, as clients of event streams read one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """Who asks for a stream, and which event was the last that it saw, -1 for none."""
+
+    request: Request
+    who: Identity | None
+    resources: Resources
+    account_id: UUID | None
+    after: int
+
+
+async def follower(
+    request: Request,
+    who: StreamIdentityDep,
+    resources: ResourcesDep,
+    account_id: AccountHeader = None,
+    last_event_id: Annotated[str | None, Query()] = None,
+    last_event_id_header: CursorHeader = None,
+) -> Follower:
+    return Follower(request, who, resources, account_id, cursor(last_event_id_header, last_event_id))
+
+
+FollowerDep = Annotated[Follower, Depends(follower)]
+
+
 class StreamToken(BaseModel):
     token: str
     expires_in: int
@@ -57,66 +83,44 @@ class StreamToken(BaseModel):
     response_class=EventStream,
     responses=STREAM_ANSWERS,
 )
-async def stream_run(
-    run_id: UUID,
-    request: Request,
-    who: StreamIdentityDep,
-    resources: ResourcesDep,
-    account_id: AccountHeader = None,
-    last_event_id: Annotated[str | None, Query()] = None,
-    last_event_id_header: CursorHeader = None,
-) -> Response:
+async def stream_run(run_id: UUID, asking: FollowerDep) -> Response:
     """Every event after the cursor, each once, then the last one; 204 when that was read already."""
 
     async def this_run(account_id: UUID) -> UUID:
         return run_id
 
-    return await follow(request, who, resources, account_id, last_event_id_header, last_event_id, this_run)
+    return await follow(asking, this_run)
 
 
-async def follow(
-    request: Request,
-    who: Identity | None,
-    resources: Resources,
-    account_id: UUID | None,
-    header: str | None,
-    query: str | None,
-    run_of: Callable[[UUID], Awaitable[UUID]],
-) -> Response:
+async def follow(asking: Follower, run_of: Callable[[UUID], Awaitable[UUID]]) -> Response:
     """The stream of the run that `run_of(account_id)` names for whoever asks. Raises: what that raises."""
-    after = cursor(header, query)
-    if who is None:
+    resources = asking.resources
+    if asking.who is None:
         return ending_comment(resources.settings.streams, "who you are cannot be checked right now")
     try:
-        admitted = await admit(request, resources, who, account_id, run_of)
+        admitted = await admit(asking, asking.who, run_of)
         run = await resources.streams.find(admitted.account_id, admitted.run_id)
-        if await is_read(resources.stores.of(run.id).redis, run, after):
+        if await is_read(resources.stores.of(run.id).redis, run, asking.after):
             return Response(status_code=204)
     except (*PostgresUnreachable, *RedisUnreachable) as error:
-        logger.warning("stream.store_away", path=request.url.path, error=repr(error))
+        logger.warning("stream.store_away", path=asking.request.url.path, error=repr(error))
         return ending_comment(resources.settings.streams, "a store is away")
-    return EventStream(resources.streams, admitted, after)
+    return EventStream(resources.streams, admitted, asking.after)
 
 
-async def admit(
-    request: Request,
-    resources: Resources,
-    who: Identity,
-    account_id: UUID | None,
-    run_of: Callable[[UUID], Awaitable[UUID]],
-) -> StreamPass:
+async def admit(asking: Follower, who: Identity, run_of: Callable[[UUID], Awaitable[UUID]]) -> StreamPass:
     """Who reads this stream, for which account.
 
     Raises: Unauthenticated for another run's stream token; NotFound for one of somebody who would get none now;
     Forbidden.
     """
     if who.stream is None:
-        caller = await resolve_caller(resources.pool, resources.seen, who, account_id)
+        caller = await resolve_caller(asking.resources.pool, asking.resources.seen, who, asking.account_id)
         bind_contextvars(account_id=str(caller.account_id))
-        access.check(caller, access.access_of(request))
+        access.check(caller, access.access_of(asking.request))
         return pass_of(caller, await run_of(caller.account_id))
     stream_tokens.require(who.stream, await run_for_token(who.stream, run_of))
-    if await stream_passes.still_good(resources.pool, [who.stream]) == [False]:
+    if await stream_passes.still_good(asking.resources.pool, [who.stream]) == [False]:
         raise NotFound(threads.MISSING_RUN)
     return who.stream
 
