@@ -255,8 +255,8 @@ BREAKS = (
     Break(
         "a message that is sent again without its priority",
         "services/runs/dispatch.py",
-        "run.model_name, priority=run.priority",
-        "run.model_name, priority=5",
+        "            priority=run.priority,\n",
+        "            priority=5,\n",
         f"{SWEEPER}::test_a_message_that_is_sent_again_keeps_its_priority",
     ),
     Break(
