@@ -118,6 +118,8 @@ class Deployment:
     port: int = field(default_factory=lambda: ports.pick(set()))
     forks: ForkServer | None = None
     """Whence processes come sooner than from the start of an interpreter."""
+    checkout: Path = CHECKOUT
+    """The code that its processes run, of which `forks` knows only this one."""
     flushed: bool = False
     """Set by a test that empties Redis: a log that was complete before is then only in the archive."""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -155,13 +157,13 @@ class Deployment:
     def process(
         self, arguments: Sequence[str], log: Path, forks: ForkServer | None
     ) -> "subprocess.Popen[bytes] | Forked":
-        env = {**os.environ, **self.settings}
+        env = {**os.environ, "PYTHONPATH": str(self.checkout), **self.settings}
         if forks:
             return forks.start(arguments, env, log)
         with log.open("wb") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", *arguments],
-                cwd=CHECKOUT,
+                cwd=self.checkout,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
