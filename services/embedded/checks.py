@@ -15,8 +15,10 @@ CHECKS: dict[str, Sequence[str]] = {
     "types": ("mypy",),
     "imports": ("lint-imports",),
     "packages": ("uv", "pip", "check"),
+    "scripts": ("shellcheck", "dev", ".ci/run"),
+    "image": ("hadolint", "Dockerfile"),
+    "settings": ("python", "-m", "tests.services.configuration", "--check"),
 }
-SCRIPTS = {"sh": "dev", "bash": ".ci/run"}
 LOCKS: dict[str, Sequence[str]] = {
     "requirements.lock": (),
     "requirements-browser.lock": ("--extra", "browser", "--constraint", "requirements.lock"),
@@ -43,9 +45,6 @@ COMPILE = ("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"
 def check(console: Console) -> int:
     """Run every check; 1 when any failed."""
     failed = [name for name, command in CHECKS.items() if not passes(console, name, command)]
-    for shell, script in SCRIPTS.items():
-        if not passes(console, f"{script} syntax", (shell, "-n", script), installed=False):
-            failed.append(f"{script} syntax")
     if unreasoned := list(exclusions_without_reason()):
         console.say("\n".join(f"  {place}: an exclusion without its reason (noqa: CODE - why)" for place in unreasoned))
         failed.append("reasons")
@@ -68,9 +67,9 @@ def audit(console: Console) -> int:
     return 1 if found else 0
 
 
-def passes(console: Console, name: str, command: Sequence[str], *, installed: bool = True) -> bool:
+def passes(console: Console, name: str, command: Sequence[str]) -> bool:
     console.say(f"— {name}: {' '.join(command)}")
-    return call([tool(command[0]), *command[1:]] if installed else command) == 0
+    return call([tool(command[0]), *command[1:]]) == 0
 
 
 def lock(console: Console, upgrade: Sequence[str]) -> int:

@@ -23,7 +23,8 @@ HELP = """\
 ./dev with-services  run a command beside fresh stores [--rabbitmq] [--fast] [--state DIR] -- CMD…
 ./dev test           run the tests with their own PostgreSQL, Valkey and RabbitMQ [--slow] [pytest arguments]
                      (all of them in three lanes)
-./dev check          format, lint, types, import rules, packages, reasons of exclusions, shell syntax
+./dev check          format, lint, types, import rules, packages, reasons of exclusions, shell scripts, Dockerfile,
+                     the page of the settings
 ./dev audit          what is known against the packages of the locks (needs the internet)
 ./dev bench          measure, and draw what was measured (./dev bench lists the benchmarks)
 ./dev admin          commands for operators, on the running instance, else on what the environment names

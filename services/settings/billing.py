@@ -40,9 +40,13 @@ class BillingSettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="BILLING_")
     kind: Literal["local", "credits"] = Field("local", validation_alias="BILLING")
+    """`local`: everybody may run; `credits`: who has some ([how](operations.md#credits))."""
     prices: dict[str, Price] = Field(default_factory=dict)
+    """Credits for a million tokens, by names of models, in JSON."""
     tiers: dict[str, Tier] = Field(default_factory=lambda: {"free": Tier()})
+    """Which models a tier may use, in JSON."""
     default_tier: str = "free"
+    """The tier of an account that was given none."""
 
     @model_validator(mode="after")
     def know_what_is_sold(self) -> "BillingSettings":

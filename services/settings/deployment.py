@@ -11,12 +11,17 @@ from services.settings.section import Section
 
 class DeploymentSettings(Section):
     environment: Literal["development", "production"] = "development"
+    """`production` refuses development secrets, demo models, known passwords and credentials in clear
+    ([SECURITY.md](../SECURITY.md)).
+    """
 
 
 class LogSettings(Section):
     model_config = SettingsConfigDict(env_prefix="LOG_")
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged; production refuses `debug`."""
     format: Literal["auto", "json", "console"] = "auto"
+    """`auto` is JSON in production and lines for people elsewhere."""
 
 
 class LangfuseSettings(Section):
@@ -24,8 +29,11 @@ class LangfuseSettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="LANGFUSE_")
     public_key: SecretStr = SecretStr("")
+    """With the secret key: runs, model calls and tools are traced."""
     secret_key: SecretStr = SecretStr("")
+    """Goes with the public key."""
     host: str = "https://cloud.langfuse.com"
+    """Where Langfuse is."""
 
     @property
     def in_use(self) -> bool:
@@ -37,9 +45,11 @@ class SentrySettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="SENTRY_")
     dsn: SecretStr = SecretStr("")
+    """Where errors are reported to; empty: nowhere."""
     environment: str = ""
     """Without one that of the deployment."""
     release: str = ""
+    """What errors are said to come from."""
 
     @field_validator("dsn")
     @classmethod
@@ -61,8 +71,11 @@ class OpenTelemetrySettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="OTEL_")
     exporter_otlp_endpoint: str = ""
+    """The collector that spans are exported to, by OTLP over HTTP; empty: none."""
     exporter_otlp_headers: SecretStr = SecretStr("")
+    """Headers for it: `name=value`, several with commas between them."""
     service_name: str = "longrun"
+    """What the spans are said to come from."""
     traces_sampler_arg: float = Field(1.0, ge=0, le=1)
     """Share of the traces that begin here; those that a caller has begun are kept as the caller says."""
 

@@ -13,10 +13,19 @@ class MetricsSettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="METRICS_", hide_input_in_errors=True)
     token: SecretStr = SecretStr("")
+    """Who has it may read `/metrics` as a bearer token, 16 characters or more; without one, this machine alone."""
     dir: str = ""
+    """Processes of one kind that share this folder answer for each other; empty: those of one `--workers` or
+    `--processes` do.
+    """
     host: str = "127.0.0.1"
+    """The address at which each worker answers `/metrics`."""
     port: int = Field(0, ge=0, le=65535)
+    """Its port; 0: nowhere."""
     liveness_dir: str = Field("", validation_alias="WORKER_LIVENESS_DIR")
+    """Where each worker process keeps a file that says that its loop turns (`python -m services.liveness`); empty:
+    nowhere.
+    """
 
     @field_validator("token")
     @classmethod

@@ -16,10 +16,17 @@ SOONEST_RUNS = timedelta(days=2)
 class RetentionSettings(Section):
     model_config = SettingsConfigDict(env_prefix="RETENTION_")
     events: Duration = NEVER
+    """How long after the end of a run its archived events are deleted; its stream then tells the last one only. 0:
+    never.
+    """
     messages: Duration = NEVER
+    """How old messages of threads without a live run are when they are deleted. 0: never."""
     runs: Duration = NEVER
+    """How long after its end a run is deleted. 0: never."""
     interval: Span = timedelta(minutes=1)
+    """How often a worker looks for what is too old."""
     sweep_time: Span = Field(timedelta(seconds=20), le=timedelta(hours=1))
+    """How long a sweep may go on."""
 
     @property
     def anything(self) -> bool:

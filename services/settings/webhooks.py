@@ -18,18 +18,31 @@ class WebhookSettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="WEBHOOK_")
     attempts: int = Field(10, ge=1, le=MAX_ATTEMPTS)
+    """How often a delivery of the end of a run is tried."""
     first_delay: Span = timedelta(seconds=5)
+    """How long after the first try the second comes; each later one three times as long, with jitter."""
     max_delay: Span = timedelta(hours=6)
+    """The longest wait between two tries."""
     timeout: Span = timedelta(seconds=15)
+    """How long a receiver may take."""
     poll_interval: Span = timedelta(seconds=1)
+    """How often a worker looks for deliveries that are due."""
     parallel: int = Field(32, ge=1)
+    """Deliveries that a worker process sends at once."""
     parallel_per_account: int = Field(16, ge=1)
+    """So many of them for one account."""
     parallel_per_receiver: int = Field(4, ge=1)
+    """So many of them to one host of an account."""
     secret_grace: Duration = timedelta(hours=24)
+    """For how long a secret counts beside the one that took its place."""
     keep: Span = timedelta(days=30)
+    """For how long deliveries that are over are listed."""
     replay_window: Span = Field(timedelta(minutes=5), le=timedelta(hours=12))
+    """How old the signature of a webhook that starts a workflow may be."""
     max_body_bytes: int = Field(256 * 1024, ge=1024)
+    """The largest body of such a webhook."""
     rate_per_minute: int = Field(60, ge=0)
+    """How many of them a workflow takes in 60 seconds; 0: any number."""
 
     @model_validator(mode="after")
     def grow(self) -> "WebhookSettings":
