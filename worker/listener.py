@@ -36,10 +36,11 @@ class Listener:
             self.task = asyncio.create_task(repeat(self.try_to_listen), name="metrics listener")
 
     async def close(self) -> None:
-        await stop([self.task] if self.task else [])
+        """At once: uvloop's server waits for its connections, of which one may say nothing."""
         if self.server:
             self.server.close()
         await self.connections.close()
+        await stop([self.task] if self.task else [])
         if self.turn is not None:
             os.close(self.turn)
 
@@ -90,8 +91,8 @@ class Listener:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 writer.write(await self.answer(reader, writer.get_extra_info("peername")))
                 await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
-            writer.transport.abort()  # it went away, or takes too long
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            writer.transport.abort()  # it went away, or takes too long, or we leave
         finally:
             writer.close()
 

@@ -1,9 +1,11 @@
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from httpx2 import AsyncClient, TransportError
 from pydantic import SecretStr
 
@@ -89,6 +91,20 @@ async def test_a_port_that_somebody_else_has_is_told_once_and_taken_when_it_is_f
         other.close()
         await other.wait_closed()
         await eventually(lambda: answers(port))
+
+
+def test_a_connection_that_says_nothing_holds_up_no_end() -> None:
+    async def leave() -> float:
+        port = ports.pick(set())
+        async with listening(port):
+            await eventually(lambda: answers(port))
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            begun = time.monotonic()
+        took = time.monotonic() - begun
+        writer.close()
+        return took
+
+    assert uvloop.run(leave()) < listener.PATIENCE_SECONDS / 2
 
 
 async def test_those_who_connect_and_say_nothing_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
