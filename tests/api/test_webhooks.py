@@ -163,47 +163,38 @@ async def test_a_replay_is_answered_with_the_first_execution(ann: Person, sender
     assert len(await executions(pool)) == 3
 
 
-@pytest.mark.parametrize(
-    ("content_type", "status"),
-    [(JSON, 202), (f"{JSON}; charset=utf-8", 202), ("text/plain", 415), (FORM, 415), ("", 415), ("multipart/x", 415)],
-)
-async def test_a_body_of_another_type_is_refused(
-    ann: Person, sender: Person, pool: Pool, content_type: str, status: int
-) -> None:
+async def test_a_body_of_another_type_is_refused(ann: Person, sender: Person, pool: Pool) -> None:
     workflow_id = await workflow_of(ann, **ASKING)
     secret = (await hook_of(ann, workflow_id))["secret"]
-    request = signed(secret, BODY)
-    request["headers"]["content-type"] = content_type
-    answer = await send(sender, workflow_id, request)
-    assert answer.status_code == status, answer.text
-    assert len(await executions(pool)) == (status == 202)
+    for content_type in ("text/plain", FORM, "", "multipart/x", "application/jsonx", "text/json"):
+        answer = await send(sender, workflow_id, signed(secret, BODY, **{"content-type": content_type}))
+        assert answer.status_code == 415, content_type
+    assert not await executions(pool)
+    for content_type in (f"{JSON}; charset=utf-8", "Application/JSON"):
+        answer = await send(sender, workflow_id, signed(secret, BODY, **{"content-type": content_type}))
+        assert answer.status_code == 202, content_type
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[1]",
-        b'"text"',
-        b"null",
-        b"\xff\xfe",
-        b'{"who": "a\\u0000b"}',
-        b'{"who": "a", "n": 1e999}',
-        b'{"who": "a", "n": 123456789012345678901234567890}',
-        b'{"who": "a", "deep": ' + b"[" * 200 + b"]" * 200 + b"}",
-        b'{"who": "a", "half": "\\ud800"}',
-    ],
-    ids=lambda body: body[:30].decode(errors="replace"),
-)
-async def test_what_is_no_plain_json_object_is_refused(ann: Person, sender: Person, pool: Pool, body: bytes) -> None:
+NO_PLAIN_OBJECTS = [
+    b"",
+    b"{",
+    b"[1]",
+    b'"text"',
+    b"null",
+    b"\xff\xfe",
+    b'{"who": "a\\u0000b"}',
+    b'{"who": "a", "n": 1e999}',
+    b'{"who": "a", "deep": ' + b"[" * 200 + b"]" * 200 + b"}",
+    b'{"who": "a", "half": "\\ud800"}',
+]
+
+
+async def test_what_is_no_plain_json_object_is_refused(ann: Person, sender: Person, pool: Pool) -> None:
     workflow_id = await workflow_of(ann, **ASKING)
     secret = (await hook_of(ann, workflow_id))["secret"]
-    answer = await send(sender, workflow_id, signed(secret, body))
-    if answer.status_code == 202:  # a number that no 64 bits hold may be read as one that a double does
-        assert b"1234567890" in body
-        return
-    assert answer.status_code == 422, answer.text
+    for body in NO_PLAIN_OBJECTS:
+        answer = await send(sender, workflow_id, signed(secret, body))
+        assert answer.status_code == 422, body
     assert not await executions(pool)
 
 
@@ -274,23 +265,19 @@ async def test_a_webhook_that_is_removed_or_replaced_counts_no_more(ann: Person,
     assert (await ann.post(f"/workflows/{workflow_id}/webhook/rotate")).status_code == 404
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
+async def test_a_secret_that_its_format_cannot_have_is_refused(ann: Person) -> None:
+    workflow_id = await workflow_of(ann, **ASKING)
+    for asked in (
         {"format": "slack"},
         {"format": "slack", "secret": "short"},
         {"format": "telegram", "secret": "with spaces in it and more"},
         {"format": "standard", "secret": "whsec_short"},
         {"format": "email"},
         {"format": "slack", "secret": "8f742231b10e8888abcd99yyyzzz85\u0000"},
-    ],
-    ids=repr,
-)
-async def test_a_secret_that_its_format_cannot_have_is_refused(ann: Person, asked: dict[str, str]) -> None:
-    workflow_id = await workflow_of(ann, **ASKING)
-    answer = await ann.put(f"/workflows/{workflow_id}/webhook", json=asked)
-    assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"][-1] in ("secret", "format")
+    ):
+        answer = await ann.put(f"/workflows/{workflow_id}/webhook", json=asked)
+        assert answer.status_code == 422, asked
+        assert answer.json()["detail"][0]["loc"][-1] in ("secret", "format"), asked
 
 
 async def test_slack_is_answered_its_challenge_and_starts_nothing_with_it(
