@@ -121,8 +121,9 @@ async def test_two_hundred_runs_forty_at_a_time_behind_nginx(behind: Behind) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
 async def test_readers_over_http2_see_the_same_log(behind: Behind) -> None:
+    """All on one connection, which may have 128 streams at a time."""
     async with behind.http2_client() as client:
-        await watch(client, readers.Plan(runs=40, at_once=40, readers=2))
+        await watch(client, readers.Plan(runs=40, at_once=20, readers=2))
 
 
 async def watch(client: Client, plan: readers.Plan) -> None:

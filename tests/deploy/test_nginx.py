@@ -53,7 +53,9 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """`await start(converse)`: nginx before two such servers; None stands for one that refuses."""
     async with AsyncExitStack() as stack:
 
-        async def start(*answers: Converse | None, **changes: str) -> tuple[Nginx, list[Upstream]]:
+        async def start(
+            *answers: Converse | None, previews: bool = False, **changes: str
+        ) -> tuple[Nginx, list[Upstream]]:
             upstreams = []
             for converse in answers or (hello, hello):
                 upstream = Upstream(converse or hello, address=REFUSING)
@@ -63,7 +65,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                     upstream.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
                 upstreams.append(upstream)
             first, second = upstreams[0].address, upstreams[-1].address
-            nginx = Nginx(tmp_path, (first, second), preview=first, changes=changes)
+            nginx = Nginx(tmp_path, (first, second), preview=first if previews else REFUSING, changes=changes)
             return await stack.enter_async_context(running(nginx)), upstreams
 
         yield start
@@ -256,7 +258,7 @@ async def test_a_preview_may_become_another_protocol(start: Start) -> None:
         writer.write(await reader.readexactly(4))
         await writer.drain()
 
-    nginx, upstreams = await start(upgrade, upgrade)
+    nginx, upstreams = await start(upgrade, upgrade, previews=True)
     reader, writer = await connect_tls(nginx)
     writer.write(b"GET / HTTP/1.1\r\nHost: label.previews.example.org\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
