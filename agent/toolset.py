@@ -9,7 +9,8 @@ from agent.tools.base import Registry
 from services.agent_versions import AgentVersion
 
 Mode = Literal["builder", "custom", "full"]
-BUILDER = Registry.of((conversation.ask, conversation.complete, conversation.expand_message, builder.update_agent))
+TALK = (conversation.ask, conversation.complete, conversation.expand_message)
+BUILDER = Registry.of((*TALK, builder.update_agent, builder.create_schedule))
 
 
 def mode_of(run_settings: Mapping[str, Any], version: AgentVersion | None) -> Mode:

@@ -42,7 +42,7 @@ class Access:
     """Whether it starts a run: without Redis the rate limit may be closed for these."""
 
 
-SIGNED = {"POST /webhooks/trigger/{workflow_id}"}
+SIGNED = {"POST /webhooks/trigger/{workflow_id}", "POST /schedules/trigger/{workflow_id}"}
 """What strangers ask who sign what they say: the route itself looks at the signature."""
 OPEN = {"GET /health", "GET /health/ready", *SIGNED}
 """What anybody may ask."""
@@ -102,6 +102,16 @@ ROUTES = {
     "GET /workflows/executions/{execution_id}": Access("execution", "read"),
     "POST /workflows/executions/{execution_id}/cancel": Access("execution", "write"),
     "GET /workflows/executions/{execution_id}/stream": Access("execution", "read"),
+    "GET /schedules": Access("account", "read"),
+    "POST /schedules": Access("account", "write"),
+    "GET /schedules/templates": Access("account", "read"),
+    "POST /schedules/validate/cron": Access("account", "read"),
+    "GET /schedules/{schedule_id}": Access("schedule", "read"),
+    "PUT /schedules/{schedule_id}": Access("schedule", "write"),
+    "DELETE /schedules/{schedule_id}": Access("schedule", "write"),
+    "POST /schedules/{schedule_id}/pause": Access("schedule", "write"),
+    "POST /schedules/{schedule_id}/resume": Access("schedule", "write"),
+    "GET /schedules/{schedule_id}/logs": Access("schedule", "read"),
     "POST /mcp/discover-custom-tools": Access("project", "write"),
     "GET /billing/check-status": Access("account", "read"),
     "GET /billing/available-models": Access("account", "read"),

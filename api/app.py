@@ -32,6 +32,7 @@ from api.routes import (
     projects,
     runs,
     sandboxes,
+    schedules,
     starts,
     streams,
     threads,
@@ -76,6 +77,7 @@ ROUTE_MODULES = (
     workflows,
     webhooks,
     triggers,
+    schedules,
 )
 
 COLLECTIONS = (10_000, 20, 20)
@@ -131,6 +133,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for routes in ROUTE_MODULES:
         app.include_router(routes.router, prefix="/api")
     metrics.install(app)
+    app.include_router(schedules.router, prefix="/api/v1", include_in_schema=False)
     return app
 
 

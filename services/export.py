@@ -86,6 +86,12 @@ PARTS = (
         "execution_id",
         "SELECT e.* FROM workflow_executions e JOIN workflows w USING (workflow_id) WHERE w.account_id = $1",
     ),
+    Part("schedule", "schedule_id", "SELECT * FROM schedules WHERE account_id = $1"),
+    Part(
+        "schedule_firing",
+        "firing_id",
+        "SELECT f.* FROM schedule_firings f JOIN schedules s USING (schedule_id) WHERE s.account_id = $1",
+    ),
     Part(
         "upload",
         "upload_id",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -76,6 +76,7 @@ class NewExecution:
     priority: int = 5
     metadata: dict[str, Any] = field(default_factory=dict)
     webhook_url: str | None = None
+    delay: timedelta | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -127,6 +128,7 @@ async def start(conn: Connection, run_id: UUID, new: NewExecution, limits: Limit
         webhook_url=new.webhook_url,
         priority=new.priority,
         on_active=new.on_active,
+        delay=new.delay,
     )
     started = await starting.start(conn, asked, limits)
     await add(conn, new, run_id)

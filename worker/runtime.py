@@ -39,6 +39,7 @@ from worker.listener import Listener
 from worker.presence import keep_present
 from worker.process import Process
 from worker.retention import keep_removing_old
+from worker.scheduler import keep_scheduling
 from worker.sweeper import keep_sweeping
 from worker.watchdog import Watchdog
 
@@ -121,6 +122,7 @@ class Runtime(dramatiq.Middleware):
             stores.background.spawn(keep_delivering(process))
             stores.background.spawn(keep_removing_old(stores))
             stores.background.spawn(keep_present(process, self.slots))
+            stores.background.spawn(keep_scheduling(process))
             logger.info("worker.ready", instance_id=stores.instance_id)
             await self.closing.wait()
         logger.info("worker.closed")

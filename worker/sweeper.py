@@ -18,6 +18,7 @@ from services.runs.naming import about
 from services.runs.shards import Shard
 from services.runs.store import COLUMNS, EARLIER_UNFINISHED, Run
 from services.runs.stores import Stores
+from services.schedules import firings
 from services.webhooks import deliveries
 
 BATCH = 200
@@ -220,6 +221,10 @@ async def end_deliveries(stores: Stores) -> None:
     await deliveries.forget_old(stores.pool, webhooks.keep, BATCH)
 
 
+async def forget_firings(stores: Stores) -> None:
+    await firings.forget_old(stores.pool, stores.settings.schedules.keep_firings, BATCH)
+
+
 STEPS: tuple[Step, ...] = (
     judge_due,
     send_unsent,
@@ -231,4 +236,5 @@ STEPS: tuple[Step, ...] = (
     free_reserves,
     forget_keys,
     end_deliveries,
+    forget_firings,
 )

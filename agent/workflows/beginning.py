@@ -1,6 +1,7 @@
 """What an execution begins with: a workflow that may be executed, its variables, a model. Whoever asks for it."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ class Asked:
     priority: int = 5
     metadata: dict[str, Any] = field(default_factory=dict)
     webhook_url: str | None = None
+    delay: timedelta | None = None
 
 
 def new_execution(settings: Settings, workflow: Workflow, asked: Asked) -> NewExecution:
@@ -54,5 +56,6 @@ def new_execution(settings: Settings, workflow: Workflow, asked: Asked) -> NewEx
         priority=asked.priority,
         metadata=asked.metadata,
         webhook_url=asked.webhook_url,
+        delay=asked.delay,
         settings={"workflow_tools": brief.tools(definition)},
     )

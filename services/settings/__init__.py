@@ -33,6 +33,7 @@ from services.settings.production import refusals
 from services.settings.redis_urls import database_address, with_next_database
 from services.settings.retention import RetentionSettings
 from services.settings.runs import RunSettings, StreamSettings
+from services.settings.schedules import QstashSettings, ScheduleSettings
 from services.settings.section import parse_duration
 from services.settings.stores import BrokerSettings, PostgresSettings, RedisSettings
 from services.settings.webhooks import WebhookSettings
@@ -56,10 +57,12 @@ __all__ = [
     "PostgresSettings",
     "PreviewSettings",
     "Price",
+    "QstashSettings",
     "RedisSettings",
     "RetentionSettings",
     "RunSettings",
     "SandboxSettings",
+    "ScheduleSettings",
     "SearchSettings",
     "SecretsSettings",
     "SentrySettings",
@@ -93,6 +96,8 @@ class Settings(BaseModel):
     models: ModelSettings = Field(default_factory=ModelSettings)
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     outgoing: OutgoingSettings = Field(default_factory=OutgoingSettings)
+    schedules: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    qstash: QstashSettings = Field(default_factory=QstashSettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)
     langfuse: LangfuseSettings = Field(default_factory=LangfuseSettings)
@@ -118,6 +123,14 @@ class Settings(BaseModel):
         ours = [database_address(url) for url in self.redis.listed]
         if self.broker.kind == "redis" and database_address(self.broker_redis_url) in ours:
             raise ValueError("BROKER_REDIS_URL must be a database of its own: REDIS_URLS names the same one")
+        return self
+
+    @model_validator(mode="after")
+    def know_qstash(self) -> "Settings":
+        if self.schedules.backend == "qstash" and not self.qstash.complete:
+            raise ValueError(
+                "SCHEDULES=qstash needs QSTASH_TOKEN, QSTASH_CURRENT_SIGNING_KEY and QSTASH_NEXT_SIGNING_KEY"
+            )
         return self
 
     @model_validator(mode="after")

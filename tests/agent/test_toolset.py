@@ -51,7 +51,7 @@ def test_an_agent_that_enables_nothing_can_still_speak_to_the_person() -> None:
 
 
 def test_a_run_that_builds_an_agent_has_only_the_tool_for_that() -> None:
-    assert names(BUILDS, None) == {"update_agent", "ask", "complete", "expand_message"}
+    assert names(BUILDS, None) == {"update_agent", "create_schedule", "ask", "complete", "expand_message"}
     assert names(BUILDS, version(sb_shell_tool=True)) == names(BUILDS, None)
 
 

@@ -62,6 +62,8 @@ ASLEEP = 503
 """What the owner is answered where a sandbox is needed: these tests have none."""
 START = {"model_name": "demo/echo", "on_active": "queue"}
 
+EVERY_DAY = {"type": "cron", "cron": {"cron_expression": "0 9 * * *"}}
+
 CASES = {
     "GET /health": Case(),
     "GET /health/ready": Case(),
@@ -120,6 +122,17 @@ CASES = {
     "GET /workflows/executions/{execution_id}": Case(),
     "POST /workflows/executions/{execution_id}/cancel": Case(),
     "GET /workflows/executions/{execution_id}/stream": Case(own=204, headers={"Last-Event-ID": "1000"}),
+    "GET /schedules": Case(query="?page=1"),
+    "POST /schedules": Case(json={"config": EVERY_DAY, "workflow_id": "{workflow_id}"}),
+    "GET /schedules/templates": Case(),
+    "POST /schedules/validate/cron": Case(json={"cron_expression": "0 9 * * *"}),
+    "GET /schedules/{schedule_id}": Case(),
+    "PUT /schedules/{schedule_id}": Case(json={"name": "Taken"}),
+    "DELETE /schedules/{schedule_id}": Case(),
+    "POST /schedules/{schedule_id}/pause": Case(),
+    "POST /schedules/{schedule_id}/resume": Case(),
+    "GET /schedules/{schedule_id}/logs": Case(),
+    "POST /schedules/trigger/{workflow_id}": Case(own=401),
     "POST /mcp/discover-custom-tools": Case(
         own=ASLEEP, json={"type": "stdio", "config": {"command": "true"}, "project_id": "{project_id}"}
     ),

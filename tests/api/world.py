@@ -17,6 +17,9 @@ WATERING = {
 }
 
 
+DAILY = {"type": "simple", "simple": {"interval_type": "days", "interval_value": 1}}
+
+
 @dataclass(frozen=True)
 class Things:
     """Ids by the names of path parameters; by default of things that are not there."""
@@ -33,6 +36,7 @@ class Things:
     workflow_id: str = field(default_factory=absent)
     execution_id: str = field(default_factory=absent)
     execution_run_id: str = field(default_factory=absent)
+    schedule_id: str = field(default_factory=absent)
 
     @property
     def ids(self) -> dict[str, str]:
@@ -40,7 +44,10 @@ class Things:
 
 
 async def things_of(person: Person) -> Things:
-    """A thread with a message and a run, an agent, a workflow and its execution, a key, an account with two owners."""
+    """One of each: a thread with a message and a run, an agent, a workflow with an execution and a schedule, a key.
+
+    And an account with two owners.
+    """
     thread_id, project_id = await person.make_thread()
     message = await made(person, f"/threads/{thread_id}/messages/add", {"message": "hi"})
     agent = await made(person, "/agents", {"name": "Gardener"})
@@ -62,6 +69,7 @@ async def things_of(person: Person) -> Things:
         workflow_id=workflow["id"],
         execution_id=execution["execution_id"],
         execution_run_id=execution["agent_run_id"],
+        schedule_id=(await made(person, "/schedules", {"config": DAILY, "workflow_id": workflow["id"]}))["id"],
     )
 
 

@@ -1,0 +1,1 @@
+"""Schedules: what is started when, and what came of each firing."""

@@ -1,0 +1,87 @@
+"""What QStash has been told of schedules, and what it has to be told.
+
+A schedule's row says which revision of it QStash knows; schedule_remotes names all that it may know anything of, before
+it is told: what is deleted here is found there, whoever died in between. One at a time tells QStash of a schedule: a
+lease that outlasts the telling, so that nothing old overtakes what is new.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from services.postgres import Executor, Pool, transaction
+from services.schedules.store import COLUMNS, Schedule
+
+MAX_ERROR_CHARS = 500
+
+
+async def claim_untold(conn: Executor, *, most: int, lease: timedelta) -> list[Schedule]:
+    """Schedules whose newest revision QStash does not know."""
+    rows = await conn.fetch(
+        f"""
+        WITH untold AS (
+            SELECT schedule_id FROM schedules
+            WHERE told_revision IS DISTINCT FROM revision AND (telling_until IS NULL OR telling_until <= now())
+            LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+        ), noted AS (
+            INSERT INTO schedule_remotes (schedule_id, telling_until)
+            SELECT schedule_id, now() + $2::interval FROM untold
+            ON CONFLICT (schedule_id) DO UPDATE SET telling_until = excluded.telling_until
+        )
+        UPDATE schedules s SET telling_until = now() + $2::interval FROM untold
+        WHERE s.schedule_id = untold.schedule_id RETURNING {COLUMNS}
+        """,
+        most,
+        lease,
+    )
+    return [Schedule(**row) for row in rows]
+
+
+async def note_told(pool: Pool, schedule: Schedule) -> None:
+    """QStash knows this revision; of one that has ended it knows nothing any more."""
+    async with transaction(pool) as conn:
+        await conn.execute(
+            """
+            UPDATE schedules SET told_revision = $2, telling_until = NULL, telling_error = NULL WHERE schedule_id = $1
+            """,
+            schedule.schedule_id,
+            schedule.revision,
+        )
+        if schedule.status == "completed":
+            await forget(conn, schedule.schedule_id)
+        else:
+            await conn.execute(
+                "UPDATE schedule_remotes SET telling_until = NULL WHERE schedule_id = $1", schedule.schedule_id
+            )
+
+
+async def note_failed(conn: Executor, schedule: Schedule, error: str, retry: timedelta) -> None:
+    await conn.execute(
+        """
+        UPDATE schedules SET telling_until = now() + $2::interval, telling_error = $3 WHERE schedule_id = $1
+        """,
+        schedule.schedule_id,
+        retry,
+        error[:MAX_ERROR_CHARS],
+    )
+
+
+async def claim_orphans(conn: Executor, *, most: int, lease: timedelta) -> Sequence[UUID]:
+    """What QStash may know of schedules that are there no more."""
+    rows = await conn.fetch(
+        """
+        UPDATE schedule_remotes SET telling_until = now() + $2::interval WHERE schedule_id IN (
+            SELECT schedule_id FROM schedule_remotes r
+            WHERE (telling_until IS NULL OR telling_until <= now())
+              AND NOT EXISTS (SELECT FROM schedules s WHERE s.schedule_id = r.schedule_id)
+            LIMIT $1 FOR UPDATE SKIP LOCKED
+        ) RETURNING schedule_id
+        """,
+        most,
+        lease,
+    )
+    return [row["schedule_id"] for row in rows]
+
+
+async def forget(conn: Executor, schedule_id: UUID) -> None:
+    await conn.execute("DELETE FROM schedule_remotes WHERE schedule_id = $1", schedule_id)
