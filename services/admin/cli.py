@@ -8,13 +8,25 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from services import settings
-from services.admin import accounts, dead_letters, keys, limits, queues, retention, runs, secret_keys, workers
+from services.admin import (
+    accounts,
+    dead_letters,
+    keys,
+    limits,
+    queues,
+    retention,
+    runs,
+    schedules,
+    secret_keys,
+    workers,
+)
 from services.admin.output import Output
 from services.errors import AppError
 
 GROUPS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
     runs.add,
     workers.add,
+    schedules.add,
     queues.add,
     dead_letters.add,
     accounts.add,
