@@ -1,22 +1,32 @@
-"""Whatever happens in mid-stream, the page recovers by itself, with exactly the right text. Real durations."""
+"""Whatever happens in mid-stream, the page recovers by itself, with exactly the right text; slow: real durations."""
 
 import asyncio
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from playwright.async_api import BrowserContext
 
+from services.settings import AuthSettings
+from services.tokens import sign_access_token
 from tests.acceptance.client import Client, Started, until
-from tests.acceptance.operators import Deployment
+from tests.acceptance.operators import SECRET, Deployment
 from tests.browser.pages import Reader
 from tests.browser.texts import model, text_of
 from tests.proxy import Proxy
 
-pytestmark = pytest.mark.slow
 CUT_SECONDS = 20
+RENEWING = """
+async ([url, short, long]) => {
+  const {Longrun} = await import(`${url}/console/longrun.js`);
+  window.renewed = 0;
+  window.longrun = new Longrun({url, token: ({expired}) => (expired ? ((window.renewed += 1), long) : short)});
+}
+"""
 SHORT, LONG = 100, 1500
 """Chunks, 20 ms apart: a run that ends while the network is away, and one that goes on."""
 
@@ -64,6 +74,23 @@ async def proxy(system: Deployment) -> AsyncIterator[Proxy]:
         yield proxy
 
 
+async def test_an_api_that_dies_and_a_worker_that_leaves_in_mid_stream_cost_no_word(
+    system: Deployment, client: Client, reader: Reader
+) -> None:
+    run = await client.initiate(model(120))
+    await reader.follow(run.run_id)
+    await reader.received(20)
+    (await system.driver_of(run.run_id)).signal(signal.SIGTERM)
+    assert system.api
+    system.api.signal(signal.SIGKILL)
+    await system.start_api()
+    seen = await reader.ended()
+    assert seen["text"] == text_of(120)
+    assert "reconnecting(1)" in seen["states"]
+    assert seen["tries"] == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
 async def test_the_api_is_restarted(
     system: Deployment, client: Client, context: BrowserContext, sign: signal.Signals
@@ -79,6 +106,7 @@ async def test_the_api_is_restarted(
         assert seen["states"][-2:] == ["streaming", "completed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
 async def test_the_worker_is_killed_or_hands_over(
     system: Deployment, client: Client, context: BrowserContext, sign: signal.Signals
@@ -91,6 +119,7 @@ async def test_the_worker_is_killed_or_hands_over(
         assert seen["states"] == ["connecting", "streaming", "completed"]
 
 
+@pytest.mark.slow
 async def test_the_browser_is_offline(system: Deployment, client: Client, context: BrowserContext) -> None:
     both = [await Followed.begin(client, context, system.url, chunks) for chunks in (LONG, SHORT)]
     await context.set_offline(True)
@@ -106,6 +135,7 @@ async def test_the_browser_is_offline(system: Deployment, client: Client, contex
         await followed.check_end()
 
 
+@pytest.mark.slow
 async def test_the_wire_is_cut(client: Client, context: BrowserContext, proxy: Proxy) -> None:
     both = [await Followed.begin(client, context, proxy.url, chunks) for chunks in (LONG, SHORT)]
     proxy.refuse()
@@ -130,6 +160,7 @@ async def is_not_reconnecting(followed: Followed) -> bool:
     return all(seen["state"] != "reconnecting" for seen in await followed.look())
 
 
+@pytest.mark.slow
 async def test_the_wire_is_cut_at_any_byte(client: Client, context: BrowserContext, proxy: Proxy) -> None:
     followed = await Followed.begin(client, context, proxy.url, 400)
     for count in (1, 7, 333, 1000, 5000, 20_001):
@@ -142,6 +173,7 @@ async def is_through(proxy: Proxy) -> bool:
     return proxy.passing is None
 
 
+@pytest.mark.slow
 async def test_nothing_passes_and_nobody_says_so(client: Client, context: BrowserContext, proxy: Proxy) -> None:
     run = await client.initiate(model(SHORT))
     reader = await Reader.open(context, proxy.url, client.token)
@@ -154,3 +186,24 @@ async def test_nothing_passes_and_nobody_says_so(client: Client, context: Browse
     proxy.cut()
     proxy.restore()
     await followed.check_end()
+
+
+@pytest.mark.slow
+async def test_a_token_that_expired_meanwhile_is_renewed(system: Deployment, context: BrowserContext) -> None:
+    user_id = uuid4()
+    async with system.client(user_id) as client:
+        reader = await Reader.open(context, system.url, client.token)
+        short = sign_access_token(SECRET, user_id, lifetime=timedelta(seconds=4) - AuthSettings().leeway)
+        await reader.page.evaluate(RENEWING, [system.url, short, client.token])
+        run = await client.initiate(model(400))
+        await reader.follow(run.run_id)
+        await reader.received(20)
+        await asyncio.sleep(4)
+        api = system.api
+        assert api
+        api.signal(signal.SIGKILL)
+        await api.exited()
+        await system.start_api()
+        seen = await reader.ended()
+        assert seen["text"] == text_of(400)
+        assert await reader.page.evaluate("window.renewed") == 1

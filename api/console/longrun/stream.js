@@ -64,6 +64,8 @@ export class RunStream {
     /** The header that was sent last. @type {string | undefined} */
     this.sent = undefined;
     this.emptyAnswers = 0;
+    /** How many new tokens were refused in a row. */
+    this.refreshes = 0;
     /** Whether every event since `after` was seen; of an old run only the last one is kept. */
     this.whole = true;
     /** @type {{token: string, until: number} | null} */
@@ -347,6 +349,7 @@ export class RunStream {
   opened(signal) {
     if (signal.aborted || this.over) return;
     this.connected = true;
+    this.refreshes = 0;
     this.say('streaming');
     this.tabs?.sayPosition();
   }
@@ -366,15 +369,18 @@ export class RunStream {
     if (heard) this.emptyAnswers = 0;
     if (outcome.kind !== 'refused') this.giveUpOn(outcome.error);
     if (this.over) return usual;
-    if (outcome.kind === 'refused') return this.judgeRefusal(outcome, usual, failures, signal);
+    if (outcome.kind === 'refused') return this.judgeRefusal(outcome, usual, signal);
     if (outcome.kind === 'broken' && this.transport !== 'eventsource') return usual;
     this.streamToken = null;
     return (await this.readRow(outcome, signal)) ? Math.min(usual, backoff(1)) : usual;
   }
 
-  /** @private @param {Outcome} outcome @param {number} usual @param {number} failures @param {AbortSignal} signal */
-  async judgeRefusal({status = 0, retry, error}, usual, failures, signal) {
-    if (status === 401 && failures <= REFRESHES && (await this.longrun.refresh(this.sent))) return 0;
+  /** @private @param {Outcome} outcome @param {number} usual @param {AbortSignal} signal */
+  async judgeRefusal({status = 0, retry, error}, usual, signal) {
+    if (status === 401 && this.refreshes < REFRESHES && (await this.longrun.refresh(this.sent))) {
+      this.refreshes += 1;
+      return 0;
+    }
     if (!signal.aborted && LASTING_REFUSALS.has(status)) this.fail(new LongrunError(status, error));
     return retry ? around(retry) : usual;
   }
