@@ -23,7 +23,8 @@ HEAVY = (
     "tests/benchmarks/",
 )
 """Folders whose tests start processes of their own, those that take longest first."""
-SANDBOXES = "tests/services/sandbox/"
+TOGETHER = ("tests/services/sandbox/", "tests/browser/")
+"""Folders that one lane runs whole."""
 OURS = ("DATABASE_URL", "REDIS_", "BROKER", "RABBITMQ_")
 """How the names begin that say where the stores are."""
 BROKERS = ("redis", "rabbitmq")
@@ -66,13 +67,13 @@ class FromBothEnds(LoadFileScheduling):  # type: ignore[misc]  # xdist says noth
     """Hands out files: to the first lane the heaviest that is left, to each other one the lightest."""
 
     def _split_scope(self, nodeid: str) -> str:
-        """The file; of the acceptance tests all that use one broker, as they share one deployment.
+        """The file; of the acceptance tests all that use one broker: they share a deployment, as browsers do.
 
         The sandboxes of an ordinary user are all of one user, whose processes the kernel counts together.
         """
         file, _, name = nodeid.partition("::")
-        if file.startswith(SANDBOXES):
-            return SANDBOXES
+        if folder := next(filter(file.startswith, TOGETHER), None):
+            return folder
         broker = next((broker for broker in BROKERS if broker in name.partition("[")[2]), "")
         return f"tests/acceptance/ on {broker}" if broker and file.startswith("tests/acceptance/") else file
 
