@@ -33,13 +33,18 @@ class Backend(Protocol):
         """Do what is to be done; seconds until there is more, None when nobody knows of any."""
         ...
 
+    async def close(self) -> None: ...
+
 
 async def keep_scheduling(process: Process) -> None:
     backend = await backend_of(process)
     longest = process.settings.schedules.poll_interval.total_seconds()
-    while True:
-        wait = await attempt(backend)
-        await asyncio.sleep(longest if wait is None else min(max(wait, SHORTEST_SECONDS), longest))
+    try:
+        while True:
+            wait = await attempt(backend)
+            await asyncio.sleep(longest if wait is None else min(max(wait, SHORTEST_SECONDS), longest))
+    finally:
+        await backend.close()
 
 
 async def attempt(backend: Backend) -> float | None:
@@ -66,6 +71,9 @@ class Local:
     def __init__(self, process: Process, clock: Clock | None = None) -> None:
         self.process, self.clock = process, clock
         self.free = asyncio.Semaphore(process.settings.schedules.concurrency)
+
+    async def close(self) -> None:
+        """It has opened nothing."""
 
     @property
     def now(self) -> datetime | None:
@@ -107,6 +115,9 @@ class Remote:
     def __init__(self, process: Process, module: Any) -> None:
         self.pool, self.failure = process.stores.pool, module.TellingFailed
         self.qstash = module.Qstash(process.settings)
+
+    async def close(self) -> None:
+        await self.qstash.close()
 
     async def tick(self) -> float | None:
         untold = await remotes.claim_untold(self.pool, most=TOLD_AT_ONCE, lease=TELLING)

@@ -32,6 +32,9 @@ class Qstash:
         token = self.settings.token.get_secret_value().strip()
         self.client = AsyncQStash(token, retry=False, base_url=self.settings.url)
 
+    async def close(self) -> None:
+        await self.client.http._client.aclose()  # the SDK has no way to close what it opened
+
     async def tell(self, schedule: Schedule) -> None:
         """Make QStash know what the schedule is now, whatever it knew of it. Raises: TellingFailed."""
         if schedule.status == "completed":

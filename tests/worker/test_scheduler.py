@@ -286,4 +286,6 @@ async def test_a_store_that_is_away_ends_no_loop() -> None:
         async def tick(self) -> float | None:
             raise ConnectionRefusedError
 
+        async def close(self) -> None: ...
+
     assert await attempt(Broken()) is None

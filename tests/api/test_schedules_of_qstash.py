@@ -1,0 +1,191 @@
+"""Schedules that QStash wakes: what it is told of them, and which of its deliveries fire them."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+from httpx2 import Response
+from pydantic import SecretStr
+
+from services.http import open_client
+from services.postgres import Pool
+from services.runs.stores import open_stores
+from services.settings import QstashSettings, ScheduleSettings, Settings
+from tests.api.conftest import Person
+from tests.api.world import WATERING, made
+from tests.services.schedules.recorder import CURRENT, NEXT, TOKEN, Recorder, recording, signature
+from worker.process import Process
+from worker.scheduler import Remote
+
+MINUTELY = {"type": "advanced", "advanced": {"cron_expression": "* * * * *", "timezone": "Europe/Berlin"}}
+MODEL = {"model_name": "demo/echo"}
+HOST = "http://127.0.0.1:8000"
+
+
+@pytest.fixture
+async def recorder() -> AsyncIterator[Recorder]:
+    async with recording() as recorder:
+        yield recorder
+
+
+@pytest.fixture
+def settings(settings: Settings, recorder: Recorder) -> Settings:
+    qstash = QstashSettings(
+        url=recorder.url,
+        token=SecretStr(TOKEN),
+        current_signing_key=SecretStr(CURRENT),
+        next_signing_key=SecretStr(NEXT),
+    )
+    return settings.model_copy(update={"schedules": ScheduleSettings(backend="qstash"), "qstash": qstash})
+
+
+@pytest.fixture
+async def worker(settings: Settings) -> AsyncIterator[Remote]:
+    async with open_stores(settings) as stores, open_client(settings) as http:
+        remote = Remote(Process(settings, stores, http), import_module("services.schedules.qstash"))
+        yield remote
+        await remote.close()
+
+
+async def schedule_of(person: Person, **fields: Any) -> dict[str, Any]:
+    return await made(person, "/schedules", {"config": MINUTELY, "prompt": "Water", **MODEL, **fields})
+
+
+async def deliver(
+    person: Person, schedule: dict[str, Any], message_id: str = "msg_1", target: str = "", **signed: Any
+) -> Response:
+    """A delivery; `signed`: how its signature differs from a good one."""
+    body = orjson.dumps({"schedule_id": schedule["id"]})
+    path = f"/api/schedules/trigger/{target or schedule['workflow_id'] or schedule['id']}"
+    told = {"url": f"{HOST}{path}", "body": body, **signed}
+    headers = {"Upstash-Signature": signature(**told), "Upstash-Message-Id": message_id, "Authorization": ""}
+    return await person.post(path.removeprefix("/api"), content=body, headers=headers)
+
+
+async def make_due(pool: Pool, schedule: dict[str, Any]) -> datetime:
+    due = datetime.now(UTC).replace(second=0, microsecond=0)
+    await pool.execute("UPDATE schedules SET next_fire_at = $2 WHERE schedule_id = $1::uuid", schedule["id"], due)
+    return due
+
+
+async def logs(person: Person, schedule: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await person.get(f"/schedules/{schedule['id']}/logs")).json()["logs"]
+    return found
+
+
+async def test_qstash_is_told_of_all_that_becomes_of_a_schedule(
+    ann: Person, recorder: Recorder, worker: Remote
+) -> None:
+    schedule = await schedule_of(ann)
+    path = f"/schedules/{schedule['id']}"
+    assert (schedule["sync"], recorder.calls) == ("pending", [])
+    await worker.tick()
+    known = recorder.schedules[schedule["id"]]
+    assert known["cron"] == "CRON_TZ=Europe/Berlin * * * * *"
+    assert known["destination"] == f"{HOST}/api/schedules/trigger/{schedule['id']}"
+    assert orjson.loads(known["body"]) == {"schedule_id": schedule["id"]}
+    assert (await ann.get(path)).json()["sync"] == "ready"
+    hourly = {"type": "simple", "simple": {"interval_type": "hours", "interval_value": 1}}
+    for verb, tail, body in (("PUT", "", {"config": hourly}), ("POST", "/pause", None), ("POST", "/resume", None)):
+        (await ann.request(verb, f"{path}{tail}", json=body)).raise_for_status()
+        await worker.tick()
+        assert recorder.schedules[schedule["id"]]["paused"] == (tail == "/pause")
+    assert recorder.schedules[schedule["id"]]["cron"].endswith(",23 * * *")
+    await ann.delete(path)
+    await worker.tick()
+    assert recorder.schedules == {}
+    told = len(recorder.calls)
+    await worker.tick()
+    assert len(recorder.calls) == told, "nothing is told twice"
+
+
+async def test_what_qstash_does_not_hear_is_pending_and_told_once_it_is_back(
+    ann: Person, recorder: Recorder, worker: Remote, pool: Pool
+) -> None:
+    recorder.away = True
+    schedule = await schedule_of(ann)
+    await worker.tick()
+    shown = (await ann.get(f"/schedules/{schedule['id']}")).json()
+    assert (shown["sync"], shown["status"]) == ("pending", "active")
+    assert "503" in shown["sync_error"]
+    recorder.away = False
+    await pool.execute("UPDATE schedules SET telling_until = now()")
+    await worker.tick()
+    assert list(recorder.schedules) == [schedule["id"]]
+
+
+async def test_what_a_worker_told_before_it_died_is_deleted_with_its_thread(
+    ann: Person, recorder: Recorder, worker: Remote, pool: Pool
+) -> None:
+    schedule = await schedule_of(ann)
+    await worker.tick()
+    await pool.execute("UPDATE schedules SET told_revision = NULL")
+    (await ann.delete(f"/threads/{schedule['thread_id']}")).raise_for_status()
+    await worker.tick()
+    assert recorder.schedules == {}
+    assert await pool.fetchval("SELECT count(*) FROM schedule_remotes") == 0
+
+
+@pytest.mark.parametrize("key", [CURRENT, NEXT])
+async def test_a_delivery_fires_what_is_due_once_for_each_message(key: str, ann: Person, pool: Pool) -> None:
+    workflow = await made(ann, "/workflows", {"name": "Watering", "state": "ACTIVE", **WATERING})
+    schedule = await schedule_of(ann, prompt=None, workflow_id=workflow["id"])
+    due = await make_due(pool, schedule)
+    answers = [(await deliver(ann, schedule, key=key)).raise_for_status().json() for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0]["status"] == "started"
+    [log] = await logs(ann, schedule)
+    assert datetime.fromisoformat(log["scheduled_time"]) == due
+    assert log["execution_id"] == answers[0]["execution_id"]
+    await make_due(pool, schedule)
+    other = (await deliver(ann, schedule, "msg_2")).json()
+    assert (other["status"], len(await logs(ann, schedule))) == ("ignored", 1), "the time was fired already"
+
+
+async def test_a_delivery_that_is_a_little_early_fires_and_a_paused_schedule_does_not(ann: Person, pool: Pool) -> None:
+    schedule = await schedule_of(ann)
+    soon = datetime.now(UTC) + timedelta(seconds=10)
+    await pool.execute("UPDATE schedules SET next_fire_at = $1", soon)
+    assert (await deliver(ann, schedule)).json()["status"] == "started"
+    await ann.post(f"/schedules/{schedule['id']}/pause")
+    assert (await deliver(ann, schedule, "msg_2")).json()["status"] == "ignored"
+
+
+FORGED: list[dict[str, Any]] = [
+    {"key": "sig_somebody_elses_0123456789abcdef012"},
+    {"url": "https://elsewhere.example/api/schedules/trigger/1"},
+    {"body": b"{}"},
+    {"iss": "Impostor"},
+    {"exp": 1},
+    {"exp": None},
+    {"nbf": 32503680000},
+]
+
+
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+@pytest.mark.parametrize("signed", FORGED)
+async def test_a_delivery_that_qstash_did_not_sign_for_here_and_now_fires_nothing(
+    signed: dict[str, Any], ann: Person, pool: Pool
+) -> None:
+    schedule = await schedule_of(ann)
+    await make_due(pool, schedule)
+    answer = await deliver(ann, schedule, **signed)
+    assert (answer.status_code, await logs(ann, schedule)) == (401, [])
+
+
+async def test_a_delivery_without_a_signature_or_for_something_else_fires_nothing(ann: Person, pool: Pool) -> None:
+    schedule = await schedule_of(ann)
+    await make_due(pool, schedule)
+    path = f"/schedules/trigger/{schedule['id']}"
+    assert (await ann.post(path, json={"schedule_id": schedule["id"]})).status_code == 401
+    junk = {"Upstash-Signature": "a.b.c", "Upstash-Message-Id": "1"}
+    assert (await ann.post(path, content=b"\xff", headers=junk)).status_code == 401
+    assert (await ann.post(path, content=b"x" * 70_000, headers=junk)).status_code == 413
+    assert (await deliver(ann, schedule, target=str(uuid4()))).status_code == 404
+    assert (await deliver(ann, schedule, message_id="x" * 300)).status_code == 422
+    assert (await deliver(ann, {**schedule, "id": str(uuid4())})).status_code == 404
+    assert await logs(ann, schedule) == []
