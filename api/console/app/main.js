@@ -1,0 +1,145 @@
+/** The frame of the console: who is signed in, where one is, and what there is. */
+
+import {button, field, h, link, show} from './dom.js';
+import {problem} from './format.js';
+import {agentPage, agentsPage} from './pages/agents.js';
+import {conversation, newConversation} from './pages/conversation.js';
+import {conversations} from './pages/conversations.js';
+import {healthPage} from './pages/health.js';
+import {runPage} from './pages/run.js';
+import {runsPage} from './pages/runs.js';
+import {schedulePage, schedulesPage} from './pages/schedules.js';
+import {usagePage} from './pages/usage.js';
+import {executionPage, workflowPage, workflowsPage} from './pages/workflows.js';
+import {ask, begin, session, signIn, signOut} from './session.js';
+
+/**
+ * A page fills `place`, says its title, and gives back what is to be done when one leaves it. `signal` is aborted then.
+ * @typedef {{place: any, title: (text: string) => void, signal: AbortSignal, args: string[], go: (to: string) => void}} Visit
+ * @typedef {(visit: Visit) => void | Promise<void>} Page
+ */
+
+/** @type {Array<[RegExp, Page]>} */
+const PAGES = [
+  [/^\/new$/, newConversation],
+  [/^\/conversations$/, conversations],
+  [/^\/conversations\/([\w-]+)$/, conversation],
+  [/^\/runs$/, runsPage],
+  [/^\/runs\/([\w-]+)$/, runPage],
+  [/^\/agents$/, agentsPage],
+  [/^\/agents\/([\w-]+)$/, agentPage],
+  [/^\/workflows$/, workflowsPage],
+  [/^\/workflows\/([\w-]+)$/, workflowPage],
+  [/^\/executions\/([\w-]+)$/, executionPage],
+  [/^\/schedules$/, schedulesPage],
+  [/^\/schedules\/([\w-]+)$/, schedulePage],
+  [/^\/usage$/, usagePage],
+  [/^\/health$/, healthPage],
+];
+const PLACES = [
+  ['/conversations', 'Conversations'], ['/runs', 'Runs'], ['/agents', 'Agents'], ['/workflows', 'Workflows'],
+  ['/schedules', 'Schedules'], ['/usage', 'Usage'], ['/health', 'Health'],
+];
+
+const app = /** @type {HTMLElement} */ (document.getElementById('app'));
+/** @type {AbortController | null} */
+let visit = null;
+
+function frame() {
+  const menu = button('Menu', () => {
+    const open = nav.classList.toggle('open');
+    menu.setAttribute('aria-expanded', String(open));
+  }, {class: 'menu', 'aria-expanded': 'false', 'aria-controls': 'nav'});
+  const accounts = h('select', {'aria-label': 'Account', hidden: true});
+  const nav = h('nav', {id: 'nav', 'aria-label': 'Console'},
+    link('/new', 'New conversation', {class: 'button primary'}),
+    h('ul', {}, PLACES.map(([to, text]) => h('li', {}, link(to, text, {'data-place': to})))),
+    h('div', {class: 'foot'}, accounts, h('a', {href: 'docs', target: '_blank', rel: 'noopener'}, 'API reference'), button('Sign out', () => signOut())));
+  const main = h('main', {id: 'main', tabindex: '-1'});
+  const announce = h('div', {id: 'announce', class: 'unseen', role: 'status'});
+  show(app, h('header', {class: 'top'}, menu, link('/new', 'Longrun', {class: 'brand'})), nav, main, announce);
+  void listAccounts(accounts);
+}
+
+/** @param {any} choice */
+async function listAccounts(choice) {
+  const {accounts} = await ask('accounts').catch(() => ({accounts: []}));
+  if (accounts.length < 2) return;
+  const own = accounts.find((/** @type {any} */ each) => each.personal);
+  for (const each of accounts) choice.append(h('option', {value: each.account_id, selected: each.account_id === (session.account ?? own?.account_id)}, each.name));
+  choice.hidden = false;
+  choice.addEventListener('change', () => {
+    signIn(session.token ?? '', choice.value);
+    location.hash = '#/conversations';
+    void route();
+  });
+}
+
+async function route() {
+  if (!session.longrun) return;
+  if (!document.getElementById('main')) frame();
+  const path = location.hash.slice(1) || '/new';
+  const found = PAGES.map(([pattern, page]) => ({page, match: pattern.exec(path)})).find(({match}) => match);
+  visit?.abort();
+  visit = new AbortController();
+  const {signal} = visit;
+  const main = /** @type {any} */ (document.getElementById('main'));
+  const place = h('div', {class: 'page'});
+  show(main, place);
+  document.getElementById('nav')?.classList.remove('open');
+  for (const each of document.querySelectorAll('[data-place]')) {
+    const here = path.startsWith(/** @type {any} */ (each).dataset.place);
+    if (here) each.setAttribute('aria-current', 'page');
+    else each.removeAttribute('aria-current');
+  }
+  if (!found?.match) {
+    show(place, h('h1', {}, 'There is nothing here'), h('p', {}, link('/new', 'Begin a conversation')));
+    return;
+  }
+  const title = (/** @type {string} */ text) => {
+    if (!signal.aborted) document.title = `${text} · Longrun`;
+  };
+  const go = (/** @type {string} */ to) => {
+    if (!signal.aborted) location.hash = `#${to}`;
+  };
+  try {
+    await found.page({place, title, signal, args: found.match.slice(1), go});
+  } catch (error) {
+    if (!signal.aborted && session.longrun) show(place, h('h1', {}, 'This cannot be shown'), h('p', {role: 'alert', class: 'problem'}, problem(error)), button('Try again', () => void route()));
+  }
+  if (!signal.aborted && document.activeElement === document.body) main.focus({preventScroll: true});
+}
+
+/** @param {string} [why] */
+function signInPage(why) {
+  visit?.abort();
+  document.title = 'Sign in · Longrun';
+  const token = h('textarea', {rows: 4, required: true, autocomplete: 'off', spellcheck: 'false'});
+  const said = h('p', {role: 'alert', class: 'problem'}, why ?? '');
+  const form = h('form', {class: 'card'},
+    h('h1', {}, 'Sign in to Longrun'),
+    field('Access token or API key', token, 'As `./dev token` prints it, or your issuer; it stays in this tab.'),
+    said, h('button', {class: 'primary'}, 'Sign in'));
+  form.addEventListener('submit', async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    signIn(token.value.trim());
+    try {
+      await session.longrun?.request('threads', {query: {limit: 1}, retries: 0});
+      frame();
+      await route();
+    } catch (error) {
+      const refused = /** @type {any} */ (error).status === 401;
+      signOut(refused ? 'This token is not accepted.' : problem(error));
+    }
+  });
+  show(app, h('main', {id: 'sign-in'}, form));
+  token.focus();
+}
+
+session.leave = signInPage;
+addEventListener('hashchange', () => {
+  if (location.hash.startsWith('#token=')) begin();
+  void route();
+});
+if (begin()) void route();
+else signInPage();

@@ -1,0 +1,77 @@
+/** Agents, and the versions of one. */
+
+import {button, field, h, link, show} from '../dom.js';
+import {date, problem, short, shortDate} from '../format.js';
+import {badge, facts, heading, pages} from '../listing.js';
+import {ask} from '../session.js';
+
+const SIZE = 50;
+
+/** @param {import('../main.js').Visit} visit */
+export function agentsPage({place, title, go}) {
+  title('Agents');
+  const list = pages('Agents', ['Name', 'Description', 'Version', 'Changed'], async (cursor) => {
+    const page = Number(cursor ?? 1);
+    const {agents, pagination} = await ask('agents', {query: {page, limit: SIZE}});
+    const rows = agents.map((/** @type {any} */ agent) => [
+      link(`/agents/${agent.agent_id}`, agent.name), short(agent.description ?? '', 120), `${agent.version_count}`, shortDate(agent.updated_at),
+    ]);
+    return {rows, next: page < pagination.pages ? String(page + 1) : null};
+  }, 'There is no agent yet.');
+  const form = h('div');
+  const add = button('New agent', () => show(form, editor({name: '', description: '', system_prompt: ''}, async (given) => {
+    const made = await ask('agents', {method: 'POST', json: given});
+    go(`/agents/${made.agent_id}`);
+  })), {class: 'primary'});
+  place.append(heading('Agents', add), form, list.element);
+  return list.load();
+}
+
+/** @param {any} agent @param {(given: Record<string, string>) => Promise<void>} save */
+function editor(agent, save) {
+  const name = h('input', {value: agent.name, required: true, maxlength: '255'});
+  const description = h('input', {value: agent.description ?? ''});
+  const prompt = h('textarea', {rows: 10, value: agent.system_prompt ?? ''});
+  const said = h('p', {role: 'alert', class: 'problem'});
+  const form = h('form', {class: 'card'}, field('Name', name), field('Description', description), field('Instructions', prompt, 'A change of these makes a version.'), said, h('button', {class: 'primary'}, 'Save'));
+  form.addEventListener('submit', async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    try {
+      await save({name: name.value, description: description.value, system_prompt: prompt.value});
+    } catch (error) {
+      said.textContent = problem(error);
+    }
+  });
+  return form;
+}
+
+/** @param {import('../main.js').Visit} visit */
+export async function agentPage({place, title, signal, args: [agentId]}) {
+  const [agent, versions] = await Promise.all([ask(`agents/${agentId}`, {signal}), ask(`agents/${agentId}/versions`, {signal, query: {limit: 100}})]);
+  if (signal.aborted) return;
+  draw(agent, versions);
+
+  /** @param {any} agent @param {any[]} versions */
+  function draw(agent, versions) {
+    title(agent.name);
+    const tools = Object.entries(agent.agentpress_tools ?? {}).filter(([, on]) => on === true || /** @type {any} */ (on)?.enabled).map(([name]) => name);
+    const servers = [...agent.configured_mcps, ...agent.custom_mcps].map((each) => each.name ?? each.qualifiedName);
+    const form = h('div');
+    const again = async () => draw(await ask(`agents/${agentId}`), await ask(`agents/${agentId}/versions`, {query: {limit: 100}}));
+    const edit = button('Edit', () => show(form, editor(agent, async (given) => {
+      await ask(`agents/${agentId}`, {method: 'PUT', json: given});
+      await again();
+    })));
+    show(place, heading(agent.name, edit), form,
+      facts([['Description', agent.description || '—'], ['Default', agent.is_default ? 'yes' : 'no'], ['Tools', tools.join(', ') || 'none'], ['MCP servers', servers.join(', ') || 'none'], ['Changed', date(agent.updated_at)]]),
+      h('h2', {}, 'Instructions'), h('pre', {class: 'wrap', tabindex: '0', 'aria-label': 'Instructions'}, agent.system_prompt || '—'),
+      h('h2', {}, 'Versions'),
+      h('ol', {class: 'versions', reversed: true}, versions.map((version) => h('li', {},
+        h('details', {}, h('summary', {}, `${version.version_name} `, h('span', {class: 'quiet'}, `${shortDate(version.created_at)} `), version.version_id === agent.current_version_id ? badge('current') : ''),
+          h('pre', {class: 'wrap', tabindex: '0', 'aria-label': `Instructions of ${version.version_name}`}, version.system_prompt || '—'),
+          version.version_id !== agent.current_version_id && button('Work with this one', async () => {
+            await ask(`agents/${agentId}/versions/${version.version_id}/activate`, {method: 'PUT'});
+            await again();
+          }))))));
+  }
+}

@@ -1,0 +1,41 @@
+/** Whether what Longrun stands on answers. */
+
+import {h, show} from '../dom.js';
+import {date} from '../format.js';
+import {badge, facts, heading} from '../listing.js';
+import {client} from '../session.js';
+
+const EVERY = 10_000;
+
+/** @param {import('../main.js').Visit} visit */
+export async function healthPage({place, title, signal}) {
+  title('Health');
+  const body = h('div', {role: 'status'});
+  place.append(heading('Health'), body);
+  const look = async () => {
+    const found = await read(signal);
+    if (!signal.aborted) show(body, found ? table(found) : h('p', {class: 'problem'}, 'The API does not answer.'));
+  };
+  const timer = setInterval(() => void look(), EVERY);
+  signal.addEventListener('abort', () => clearInterval(timer));
+  await look();
+}
+
+/** What it says is worth reading with any status. @param {AbortSignal} signal @returns {Promise<any>} */
+async function read(signal) {
+  try {
+    return await (await fetch(client().url('health/ready'), {signal, cache: 'no-store'})).json();
+  } catch {
+    return null;
+  }
+}
+
+/** @param {any} found */
+function table(found) {
+  const rows = Object.entries(found.dependencies ?? {});
+  return [
+    facts([['State', badge(found.status)], ['At', date(found.timestamp)], ['Answered by', h('code', {}, found.instance_id)]]),
+    h('table', {class: 'list'}, h('thead', {}, h('tr', {}, ['Dependency', 'State', 'Latency', 'Error'].map((name) => h('th', {scope: 'col'}, name)))),
+      h('tbody', {}, rows.map(([name, each]) => h('tr', {}, h('th', {scope: 'row'}, name), h('td', {}, badge(each.ok ? 'ok' : 'down')), h('td', {}, each.latency_ms === undefined ? '—' : `${each.latency_ms} ms`), h('td', {}, each.error ?? ''))))),
+  ];
+}

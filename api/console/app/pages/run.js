@@ -1,0 +1,92 @@
+/** A run: how it stands, where its time went, and all of its events. */
+
+import {button, h, link, show} from '../dom.js';
+import {between, date, number, pretty, problem, short} from '../format.js';
+import {badge, facts, heading, manyLines} from '../listing.js';
+import {ask, client} from '../session.js';
+import {Timeline} from '../timeline.js';
+
+const REDRAW = 500;
+
+/** @param {import('../main.js').Visit} visit */
+export async function runPage({place, title, signal, go, args: [runId]}) {
+  let run = await client().run(runId, {signal});
+  const {agent_runs} = await ask(`thread/${run.threadId}/agent-runs`, {signal}).catch(() => ({agent_runs: []}));
+  if (signal.aborted) return;
+  title(`Run ${runId.slice(0, 8)}`);
+  const row = agent_runs.find((/** @type {any} */ each) => each.id === runId);
+  const timeline = new Timeline(row ? Date.parse(row.created_at) : null);
+  /** @type {Array<{id: number, kind: string, at: string | null, data: string}>} */
+  const events = [];
+  const drawing = h('div', {class: 'drawing'});
+  const about = h('div');
+  const actions = h('span', {class: 'actions'});
+  const status = h('p', {role: 'status', class: 'quiet'});
+  const detail = h('pre', {class: 'detail', tabindex: '0', 'aria-label': 'The chosen event', hidden: true});
+  const log = manyLines('Events', (nth) => {
+    const event = events[nth];
+    return h('div', {class: 'line'}, button(`${event.id}`, () => choose(event), {'aria-label': `Show event ${event.id}`}), h('span', {class: 'kind'}, event.kind), h('span', {class: 'words'}, short(event.data, 300)));
+  });
+  place.append(heading(`Run ${runId.slice(0, 8)}`, actions), about, h('section', {'aria-label': 'Timeline'}, drawing), h('h2', {}, 'Events'), status, log.element, detail);
+
+  /** @param {{id: number, data: string}} event */
+  function choose(event) {
+    detail.hidden = false;
+    detail.textContent = `${event.id}\n${pretty(event.data)}`;
+    detail.focus();
+  }
+
+  function showRun() {
+    const ended = run.completedAt !== null;
+    show(about, facts([
+      ['State', badge(run.phase)], ['Conversation', link(`/conversations/${run.threadId}`, 'open')], ['Model', run.model_name ?? '—'],
+      ['Started', date(run.startedAt)], ['Took', between(run.startedAt, run.completedAt)], ['Attempts', number(run.attempt)],
+      ...Object.entries(run.usage ?? {}).filter(([, value]) => typeof value === 'number').map(([name, value]) => /** @type {[string, any]} */ ([name.replaceAll('_', ' '), number(value)])),
+    ]), run.error && h('p', {class: 'problem', role: 'alert'}, run.error));
+    show(actions, ended ? button('Run again', () => void act(async () => go(`/runs/${(await ask(`agent-run/${runId}/retry`, {method: 'POST'})).agent_run_id}`)))
+      : button('Stop', () => void act(() => client().stop(runId)), {class: 'danger'}));
+  }
+
+  /** @param {() => Promise<any>} work */
+  async function act(work) {
+    try {
+      await work();
+    } catch (error) {
+      status.textContent = problem(error);
+    }
+  }
+
+  let due = false;
+  function redraw() {
+    due = false;
+    if (signal.aborted) return;
+    show(drawing, timeline.draw(Date.now()));
+    log.set(events.length);
+    status.textContent = `${number(events.length)} events${timeline.dropped ? `; the oldest ${timeline.dropped} spans are not drawn` : ''}`;
+    if (stream.running) later();
+  }
+  function later() {
+    if (!due) setTimeout(redraw, REDRAW);
+    due = true;
+  }
+
+  const stream = client().stream(runId, {
+    limits: {parts: 50, chars: 100_000, toolChars: 1_000, steps: 50},
+    onEvent(event) {
+      events.push({id: event.id, kind: event.statusType ?? (event.final ? event.final : `${event.type}${event.streamStatus ? ` ${event.streamStatus}` : ''}`), at: event.createdAt, data: event.data});
+      timeline.fold(event);
+      timeline.note(event);
+      later();
+    },
+    async onEnd() {
+      run = await client().run(runId).catch(() => run);
+      if (signal.aborted) return;
+      showRun();
+      redraw();
+    },
+    onError: (error) => (status.textContent = problem(error)),
+  });
+  signal.addEventListener('abort', () => stream.close());
+  showRun();
+  redraw();
+}

@@ -1,0 +1,91 @@
+/** Schedules: when they fire next, what came of it. */
+
+import {button, field, h, link, select, show} from '../dom.js';
+import {date, problem, shortDate} from '../format.js';
+import {badge, facts, heading, pages} from '../listing.js';
+import {ask} from '../session.js';
+
+const SIZE = 50;
+
+/** @param {any} config */
+function words(config) {
+  const cron = config.type === 'cron' ? config.cron?.cron_expression : config.advanced?.cron_expression;
+  if (config.type === 'simple') return `every ${config.simple?.interval_value} ${config.simple?.interval_type}`;
+  return `${cron}${config.advanced?.timezone ? ` (${config.advanced.timezone})` : ''}`;
+}
+
+/** @param {import('../main.js').Visit} visit */
+export function schedulesPage({place, title, go}) {
+  title('Schedules');
+  const list = pages('Schedules', ['Name', 'State', 'When', 'Next', 'Fired'], async (cursor) => {
+    const page = Number(cursor ?? 1);
+    const {schedules, total} = await ask('schedules', {query: {page, page_size: SIZE}});
+    const rows = schedules.map((/** @type {any} */ each) => [link(`/schedules/${each.id}`, each.name), badge(each.status), h('code', {}, words(each.config)), shortDate(each.next_execution), `${each.execution_count}`]);
+    return {rows, next: page * SIZE < total ? String(page + 1) : null};
+  }, 'There is no schedule yet.');
+  const form = h('div');
+  place.append(heading('Schedules', button('New schedule', () => void add(form, go), {class: 'primary'})), form, list.element);
+  return list.load();
+}
+
+/** @param {any} place @param {(to: string) => void} go */
+async function add(place, go) {
+  const {workflows} = await ask('workflows', {query: {limit: 100, state: 'ACTIVE'}});
+  const name = h('input', {required: true, maxlength: '255'});
+  const target = select({}, [['', 'An agent, with a prompt'], ...workflows.map((/** @type {any} */ each) => [each.id, `The workflow ${each.name}`])]);
+  const prompt = h('textarea', {rows: 3});
+  const cron = h('input', {required: true, value: '0 9 * * *', spellcheck: 'false'});
+  const zone = h('input', {value: Intl.DateTimeFormat().resolvedOptions().timeZone});
+  const times = h('p', {class: 'quiet', role: 'status'});
+  const said = h('p', {role: 'alert', class: 'problem'});
+  const form = h('form', {class: 'card'}, field('Name', name), field('What it starts', target), field('Prompt', prompt), field('Cron', cron, 'minute hour day month weekday'), field('Time zone', zone), times, said, h('button', {class: 'primary'}, 'Make it'));
+  async function check() {
+    const found = await ask('schedules/validate/cron', {method: 'POST', json: {cron_expression: cron.value, timezone: zone.value}}).catch((error) => ({error: problem(error)}));
+    times.textContent = found.valid ? `${found.description ?? ''} Next: ${found.next_executions.map(shortDate).join(', ')}` : found.error;
+  }
+  cron.addEventListener('change', () => void check());
+  zone.addEventListener('change', () => void check());
+  form.addEventListener('submit', async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    try {
+      const json = {name: name.value, config: {type: 'advanced', enabled: true, advanced: {cron_expression: cron.value, timezone: zone.value}}, ...(target.value ? {workflow_id: target.value} : {prompt: prompt.value})};
+      const made = await ask('schedules', {method: 'POST', json});
+      go(`/schedules/${made.id}`);
+    } catch (error) {
+      said.textContent = problem(error);
+    }
+  });
+  show(place, form);
+  void check();
+}
+
+/** @param {import('../main.js').Visit} visit */
+export async function schedulePage({place, title, signal, go, args: [scheduleId]}) {
+  const schedule = await ask(`schedules/${scheduleId}`, {signal});
+  if (signal.aborted) return;
+  title(schedule.name);
+  const said = h('p', {role: 'alert', class: 'problem'});
+  const active = schedule.status === 'active';
+  /** @param {string} path @param {any} options @param {string} to */
+  const act = (path, options, to) => async () => {
+    try {
+      await ask(path, options);
+      if (to === location.hash.slice(1)) dispatchEvent(new HashChangeEvent('hashchange'));
+      else go(to);
+    } catch (error) {
+      said.textContent = problem(error);
+    }
+  };
+  const history = pages('History', ['Due', 'Fired', 'What came of it', 'Run', 'Error'], async (cursor) => {
+    const {logs, next_cursor} = await ask(`schedules/${scheduleId}/logs`, {query: {limit: 20, cursor}});
+    const rows = logs.map((/** @type {any} */ log) => [shortDate(log.scheduled_time), shortDate(log.actual_time), badge(log.run_status ?? log.status), log.agent_run_id ? link(`/runs/${log.agent_run_id}`, log.agent_run_id.slice(0, 8)) : '—', log.error ?? '']);
+    return {rows, next: next_cursor};
+  }, 'It has not fired yet.');
+  place.append(heading(schedule.name,
+    button(active ? 'Pause' : 'Resume', act(`schedules/${scheduleId}/${active ? 'pause' : 'resume'}`, {method: 'POST'}, `/schedules/${scheduleId}`)),
+    button('Delete', act(`schedules/${scheduleId}`, {method: 'DELETE'}, '/schedules'), {class: 'danger'})), said,
+  facts([['State', badge(schedule.status)], ['When', h('code', {}, words(schedule.config))], ['Next', date(schedule.next_execution)], ['Last', date(schedule.last_execution)], ['Fired', `${schedule.execution_count}`],
+    ['Starts', schedule.workflow_id ? link(`/workflows/${schedule.workflow_id}`, 'a workflow') : schedule.prompt ?? '—']]),
+  h('h2', {}, 'History'), history.element);
+  return history.load();
+}

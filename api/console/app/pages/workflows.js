@@ -1,0 +1,128 @@
+/** Workflows, one with its graph, and an execution as it goes. */
+
+import {button, field, h, link, select, show} from '../dom.js';
+import {between, date, pretty, problem, short, shortDate} from '../format.js';
+import {graph} from '../graph.js';
+import {badge, facts, heading, pages} from '../listing.js';
+import {ask, client} from '../session.js';
+
+const SIZE = 50;
+
+/** @param {import('../main.js').Visit} visit */
+export function workflowsPage({place, title, go}) {
+  title('Workflows');
+  const list = pages('Workflows', ['Name', 'State', 'Description', 'Version', 'Changed'], async (cursor) => {
+    const page = Number(cursor ?? 1);
+    const {workflows, pagination} = await ask('workflows', {query: {page, limit: SIZE}});
+    const rows = workflows.map((/** @type {any} */ each) => [link(`/workflows/${each.id}`, each.name), badge(each.state.toLowerCase()), short(each.description ?? '', 120), `${each.version}`, shortDate(each.updated_at)]);
+    return {rows, next: page < pagination.pages ? String(page + 1) : null};
+  }, 'There is no workflow yet.');
+  const offered = h('div', {class: 'cards'});
+  place.append(heading('Workflows', button('From a template', async () => {
+    const {templates} = await ask('workflows/templates');
+    show(offered, templates.map((/** @type {any} */ each) => h('div', {class: 'card'}, h('h2', {}, each.name), h('p', {}, each.description), button('Use it', async () => {
+      const {id, ...definition} = each;
+      const made = await ask('workflows', {method: 'POST', json: {...definition, state: 'ACTIVE'}});
+      go(`/workflows/${made.id}`);
+    }, {class: 'primary'}))));
+  })), offered, list.element);
+  return list.load();
+}
+
+/** @param {import('../main.js').Visit} visit */
+export async function workflowPage({place, title, signal, go, args: [workflowId]}) {
+  const workflow = await ask(`workflows/${workflowId}`, {signal});
+  if (signal.aborted) return;
+  title(workflow.name);
+  const said = h('p', {role: 'alert', class: 'problem'});
+  const asked = workflow.steps.filter((/** @type {any} */ step) => step.type === 'INPUT').flatMap((/** @type {any} */ step) => step.config.variables ?? []);
+  const inputs = new Map(asked.map((/** @type {any} */ variable) => [variable.name, {variable, control: controlOf(variable)}]));
+  const form = h('form', {class: 'card'}, [...inputs.values()].map(({variable, control}) => field(variable.name, control, variable.description)), said, h('button', {class: 'primary'}, 'Execute'));
+  form.addEventListener('submit', async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    said.textContent = '';
+    try {
+      const variables = Object.fromEntries([...inputs.values()].filter(({control}) => control.value !== '').map(({variable, control}) => [variable.name, valueOf(variable, control.value)]));
+      const {execution_id} = await ask(`workflows/${workflowId}/execute`, {method: 'POST', json: {variables}});
+      go(`/executions/${execution_id}`);
+    } catch (error) {
+      said.textContent = problem(error);
+    }
+  });
+  const executions = pages('Executions', ['Execution', 'State', 'By', 'Started', 'Took'], async (cursor) => {
+    const {executions: found, next_cursor} = await ask(`workflows/${workflowId}/executions`, {query: {limit: 20, cursor}});
+    const rows = found.map((/** @type {any} */ each) => [link(`/executions/${each.execution_id}`, h('code', {}, each.execution_id.slice(0, 8))), badge(each.phase), each.triggered_by.toLowerCase(), shortDate(each.started_at), between(each.started_at, each.completed_at)]);
+    return {rows, next: next_cursor};
+  }, 'It has not been executed yet.');
+  place.append(heading(workflow.name, badge(workflow.state.toLowerCase())), workflow.description && h('p', {}, workflow.description),
+    h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Graph'}, graph(workflow.steps, workflow.entry_point)),
+    h('h2', {}, 'Execute'), form, h('h2', {}, 'Executions'), executions.element);
+  return executions.load();
+}
+
+/** @param {any} variable */
+function controlOf(variable) {
+  const known = variable.default === null || variable.default === undefined ? '' : typeof variable.default === 'string' ? variable.default : JSON.stringify(variable.default);
+  if (variable.type === 'boolean') return select({}, [['', '—'], ['true', 'yes'], ['false', 'no']], known);
+  const isText = variable.type === 'string';
+  return h(isText ? 'textarea' : 'input', {value: known, rows: 2, placeholder: isText ? '' : variable.type, required: variable.required && !known});
+}
+
+/** What was written as the variable's type; a text that is no such thing is left for the server to refuse. @param {any} variable @param {string} text */
+function valueOf(variable, text) {
+  if (variable.type === 'string') return text;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/** @param {import('../main.js').Visit} visit */
+export async function executionPage({place, title, signal, args: [executionId]}) {
+  let execution = await ask(`workflows/executions/${executionId}`, {signal});
+  const workflow = await ask(`workflows/${execution.workflow_id}`, {signal});
+  if (signal.aborted) return;
+  title(`Execution of ${workflow.name}`);
+  const about = h('div');
+  const drawing = h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Graph'});
+  const steps = h('div', {class: 'steps'});
+  const said = h('p', {role: 'status', class: 'problem'});
+  const cancel = button('Cancel', () => ask(`workflows/executions/${executionId}/cancel`, {method: 'POST'}).catch((error) => (said.textContent = problem(error))), {class: 'danger'});
+  place.append(heading(`Execution of ${workflow.name}`, cancel), about, said, drawing, h('h2', {}, 'Steps'), steps);
+
+  function showAll() {
+    const ended = execution.completed_at !== null;
+    cancel.hidden = ended;
+    show(about, facts([
+      ['State', badge(execution.phase)], ['Workflow', link(`/workflows/${execution.workflow_id}`, `${workflow.name}, version ${execution.workflow_version}`)],
+      ['Run', execution.agent_run_id ? link(`/runs/${execution.agent_run_id}`, execution.agent_run_id.slice(0, 8)) : 'none yet'],
+      ['Conversation', execution.thread_id ? link(`/conversations/${execution.thread_id}`, 'open') : '—'],
+      ['Started', date(execution.started_at)], ['Took', between(execution.started_at, execution.completed_at)], ['By', execution.triggered_by.toLowerCase()],
+    ]), execution.error && h('p', {class: 'problem', role: 'alert'}, execution.error));
+    show(steps, execution.steps.map((/** @type {any} */ step) => h('details', {class: 'tool', 'data-status': step.status},
+      h('summary', {}, h('code', {}, step.step_id), step.visit === '0' ? '' : ` ${step.visit}`, h('span', {class: 'state'}, step.status), h('span', {class: 'quiet'}, between(step.started_at, step.completed_at))),
+      h('div', {class: 'body'}, step.error && h('p', {class: 'problem'}, step.error), h('h4', {}, 'Inputs'), h('pre', {tabindex: '0', 'aria-label': 'Inputs'}, short(pretty(step.inputs), 10_000)), h('h4', {}, 'Output'), h('pre', {tabindex: '0', 'aria-label': 'Output'}, short(pretty(step.output), 10_000))))),
+    execution.next_cursor && h('p', {class: 'quiet'}, 'There are more steps; their events are in the run.'));
+    draw(new Map(execution.steps.map((/** @type {any} */ step) => [step.step_id, step])));
+  }
+
+  /** @param {Map<string, any>} live */
+  const draw = (live) => show(drawing, graph(workflow.steps, workflow.entry_point, live));
+  showAll();
+  if (!execution.agent_run_id || execution.completed_at) return;
+  let told = '';
+  const stream = client().stream(execution.agent_run_id, {
+    onChange: ({view}) => {
+      const now = JSON.stringify(view.steps.map(({key, status}) => [key, status]));
+      if (now === told) return;
+      told = now;
+      draw(new Map(view.steps.map((step) => [step.stepId, step])));
+    },
+    async onEnd() {
+      execution = await ask(`workflows/executions/${executionId}`).catch(() => execution);
+      if (!signal.aborted) showAll();
+    },
+  });
+  signal.addEventListener('abort', () => stream.close());
+}
