@@ -58,6 +58,8 @@ async def fire(
             raise Held
         schedule = await store.lock_due(conn, due, early)
         if schedule is None:
+            if await store.is_due(conn, due, early):
+                raise Held
             return None
         turn = missed.turn_of(schedule, due.now, place.settings.schedules)
         if await firings.is_noted(conn, schedule.schedule_id, turn.fire_time):

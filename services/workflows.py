@@ -73,6 +73,11 @@ async def lock(conn: Connection, account_id: UUID, workflow_id: UUID) -> Workflo
     return await found(conn, account_id, workflow_id, "FOR NO KEY UPDATE OF w")
 
 
+async def lock_out(conn: Connection, account_id: UUID, workflow_id: UUID) -> Workflow:
+    """As `lock`, for its deletion: what was begun is committed by now, and nothing more is begun."""
+    return await found(conn, account_id, workflow_id, "FOR UPDATE OF w")
+
+
 async def found(conn: Executor, account_id: UUID, workflow_id: UUID, locking: str) -> Workflow:
     query = f"SELECT {COLUMNS} FROM {WITH_VERSION} WHERE w.workflow_id = $1 AND w.account_id = $2 {locking}"
     row = await conn.fetchrow(query, workflow_id, account_id)
@@ -181,5 +186,5 @@ async def add_version(
 
 async def delete(conn: Connection, account_id: UUID, workflow_id: UUID) -> None:
     """Delete a workflow with its versions and executions; runs and their threads stay. Raises: NotFound."""
-    await lock(conn, account_id, workflow_id)
+    await lock_out(conn, account_id, workflow_id)
     await conn.execute("DELETE FROM workflows WHERE workflow_id = $1", workflow_id, timeout=LONG_SECONDS)

@@ -88,6 +88,8 @@ class Local:
             if not batch:
                 break
             await asyncio.gather(*map(self.fire, batch))
+        if not self.process.begins_runs:
+            return None
         return await store.seconds_to_next(pool, self.now)
 
     async def fire(self, due: Due) -> None:

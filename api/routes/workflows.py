@@ -207,5 +207,9 @@ async def delete_workflow(workflow_id: UUID, caller: CallerDep, resources: Resou
     if live:
         await stopping.request_stops(resources.stores, live)
     async with transaction(resources.pool) as conn:
+        await workflows.lock_out(conn, caller.account_id, workflow_id)
+        begun = set(await workflow_executions.live_runs(conn, workflow_id)).difference(live)
         await workflows.delete(conn, caller.account_id, workflow_id)
+    if begun:
+        await stopping.request_stops(resources.stores, list(begun))
     return Deleted(message="Workflow deleted.")

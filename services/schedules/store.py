@@ -365,15 +365,17 @@ async def take_turns(conn: Connection, due: Due, wait: timedelta) -> bool:
     return not due.workflow_id or bool(await conn.fetchval(WORKFLOW, milliseconds, due.workflow_id))
 
 
+IS_DUE = "schedule_id = $1 AND next_fire_at <= $2::timestamptz + $3::interval"
+
+
 async def lock_due(conn: Connection, due: Due, tolerance: timedelta) -> Schedule | None:
     """The schedule, locked, if it is still due (`tolerance` before its time counts) and nobody else is at it."""
-    row = await conn.fetchrow(
-        f"""
-        SELECT {COLUMNS} FROM schedules s WHERE schedule_id = $1 AND next_fire_at <= $2::timestamptz + $3::interval
-        FOR NO KEY UPDATE SKIP LOCKED
-        """,
-        due.schedule_id,
-        due.now,
-        tolerance,
-    )
+    query = f"SELECT {COLUMNS} FROM schedules s WHERE {IS_DUE} FOR NO KEY UPDATE SKIP LOCKED"
+    row = await conn.fetchrow(query, due.schedule_id, due.now, tolerance)
     return Schedule(**row) if row else None
+
+
+async def is_due(conn: Connection, due: Due, tolerance: timedelta) -> bool:
+    """Whoever may be at it."""
+    query = f"SELECT EXISTS (SELECT FROM schedules WHERE {IS_DUE})"
+    return bool(await conn.fetchval(query, due.schedule_id, due.now, tolerance))

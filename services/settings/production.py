@@ -83,6 +83,7 @@ def credentialed(settings: "Settings") -> dict[str, str]:
         "SENTRY_DSN": settings.sentry.dsn.get_secret_value(),
         "OTEL_EXPORTER_OTLP_ENDPOINT": settings.opentelemetry.exporter_otlp_endpoint,
         "MCP_REGISTRY_URL": settings.mcp.registry_url,
+        "QSTASH_URL": settings.qstash.url,
     }
 
 

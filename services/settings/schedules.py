@@ -47,7 +47,7 @@ class QstashSettings(Section):
     """What it signs deliveries with."""
     next_signing_key: SecretStr = SecretStr("")
     """What it will sign them with next."""
-    timeout: Span = timedelta(seconds=10)
+    timeout: Span = Field(timedelta(seconds=10), le=timedelta(seconds=20))
     """How long it may take to answer."""
 
     @property

@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from time import time
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import orjson
 import pytest
@@ -12,8 +13,9 @@ from httpx2 import Response
 from pydantic import SecretStr
 
 from services.http import open_client
-from services.postgres import Pool
+from services.postgres import Pool, transaction
 from services.runs.stores import open_stores
+from services.schedules import store
 from services.settings import QstashSettings, ScheduleSettings, Settings
 from tests.api.conftest import Person
 from tests.api.world import WATERING, made
@@ -153,6 +155,21 @@ async def test_a_delivery_that_is_a_little_early_fires_and_a_paused_schedule_doe
     assert (await deliver(ann, schedule)).json()["status"] == "started"
     await ann.post(f"/schedules/{schedule['id']}/pause")
     assert (await deliver(ann, schedule, "msg_2")).json()["status"] == "ignored"
+
+
+async def test_a_delivery_during_a_change_is_asked_to_come_again(ann: Person, pool: Pool) -> None:
+    schedule = await schedule_of(ann)
+    await make_due(pool, schedule)
+    async with transaction(pool) as conn:
+        await store.lock(conn, UUID(schedule["account_id"]), UUID(schedule["id"]))
+        assert (await deliver(ann, schedule)).status_code == 503
+    assert (await deliver(ann, schedule)).json()["status"] == "started"
+
+
+async def test_a_clock_may_be_a_few_seconds_behind_that_of_qstash(ann: Person, pool: Pool) -> None:
+    schedule = await schedule_of(ann)
+    await make_due(pool, schedule)
+    assert (await deliver(ann, schedule, nbf=int(time()) + 3)).json()["status"] == "started"
 
 
 FORGED: list[dict[str, Any]] = [

@@ -1,14 +1,19 @@
 """Workflows over HTTP: kept as they are given, refused with the step and the field, never anybody else's."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from services.postgres import Pool
+from services import workflow_executions, workflows
+from services.postgres import Pool, transaction
+from services.settings import LimitSettings
+from services.workflow_executions import NewExecution
 from tests.api.conftest import Person
 from tests.api.world import WATERING, made
+from tests.services.runs.seeds import eventually, waiting_for_locks
 
 
 async def test_a_workflow_is_kept_as_it_is_given(ann: Person) -> None:
@@ -143,3 +148,16 @@ async def test_a_workflow_goes_with_its_project_and_when_it_is_deleted(ann: Pers
     assert (await ann.delete(f"/workflows/{left['id']}")).status_code == 200
     assert (await ann.get(f"/workflows/{left['id']}")).status_code == 404
     assert await pool.fetchval("SELECT count(*) FROM workflow_versions") == 0
+
+
+async def test_what_is_begun_while_its_workflow_is_deleted_is_stopped(ann: Person, pool: Pool) -> None:
+    given = await made(ann, "/workflows", {"name": "Watering", **WATERING})
+    async with transaction(pool) as conn:
+        workflow = await workflows.find(conn, UUID(given["id"]))
+        assert workflow
+        new = NewExecution(workflow, "demo/echo")
+        run = (await workflow_executions.start(conn, uuid4(), new, LimitSettings())).run
+        deleting = asyncio.create_task(ann.delete(f"/workflows/{workflow.workflow_id}"))
+        await eventually(lambda: waiting_for_locks(pool))
+    assert (await deleting).status_code == 200
+    assert (await ann.get(f"/agent-run/{run.id}")).json()["status"] == "stopped"

@@ -117,6 +117,7 @@ def production(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monkey
         ("TAVILY_BASE_URL", "http://search.example.org"),
         ("LANGFUSE_HOST", "http://traces.example.org"),
         ("MCP_REGISTRY_URL", "http://registry.example.org/{qualifiedName}"),
+        ("QSTASH_URL", "http://qstash.example.org"),
         ("API_CORS_ORIGINS", '["*"]'),
     ],
 )

@@ -246,6 +246,13 @@ async def test_what_cannot_be_started_is_told_in_a_sentence_and_holds_up_nothing
     assert await pool.fetchval(messages, orphan.thread_id) == 1, "what was begun is undone"
 
 
+async def test_a_worker_that_leaves_fires_nothing_and_looks_for_nothing(process: Process, pool: Pool) -> None:
+    schedule = await make_schedule(pool)
+    process.leaving.set()
+    assert await Local(process, Clock(due_of(schedule) + MINUTE)).tick() is None, "others are woken by what is due"
+    assert await logs(pool, schedule) == []
+
+
 async def test_one_whose_project_is_locked_holds_up_no_other(process: Process, pool: Pool) -> None:
     place = await make_place(pool)
     stuck, fine = await make_schedule(pool, place), await make_schedule(pool)
