@@ -163,6 +163,8 @@ class Timetable:
 
     def after(self, moment: datetime) -> datetime | None:
         if self.start and moment < self.start:
+            if self.start - moment > HORIZON:
+                return None
             moment = self.start - INSTANT
         found = self.pattern.after(moment)
         return None if found is None or (self.end and found > self.end) else found

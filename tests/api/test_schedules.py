@@ -149,6 +149,7 @@ BAD = [
         "config.advanced.end_date",
     ),
     ({"config": {"type": "advanced", "advanced": {**ADVANCED, "end_date": "2020-01-01T00:00:00Z"}}}, "config"),
+    ({"config": {"type": "advanced", "advanced": {**ADVANCED, "start_date": "9999-12-31T23:59:00Z"}}}, "config"),
     ({"config": {"type": "advanced", "advanced": {**ADVANCED, "max_executions": 0}}}, "config.advanced.max_executions"),
     ({"missed": "sometimes"}, "missed"),
     ({"prompt": None}, "prompt"),
