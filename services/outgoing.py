@@ -3,10 +3,12 @@
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 import httpcore2
 import httpx2
@@ -188,11 +190,45 @@ class GuardedNetwork(AsyncNetworkBackend):
             if leads_home(stream) and not may_be_private(host, self.settings):
                 await stream.aclose()
                 raise ForbiddenUrl(f"{shown(host)} is this server itself; it is not opened from here.")
-            return stream
+            return GuardedStream(stream)
         raise httpcore2.ConnectError(f"{shown(host)} could not be reached.") from refused
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class GuardedStream(AsyncNetworkStream):
+    """A connection whose faults are all httpcore's: it lets those of TLS through that come after the handshake, as when
+    a server wants a certificate of ours.
+    """
+
+    def __init__(self, inner: AsyncNetworkStream) -> None:
+        self.inner = inner
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Raises: httpcore2.ReadError, ReadTimeout."""
+        try:
+            return await self.inner.read(max_bytes, timeout)
+        except ssl.SSLError as error:
+            raise httpcore2.ReadError(str(error)) from error
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Raises: httpcore2.WriteError, WriteTimeout."""
+        try:
+            await self.inner.write(buffer, timeout)
+        except ssl.SSLError as error:
+            raise httpcore2.WriteError(str(error)) from error
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> AsyncNetworkStream:
+        return GuardedStream(await self.inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self.inner.get_extra_info(info)
 
 
 def leads_home(stream: AsyncNetworkStream) -> bool:

@@ -2,8 +2,11 @@
 
 import asyncio
 import gzip
+import socket
 import ssl
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -332,3 +335,32 @@ async def test_tls_is_checked_against_the_name_and_not_the_address(
         with pytest.raises(httpx2.ConnectError, match=r"(?i)certificate"):
             await fetch(OPEN, server.url(host="other.example.com"), resolve=resolve)
     assert told == ["shop.example.com", "other.example.com"]
+
+
+async def test_a_server_that_wants_a_certificate_after_the_handshake_is_a_fault_of_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cert, key = certificate(tmp_path, "shop.example.com")
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(cert, key)
+    serving.load_verify_locations(cert)
+    serving.verify_mode, serving.minimum_version = ssl.CERT_REQUIRED, ssl.TLSVersion.TLSv1_3
+    monkeypatch.setattr(outgoing, "tls", lambda: ssl.create_default_context(cafile=str(cert)))
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with serving.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as talk:
+            with suppress(ssl.SSLError):
+                talk.do_handshake()
+            over.wait(10)
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refusing = asyncio.create_task(asyncio.to_thread(refuse, listener))
+        url = f"https://shop.example.com:{listener.getsockname()[1]}/"
+        try:
+            with pytest.raises(httpx2.TransportError, match=r"(?i)certificate required"):
+                await fetch(OPEN, url, resolve=answers(["127.0.0.1"]))
+        finally:
+            over.set()
+            await refusing
