@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -20,6 +21,7 @@ from services.postgres import Pool
 from services.settings import LimitSettings, Settings
 from services.webhooks import signatures, workflow_webhooks
 from tests.api.conftest import Person
+from tests.api.test_billing import BROKE, OTHER_MODEL, Refusing
 from tests.api.test_executions import ASKING, step_of, workflow_of
 from tests.api.world import made
 
@@ -428,6 +430,21 @@ async def test_a_sender_is_told_of_limits_and_forgeries_do_not_count(
         theirs = (await hook_of(ann, other))["secret"]
         assert "minute" not in (await send(sender, other, signed(theirs, BODY))).text
         assert len(await executions(pool)) == 1
+
+
+async def test_the_gate_refuses_what_a_webhook_would_start_and_the_same_webhook_counts_later(
+    app: FastAPI, ann: Person, sender: Person, pool: Pool
+) -> None:
+    workflow_id = await workflow_of(ann, **ASKING)
+    request = signed((await hook_of(ann, workflow_id))["secret"], BODY)
+    resources = app.state.resources
+    for verdict, status in ((BROKE, 402), (OTHER_MODEL, 403)):
+        app.state.resources = replace(resources, gate=Refusing(verdict))
+        answer = await send(sender, workflow_id, request)
+        assert (answer.status_code, answer.json()["detail"]["message"]) == (status, verdict.message)
+    assert await pool.fetchval("SELECT count(*) FROM agent_runs") == 0
+    app.state.resources = resources
+    assert (await send(sender, workflow_id, request)).status_code == 202
 
 
 async def test_the_secret_of_an_account_is_made_once_shown_and_rotated(ann: Person, bob: Person, pool: Pool) -> None:
