@@ -17,7 +17,8 @@ from services.schedules.store import Schedule
 from services.settings import QstashSettings, Settings
 
 RETRIES = 3
-SKEW_SECONDS = 5
+SKEW_SECONDS = 30
+"""By how much its clock may be ahead of ours, as when it fires early."""
 UNSIGNED = "The signature of this delivery is missing, wrong or expired."
 GONE = "status: 404"
 """How the SDK's error says that there is no such schedule."""

@@ -166,10 +166,10 @@ async def test_a_delivery_during_a_change_is_asked_to_come_again(ann: Person, po
     assert (await deliver(ann, schedule)).json()["status"] == "started"
 
 
-async def test_a_clock_may_be_a_few_seconds_behind_that_of_qstash(ann: Person, pool: Pool) -> None:
+async def test_a_clock_may_be_half_a_minute_behind_that_of_qstash(ann: Person, pool: Pool) -> None:
     schedule = await schedule_of(ann)
     await make_due(pool, schedule)
-    assert (await deliver(ann, schedule, nbf=int(time()) + 3)).json()["status"] == "started"
+    assert (await deliver(ann, schedule, nbf=int(time()) + 25)).json()["status"] == "started"
 
 
 FORGED: list[dict[str, Any]] = [
