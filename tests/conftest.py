@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from structlog.contextvars import clear_contextvars
 from xdist.remote import Producer
 
 from services.postgres import Pool, open_pool
@@ -143,6 +144,12 @@ def copies(template: str) -> Iterator[Databases]:
     copies = Databases(named("DATABASE_URL"), template)
     yield copies
     copies.close()
+
+
+@pytest.fixture(autouse=True)
+def nobody_speaks() -> None:
+    """What a test before has bound to lines of the log is not said in those of this one."""
+    clear_contextvars()
 
 
 @pytest.fixture

@@ -37,15 +37,15 @@ async def keep_present(process: Process, slots: int) -> None:
     def missed_nothing() -> None:
         """Whoever asks is told that nobody heard, and asks again."""
 
-    with stores.channels.begin_listening(
+    with stores.shards.home.channels.begin_listening(
         workers.control(worker.instance_id), on_message=heard, on_reset=missed_nothing
     ):
         try:
             while True:
                 with suppress(*Unreachable):
                     now = replace(worker, leaving=not process.begins_runs)
-                    await workers.announce(stores.redis, now, settings.lock_ttl)
+                    await workers.announce(stores.shards.home.redis, now, settings.lock_ttl)
                 await asyncio.sleep(settings.heartbeat_interval.total_seconds())
         finally:
             with suppress(*Unreachable):
-                await workers.forget(stores.redis, worker.instance_id)
+                await workers.forget(stores.shards.home.redis, worker.instance_id)

@@ -44,7 +44,7 @@ def revoke(settings: Settings, options: argparse.Namespace, output: Output) -> i
         async with transaction(stores.pool) as conn:
             account = await account_of(conn, options.account)
             key = await api_keys.revoke(conn, account.account_id, options.key)
-        known = KnownKeys(settings.api_keys, stores.pool, stores.redis, stores.channels)
+        known = KnownKeys(settings.api_keys, stores.pool, stores.shards.home.redis, stores.shards.home.channels)
         await known.announce(account.account_id)
         return key
 

@@ -127,7 +127,9 @@ async def look(stores: Stores, run_id: UUID, count: int) -> Report:
     redis = await in_redis(stores, run)
     worker = None
     with suppress(*Unreachable):
-        worker = next((one for one in await workers.known(stores.redis) if one.instance_id == run.instance_id), None)
+        worker = next(
+            (one for one in await workers.known(stores.shards.home.redis) if one.instance_id == run.instance_id), None
+        )
     waits_for = await overview.before_in_project(stores.pool, run.id) if run.phase == "waiting" else []
     said = await last_events(stores, run, redis, count)
     return Report(run, redis, worker, waits_for, said, stores.settings.runs.dead_after)

@@ -49,7 +49,7 @@ def list_workers(settings: Settings, options: argparse.Namespace, output: Output
 
     async def act(stores: Stores) -> tuple[list[Worker] | None, dict[str, list[SeenRun]]]:
         try:
-            known = await workers.known(stores.redis)
+            known = await workers.known(stores.shards.home.redis)
         except Unreachable:
             known = None
         return known, by_instance(await overview.driven(stores.pool))
@@ -100,7 +100,7 @@ def tell(output: Output, known: list[Worker], silent: list[str], driven: dict[st
 
 def show(settings: Settings, options: argparse.Namespace, output: Output) -> int:
     async def act(stores: Stores) -> tuple[Worker | None, list[SeenRun]]:
-        known = {one.instance_id: one for one in await workers.known(stores.redis)}
+        known = {one.instance_id: one for one in await workers.known(stores.shards.home.redis)}
         return known.get(options.instance), by_instance(await overview.driven(stores.pool))[options.instance]
 
     worker, runs = on_stores(settings, act)
@@ -124,7 +124,7 @@ def drain(settings: Settings, options: argparse.Namespace, output: Output) -> in
 
     async def act(stores: Stores) -> tuple[list[Worker], bool]:
         group = await group_of(stores, options.instance)
-        if not await workers.ask_to_drain(stores.redis, [options.instance]):
+        if not await workers.ask_to_drain(stores.shards.home.redis, [options.instance]):
             raise Unavailable(
                 f"Process {options.instance} does not listen: it is hung, or loses its connection to Redis."
             )
@@ -141,7 +141,7 @@ def drain(settings: Settings, options: argparse.Namespace, output: Output) -> in
 
 async def group_of(stores: Stores, instance: str) -> list[Worker]:
     """A process and those that stop with it. Raises: NotFound."""
-    known = await workers.known(stores.redis)
+    known = await workers.known(stores.shards.home.redis)
     chosen = next((one for one in known if one.instance_id == instance), None)
     if chosen is None:
         raise NotFound(missing(instance))
@@ -155,7 +155,7 @@ async def left(stores: Stores, group: list[Worker], wait: timedelta, output: Out
     with output.progress("leaving", len(ours)) as told:
         gone = 0
         while True:
-            there = ours & {one.instance_id for one in await workers.known(stores.redis)}
+            there = ours & {one.instance_id for one in await workers.known(stores.shards.home.redis)}
             there |= ours & by_instance(await overview.driven(stores.pool)).keys()
             told(len(ours) - len(there) - gone)
             gone = len(ours) - len(there)
