@@ -157,7 +157,7 @@ async def delete_webhook(workflow_id: UUID, caller: CallerDep, pool: PoolDep) ->
     "/webhooks/trigger/{workflow_id}",
     status_code=202,
     response_model=Triggered,
-    responses={200: {"description": "Slack's question whether we are here, or a slash command, is answered."}},
+    responses={200: {"description": "Slack's question whether we are here, a slash command or a click is answered."}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -177,6 +177,8 @@ async def trigger(workflow_id: UUID, request: Request, resources: ResourcesDep) 
     rate = Rate(f"rate_limit:{workflow_id}:webhook", resources.settings.webhooks.rate_per_minute)
     await resources.rate_limit.spend(rate, to_start=True)
     run = await started(webhook, said, resources)
+    if said.is_interaction:
+        return Response()
     answer = Triggered(
         execution_id=UUID(run.settings["execution_id"]),
         agent_run_id=run.id,

@@ -49,6 +49,8 @@ class Said:
     challenge: str | None = None
     is_command: bool = False
     """Whether Slack shows the answer to somebody who waits for it."""
+    is_interaction: bool = False
+    """Whether it is of a click or a form in Slack, which takes an empty 200 and calls all else a failure."""
 
 
 def format_of(headers: Headers) -> Format:
@@ -144,9 +146,11 @@ def read_slack_form(headers: Headers, body: bytes) -> Said:
     except ValueError as error:
         raise BadPayload(f"is no form of at most {MAX_FORM_FIELDS} fields in UTF-8") from error
     is_command = "command" in fields
-    if not is_command and isinstance(fields.get("payload"), str):
+    is_interaction = not is_command and "payload" in fields
+    if is_interaction:
         fields = json_object(fields["payload"].encode())
-    return Said(slack_key(fields.get("trigger_id"), headers, body), fields, fields, is_command=is_command)
+    key = slack_key(fields.get("trigger_id"), headers, body)
+    return Said(key, fields, fields, is_command=is_command, is_interaction=is_interaction)
 
 
 def slack_key(named: Any, headers: Headers, body: bytes) -> str:
