@@ -33,20 +33,51 @@ async def test_a_loop_that_is_blocked_makes_the_file_old(tmp_path: Path, monkeyp
         await eventually(lambda: look(str(tmp_path)).alive)
 
 
-def test_what_a_killed_process_has_left_says_nothing(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    (tmp_path / str(gone.pid)).touch()
+HOLD = """
+import asyncio, sys
+from services.liveness import shown
+
+async def live() -> None:
+    async with shown(sys.argv[1]):
+        print("up", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(live())
+"""
+
+
+def test_what_a_killed_process_has_left_says_nothing_even_when_another_has_its_number(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    killed = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE)
+    assert killed.stdout
+    assert killed.stdout.readline() == b"up\n"
+    assert look(folder).alive
+    killed.kill()
+    killed.communicate()
+    left = tmp_path / str(killed.pid)
+    assert left.exists()
     (tmp_path / "notes.txt").touch()
-    assert not look(str(tmp_path)).alive
-    (tmp_path / str(os.getpid())).touch()
-    assert look(str(tmp_path)).alive
+    assert look(folder).says == f"No worker process shows a sign of life in {folder}."
+    left.rename(tmp_path / str(os.getpid()))
+    os.utime(tmp_path / str(os.getpid()), (1, 1))
+    assert look(folder).says == f"No worker process shows a sign of life in {folder}."
 
 
-def test_the_command_answers_by_its_status(tmp_path: Path) -> None:
+async def test_a_process_takes_the_place_of_one_that_was_killed_with_its_number(tmp_path: Path) -> None:
+    own = tmp_path / str(os.getpid())
+    own.touch()
+    os.utime(own, (1, 1))
+    async with shown(str(tmp_path)):
+        assert look(str(tmp_path)) == liveness.Verdict(True, "1 worker process alive.")
+        own.unlink()
+        await eventually(lambda: look(str(tmp_path)).alive, says="a file that was tidied away stays away")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_the_command_answers_by_its_status(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "services.liveness"]
     asked = {**os.environ, "WORKER_LIVENESS_DIR": str(tmp_path)}
-    assert subprocess.run(command, env=asked, capture_output=True, check=False).returncode == 1
-    (tmp_path / str(os.getpid())).touch()
-    answer = subprocess.run(command, env=asked, capture_output=True, check=False, text=True)
+    assert subprocess.run(command, env=asked, capture_output=True, check=False).returncode == 1  # noqa: ASYNC221 - alone
+    async with shown(str(tmp_path)):
+        answer = subprocess.run(command, env=asked, capture_output=True, check=False, text=True)  # noqa: ASYNC221 - alone
     assert (answer.returncode, answer.stdout) == (0, "1 worker process alive.\n")
