@@ -177,6 +177,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stores = await enter_stores(settings, stack, tracing)
         log.name_process(stores.instance_id)
         app.state.tally = Tally(stores.upkeep)
+        stack.push_async_callback(app.state.tally.close)
         open_streams = Streams(settings.streams, stores.shards, stores.pool)
         open_streams.open()
         stack.push_async_callback(open_streams.close)

@@ -10,12 +10,15 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from services import metrics
+from services.background import stop
 from services.log import logger
-from services.postgres import Pool, Unreachable
+from services.postgres import LONG_SECONDS, Pool, Unreachable
 from services.runs.store import LIVE, PHASE
 
 CACHE_SECONDS = 5.0
 READ_SECONDS = 4.0
+COUNT_SECONDS = 2.0
+"""How long ends are waited for; to count tens of millions for the first time takes longer."""
 SETTLED_AFTER = timedelta(minutes=2)
 """No statement is under way for so long (POSTGRES_STATEMENT_TIMEOUT): of what ended before, all is committed."""
 RECOUNT_SECONDS = 600.0
@@ -60,6 +63,7 @@ class Tally:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.settled = Settled()
+        self.counting: asyncio.Task[dict[str, int]] | None = None
         self.lock = asyncio.Lock()
         self.read_at = float("-inf")
         self.families: list[Metric] = []
@@ -82,14 +86,14 @@ class Tally:
             return [single("database_up", "Whether Postgres told what it knows of runs.", 0)]
 
     async def look(self) -> list[Metric]:
-        ended = await self.count_ended()
         live = {row["phase"]: row for row in await self.pool.fetch(UNFINISHED)}
         [others] = await self.pool.fetch(OTHERS)
+        ended = await self.ended_if_known()
         phases = {phase: live[phase]["count"] if phase in live else 0 for phase in PHASES}
         queued = live.get("queued")
         return [
             single("database_up", "Whether Postgres told what it knows of runs.", 1),
-            by("runs_ended", "Runs in the database that have ended.", "status", ended),
+            *ended,
             by("runs_unfinished", "Runs in the database that have not ended.", "phase", phases),
             single("queued_runs", "Runs that a worker could begin now.", phases["queued"]),
             single(
@@ -102,18 +106,38 @@ class Tally:
             single("removals", "Deletions that are not finished outside of Postgres.", others["removals"]),
         ]
 
+    async def ended_if_known(self) -> list[Metric]:
+        """Nothing while they are being counted for longer than that: it goes on, and a later look finds it done."""
+        if self.counting is None or self.counting.done():
+            self.counting = asyncio.create_task(self.count_ended(), name="count of ends")
+            self.counting.add_done_callback(heed)
+        done, _ = await asyncio.wait([self.counting], timeout=COUNT_SECONDS)
+        if not done:
+            logger.info("tally.counts")
+            return []
+        return [by("runs_ended", "Runs in the database that have ended.", "status", self.counting.result())]
+
+    async def close(self) -> None:
+        await stop([self.counting] if self.counting else [])
+
     async def count_ended(self) -> dict[str, int]:
         """By status, exactly; only what ended in the last minutes is counted again."""
         before = self.settled
         if monotonic() - before.counted_at > RECOUNT_SECONDS:
             before = Settled(monotonic())
-        rows = await self.pool.fetch(ENDED, before.horizon, SETTLED_AFTER)
+        rows = await self.pool.fetch(ENDED, before.horizon, SETTLED_AFTER, timeout=LONG_SECONDS)
         settled, fresh = Counter(before.by_status), Counter[str]()
         for row in rows:
             (settled if row["settled"] else fresh)[row["status"]] += row["count"]
         horizon = max([before.horizon, *(row["horizon"] for row in rows)])
         self.settled = Settled(before.counted_at, horizon, settled)
         return {status: settled[status] + fresh[status] for status in FINAL}
+
+
+def heed(counting: asyncio.Task[dict[str, int]]) -> None:
+    """What it raised is told by whoever waits for it; nobody does after a while, and the next one raises the same."""
+    if not counting.cancelled():
+        counting.exception()
 
 
 def single(name: str, says: str, value: float) -> Metric:

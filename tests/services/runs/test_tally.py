@@ -9,6 +9,7 @@ from services.postgres import Pool
 from services.runs import tally
 from services.runs.tally import ENDED, SETTLED_AFTER, Tally
 from tests.services.runs.seeds import make_place
+from tests.waiting import eventually
 
 OLD = timedelta(days=3)
 
@@ -114,3 +115,32 @@ async def test_a_database_that_is_away_is_told_of(pool: Pool) -> None:
     known = Tally(pool)
     await pool.close()
     assert await told(known) == {("database_up", ""): 0}
+
+
+async def test_a_count_that_takes_long_holds_back_nothing_else(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    await add_runs(pool, "completed", 3, ago=OLD)
+    await add_runs(pool, "queued", 2)
+    monkeypatch.setattr(tally, "COUNT_SECONDS", 0.1)
+    monkeypatch.setattr(tally, "READ_SECONDS", 1.0)
+    slow = ENDED.replace("FROM agent_runs", "FROM (SELECT pg_sleep(1.5)) AS busy, agent_runs")
+    monkeypatch.setattr(tally, "ENDED", slow)
+    known = Tally(pool)
+    found = await told(known)
+    assert found["database_up", ""] == 1
+    assert found["queued_runs", ""] == 2
+    assert ("runs_ended", "completed") not in found
+    monkeypatch.setattr(tally, "ENDED", ENDED)
+    await eventually(lambda: known.settled.by_status["completed"] == 3, says="the count was given up")
+    assert (await told(known))["runs_ended", "completed"] == 3
+
+
+async def test_a_count_under_way_ends_with_the_process(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "COUNT_SECONDS", 0.1)
+    monkeypatch.setattr(
+        tally, "ENDED", ENDED.replace("FROM agent_runs", "FROM (SELECT pg_sleep(30)) AS busy, agent_runs")
+    )
+    known = Tally(pool)
+    await told(known)
+    async with asyncio.timeout(5):
+        await known.close()
+        await pool.close()
