@@ -52,6 +52,12 @@ async def known(redis: Client) -> list[Worker]:
     return sorted(found, key=lambda worker: (worker.host, worker.group_pid, worker.pid))
 
 
+async def announced(redis: Client, instance_ids: Sequence[str]) -> set[str]:
+    """Those of some processes that are there still; it costs no look at every key. Raises: redis errors."""
+    said = await redis.mget([key(instance_id) for instance_id in instance_ids])
+    return {instance_id for instance_id, each in zip(instance_ids, said, strict=True) if each}
+
+
 async def ask_to_drain(redis: Client, instance_ids: Sequence[str]) -> int:
     """How many processes heard of it. Raises: redis errors."""
     return sum([int(await redis.publish(control(instance_id), DRAIN)) for instance_id in instance_ids])

@@ -155,7 +155,7 @@ async def left(stores: Stores, group: list[Worker], wait: timedelta, output: Out
     with output.progress("leaving", len(ours)) as told:
         gone = 0
         while True:
-            there = ours & {one.instance_id for one in await workers.known(stores.shards.home.redis)}
+            there = await workers.announced(stores.shards.home.redis, list(ours))
             there |= ours & by_instance(await overview.driven(stores.pool)).keys()
             told(len(ours) - len(there) - gone)
             gone = len(ours) - len(there)

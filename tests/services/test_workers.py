@@ -1,0 +1,15 @@
+from datetime import timedelta
+
+from services import workers
+from services.runs.stores import Stores
+from services.workers import Worker
+
+MINUTE = timedelta(minutes=1)
+
+
+async def test_whether_some_processes_are_there_is_asked_of_them_alone(stores: Stores) -> None:
+    redis = stores.shards.home.redis
+    for name in ("one", "two", "other"):
+        await workers.announce(redis, Worker(name, "host", 1, 1, 7, "2026-01-02T03:04:05+00:00"), MINUTE)
+    await workers.forget(redis, "two")
+    assert await workers.announced(redis, ["one", "two", "never"]) == {"one"}
