@@ -7,6 +7,7 @@
  *     const {status} = await stream.done;
  */
 
+import {newKey} from './longrun/key.js';
 import {detailOf, LongrunError} from './longrun/refusal.js';
 import {RunStream} from './longrun/stream.js';
 import {backoff, pause, retryAfter} from './longrun/waiting.js';
@@ -221,9 +222,4 @@ function subjectOf(token) {
   let hash = 0n;
   for (const char of token) hash = BigInt.asUintN(64, (hash ^ BigInt(char.charCodeAt(0))) * 0x100000001b3n);
   return hash.toString(36);
-}
-
-/** Made of random bytes, as `crypto.randomUUID` is there on secure pages only. */
-function newKey() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 }

@@ -54,14 +54,21 @@ async def serve_blank(route: Route) -> None:
 
 
 @pytest.fixture(scope="package")
+def fake_model() -> Iterator[FakeModel]:
+    """Behind `openai/…` of the deployment."""
+    with FakeModel() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="package")
 def standing_by(
-    template: str, forks: ForkServer | None, tmp_path_factory: pytest.TempPathFactory
+    fake_model: FakeModel, template: str, forks: ForkServer | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     database, folder = f"longrun_test_{uuid4().hex[:12]}", tmp_path_factory.mktemp("browser")
     url = with_path(named("REDIS_URL"), str(REDIS))
     names = {**SCALED, "BROKER_REDIS_URL": with_path(url, str(BROKER))}
-    with FakeModel() as fake, asyncio.Runner() as runner:
-        names |= model_settings(fake)
+    names |= model_settings(fake_model)
+    with asyncio.Runner() as runner:
         runner.run(administer(copy_of(template, database)))
         runner.run(empty(url, with_path(url, str(BROKER))))
         deployment = Deployment(

@@ -1,26 +1,105 @@
 """The console, as a person uses it."""
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import asyncpg
 import pytest
-from playwright.async_api import BrowserContext, ConsoleMessage, Page, expect
+from playwright.async_api import BrowserContext, ConsoleMessage, Page, ViewportSize, expect
 
 from agent.llm import demo
 from api import pages
 from services.embedded.state import DEFAULT
-from tests.acceptance.client import Client
+from services.runs import archive, keys
+from tests.acceptance.client import Client, until
 from tests.acceptance.operators import Deployment
+from tests.fakes import FakeModel, Reply, calls, refuses, says
 
 PICTURES = DEFAULT / "screenshots"
 """Kept to be looked at."""
 MOST_SCRIPT_BYTES = 150 * 1024
 PATIENT_MS = 20_000
 LOREM = "demo/lorem?chunks=150&delay_ms=20"
-PHONE = {"width": 390, "height": 844}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+AXE = (Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text()
+SERIOUS = {"serious", "critical"}
+FIRST_PAINT_MS = 5 * 1000
+REPORT = """
+window.reports = [];
+addEventListener('securitypolicyviolation', (event) => reports.push(`${event.violatedDirective} ${event.blockedURI}`));
+"""
+"""What the policy of the page forbade."""
+NOTHING: dict[str, Any] = {"taken": None, "reports": [], "elements": 0, "links": []}
+FORBIDDEN = """() => {
+    new Image().src = "https://127.0.0.1:1/x.png";
+    const style = document.createElement("style");
+    style.textContent = "body { color: red }";
+    document.body.append(style);
+    const acts = [() => document.body.setAttribute("onclick", "taken = 1"), () => (document.body.innerHTML = "x")];
+    for (const act of acts) {
+        try {
+            act();
+        } catch {
+            continue;
+        }
+        throw new Error("markup became elements");
+    }
+}"""
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+MANY_RUNS, MANY_EVENTS, MANY_MESSAGES = 1_000, 20_000, 2_000
+LONGEST_TASK_MS = 200
+SECONDS_TO_BE_USABLE = 5
+MANY = """
+    WITH run AS (
+        UPDATE agent_runs SET archived_events = $2, event_count = $2, reserved_events = $2,
+            created_at = created_at - interval '1 day'
+        WHERE id = $1 RETURNING *
+    )
+    INSERT INTO agent_runs
+    SELECT copy.* FROM run, generate_series(1, $3::int) nth, jsonb_populate_record(
+        NULL::agent_runs,
+        to_jsonb(run)
+        || jsonb_build_object('id', gen_random_uuid(), 'created_at', run.created_at - nth * interval '1 minute')
+    ) copy
+"""
+TALK = """
+    INSERT INTO messages (thread_id, agent_run_id, type, content, metadata)
+    SELECT message.thread_id, NULL, message.type, message.content, message.metadata
+    FROM messages message, generate_series(1, $2::int / 2) nth
+    WHERE message.thread_id = (SELECT thread_id FROM agent_runs WHERE id = $1) AND message.type IN ('user', 'assistant')
+"""
+WATCH_TASKS = """() => {
+    window.tasks = [];
+    new PerformanceObserver((list) => tasks.push(...list.getEntries().map((each) => each.duration)))
+        .observe({type: "longtask", buffered: true});
+    window.tasks.length = 0;
+}"""
+SCROLL = """async () => {
+    const element = %s;
+    const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
+    for (const step of [1, -1]) {
+        for (let n = 0; n < 60; n += 1) {
+            element.scrollTop += step * Math.max(element.clientHeight, element.scrollHeight / 60);
+            await frame();
+        }
+    }
+    element.scrollTop = element.scrollHeight;
+    await frame();
+    await frame();
+}"""
+INERT = """() => ({
+    taken: window.taken ?? null,
+    reports,
+    elements: document.querySelectorAll("img, iframe, object, embed, base, body script, [onerror]").length,
+    links: [...document.links].map(({protocol}) => protocol).filter((each) => !/^(https?|mailto):$/.test(each)),
+})"""
 HOSTILE = (
     '<img src=x onerror="window.taken=1"> <script>window.taken=1</script> '
     "[press](javascript:window.taken=1) ![seen](https://127.0.0.1/pixel.png) **bold**"
@@ -42,6 +121,11 @@ class Console:
     async def go(self, to: str) -> None:
         await self.page.goto(f"{self.url}/#{to}")
 
+    async def show(self, to: str) -> None:
+        """Go there and wait until all is there that is asked for."""
+        await self.go(to)
+        await expect(self.page.locator(f"#main[data-shown='{to}']")).to_be_visible()
+
     async def state(self, name: str) -> None:
         """Wait for the conversation to show that its run stands so."""
         await expect(self.page.locator(f".conversation[data-state={name}]")).to_be_visible(timeout=PATIENT_MS)
@@ -59,6 +143,7 @@ async def open_console(context: BrowserContext, url: str, token: str) -> Console
     page = await context.new_page()
     page.set_default_timeout(PATIENT_MS)
     console = Console(page, url)
+    await page.add_init_script(REPORT)
     page.on("console", console.heard)
     page.on("pageerror", lambda error: console.errors.append(str(error)))
     await page.goto(f"{url}/#token={token}")
@@ -121,25 +206,269 @@ async def test_a_person_starts_reloads_reads_along_stops_and_goes_on(
     assert other.errors == []
 
 
-async def test_what_others_wrote_does_nothing(client: Client, console: Console) -> None:
-    """The model says again what was written; names of agents and files come from anybody too."""
+async def test_what_others_wrote_does_nothing(fake_model: FakeModel, client: Client, console: Console) -> None:
+    """Whatever has a name or says something: model, tools, files, agents, workflows, schedules, errors."""
     page = console.page
-    made = await client.http.post("/agents", json={"name": HOSTILE[:100], "system_prompt": HOSTILE})
-    agent_id = made.raise_for_status().json()["agent_id"]
-    await page.set_input_files("#files", {"name": "<b>x</b>.txt", "mimeType": "text/plain", "buffer": b"x"})
-    run = await client.initiate("demo/echo", prompt=HOSTILE)
-    await console.go(f"/conversations/{run.thread_id}")
-    await console.state("completed")
-    await expect(page.locator(".answer strong")).to_have_text("bold")
-    await console.go(f"/agents/{agent_id}")
-    await expect(page.locator("h1")).to_contain_text("<img")
-    await console.go(f"/runs/{run.run_id}")
-    await expect(page.locator(".many .line").first).to_be_visible()
-    for path in ("/agents", "/conversations", f"/conversations/{run.thread_id}"):
+    paths = await hostile_things(client, fake_model)
+    await page.set_input_files(
+        "#files", {"name": "<img src=x onerror=taken=1>.txt", "mimeType": "text/plain", "buffer": b"x"}
+    )
+    await expect(page.locator(".chips")).to_contain_text("<img")
+    assert await page.evaluate(INERT) == NOTHING
+    for path in paths:
+        await console.show(path)
+        await page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        await expect(page.locator("main")).to_contain_text("<img")
+        assert await page.evaluate(INERT) == NOTHING, path
+    await console.show(paths[0])
+    await expect(page.locator(".answer strong").first).to_have_text("bold")
+    await console.go("/agents/" + HOSTILE)
+    await expect(page.locator("h1")).to_have_text("There is nothing here")
+    assert await page.evaluate(INERT) == NOTHING
+
+
+async def test_the_policy_is_in_force_and_its_report_is_heard(console: Console) -> None:
+    """Else a clean report would say nothing."""
+    page = console.page
+    await page.evaluate(FORBIDDEN)
+    await page.wait_for_function("reports.length >= 4")
+    assert {"img-src", "style-src-elem", "require-trusted-types-for"} <= {
+        told.split()[0] for told in await page.evaluate("reports")
+    }
+    console.errors.clear()
+
+
+async def test_a_token_is_in_the_storage_of_its_tab_and_nowhere_else(
+    system: Deployment, client: Client, context: BrowserContext
+) -> None:
+    console = await open_console(context, system.url, client.token)
+    page, asked = console.page, []
+    page.on("request", lambda request: asked.append(request.url))
+    run = await client.initiate(LOREM)
+    for path in (f"/conversations/{run.thread_id}", f"/runs/{run.run_id}", "/health", "/usage"):
         await console.go(path)
-        await expect(page.locator("h1")).to_be_visible()
-        assert await page.locator("img, iframe, #main script, a[href^='javascript' i]").count() == 0
-        assert await page.evaluate("window.taken") is None
+        await expect(page.locator("main h1")).to_be_visible()
+    assert asked
+    assert not [url for url in [*asked, page.url] if client.token in url]
+    kept = await page.evaluate("[document.cookie, JSON.stringify(localStorage), document.body.outerHTML].join()")
+    assert client.token not in kept
+    await client.stop(run.run_id)
+    await page.click("text=Sign out")
+    await expect(page.locator("#sign-in")).to_be_visible()
+    assert await page.evaluate("sessionStorage.length") == 0
+    assert console.errors == []
+
+
+async def test_keys_reach_the_content_and_the_menu_of_a_phone_closes(console: Console) -> None:
+    page = console.page
+    await console.show("/runs")
+    await page.locator(".skip").focus()
+    await page.keyboard.press("Enter")
+    assert await page.evaluate("document.activeElement.id") == "main"
+    await expect(page.locator("h1")).to_have_text("Runs")
+    await page.set_viewport_size(PHONE)
+    await page.click("#menu")
+    await expect(page.locator("#menu")).to_have_attribute("aria-expanded", "true")
+    await page.click("nav >> text=Agents")
+    await expect(page.locator("#menu")).to_have_attribute("aria-expanded", "false")
+    await expect(page.locator("nav")).to_be_hidden()
+
+
+async def test_the_first_paint_comes_soon(system: Deployment, client: Client, context: BrowserContext) -> None:
+    console = await open_console(context, system.url, client.token)
+    painted = await console.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert painted <= FIRST_PAINT_MS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_page_is_closed_to_anybody(
+    system: Deployment, fake_model: FakeModel, client: Client, context: BrowserContext, scheme: Any
+) -> None:
+    """What axe-core finds serious, on every page, at both widths."""
+    console = await open_console(context, system.url, client.token)
+    page = console.page
+    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    paths = ["/new", *await hostile_things(client, fake_model), "/usage", "/health", "/nowhere"]
+    found: list[Any] = []
+    for size in (DESKTOP, PHONE):
+        await page.set_viewport_size(size)
+        for path in paths:
+            await console.show(path)
+            for name in ("New agent", "New schedule", "From a template", "Edit"):
+                if await (button := page.get_by_role("button", name=name, exact=True)).count():
+                    await button.click()
+            await page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+            found += [(path, size["width"], *each) for each in await serious(page)]
+    await page.click("#menu")
+    found += [("menu", *each) for each in await serious(page)]
+    await page.click("text=Sign out")
+    found += [("sign in", *each) for each in await serious(page)]
+    assert not found, "\n".join(map(str, found))
+    assert console.errors == []
+
+
+async def serious(page: Page) -> list[tuple[str, Any]]:
+    """By the debugger, as the page's policy lets it run nothing of ours."""
+    await page.evaluate(AXE)
+    told = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        (
+            each["id"],
+            [(node["html"][:200], node["any"][:1] and node["any"][0]["message"]) for node in each["nodes"][:3]],
+        )
+        for each in told["violations"]
+        if each["impact"] in SERIOUS
+    ]
+
+
+@pytest.mark.slow
+async def test_a_thousand_runs_and_twenty_thousand_events_stay_smooth(
+    system: Deployment, client: Client, console: Console
+) -> None:
+    page = console.page
+    run = await client.initiate("demo/echo")
+    await client.get(run.run_id, wait_seconds=20)
+    await until_closed(system, run.run_id)
+    await make_many(system, run.run_id)
+    await page.evaluate(WATCH_TASKS)
+
+    began = time.monotonic()
+    await console.go("/runs")
+    rows = page.locator("table.list tbody tr")
+    for count in range(100, MANY_RUNS + 1, 100):
+        await expect(rows).to_have_count(count, timeout=PATIENT_MS)
+        if count < MANY_RUNS:
+            await page.click("text=Show more")
+    took_runs, longest_runs = time.monotonic() - began, await scroll(page, "document.scrollingElement")
+
+    began = time.monotonic()
+    await console.go(f"/runs/{run.run_id}")
+    await expect(page.get_by_text(f"{MANY_EVENTS:,} events")).to_be_visible(timeout=5 * PATIENT_MS)
+    took_events, longest_events = time.monotonic() - began, await scroll(page, "document.querySelector('.many')")
+    await expect(page.locator(".many .line").last).to_contain_text("completed")
+
+    began = time.monotonic()
+    await console.go(f"/conversations/{run.thread_id}")
+    await expect(page.locator(".answer").last).to_be_visible()
+    took_talk, longest_talk = time.monotonic() - began, await scroll(page, "document.scrollingElement")
+    figures = (
+        f"1,000 runs: {took_runs:.1f} s, longest task {longest_runs:.0f} ms; 20,000 events: {took_events:.1f} s,"
+        f" {longest_events:.0f} ms; 2,000 messages: {took_talk:.1f} s, {longest_talk:.0f} ms"
+    )
+    print(figures)  # noqa: T201 - figures are for the reader of the test's output
+    assert max(longest_runs, longest_events, longest_talk) <= 5 * LONGEST_TASK_MS, figures
+    assert max(took_runs, took_events, took_talk) <= 5 * SECONDS_TO_BE_USABLE, figures
+
+
+@asynccontextmanager
+async def connected(system: Deployment) -> AsyncIterator[asyncpg.Connection]:
+    conn = await asyncpg.connect(system.database_url)
+    try:
+        yield conn
+    finally:
+        await conn.close()
+
+
+async def until_closed(system: Deployment, run_id: str) -> None:
+    await until(system.all_closed, says=f"{run_id} was not closed")
+
+
+async def make_many(system: Deployment, run_id: str) -> None:
+    """The run gets a long log and a long conversation, and so many others like it beside it, all of yesterday."""
+    events = [json.dumps(event_of(n)).encode() for n in range(MANY_EVENTS - 1)]
+    async with connected(system) as conn, system.redis() as redis:
+        rows = await conn.fetch("SELECT events FROM agent_run_event_blocks WHERE agent_run_id = $1", UUID(run_id))
+        final = [event for row in rows for event in archive.unpack(row["events"])][-1]
+        await conn.execute("DELETE FROM agent_run_event_blocks WHERE agent_run_id = $1", UUID(run_id))
+        events.append(final)
+        await conn.executemany(
+            "INSERT INTO agent_run_event_blocks (agent_run_id, first_id, event_count, events) VALUES ($1, $2, $3, $4)",
+            [
+                (UUID(run_id), first, len(block), archive.pack(block))
+                for first in range(0, MANY_EVENTS, 500)
+                for block in [events[first : first + 500]]
+            ],
+        )
+        await conn.execute(MANY, UUID(run_id), MANY_EVENTS, MANY_RUNS - 1)
+        await conn.execute(TALK, UUID(run_id), MANY_MESSAGES)
+        await redis.delete(keys.responses(UUID(run_id)))
+
+
+def event_of(n: int) -> dict[str, Any]:
+    """A call of a model, a tool that says something, and what it came to, over and over."""
+    at = f"2026-01-01T{n // 3600 % 24:02}:{n // 60 % 60:02}:{n % 60:02}Z"
+    call = {"tool_call_id": f"call_{n // 20}", "function_name": "execute_command"}
+    place = n % 20
+    kind = "assistant" if place < 12 else "status"
+    content: dict[str, Any] = {"role": "assistant", "content": "some words of an answer "}
+    if n == 0:
+        kind, content = "status", {"status_type": "thread_run_start"}
+    elif place == 1:
+        kind, content = "status", {"status_type": "assistant_response_start"}
+    elif place == 12:
+        content = {"status_type": "tool_started", **call}
+    elif place == 19:
+        content = {"status_type": "tool_completed", **call}
+    elif place > 12:
+        content = {"status_type": "tool_output", **call, "output": "a line of output\n" * 5}
+    metadata = {"stream_status": "chunk"} if kind == "assistant" else {}
+    words = {"content": json.dumps(content), "metadata": json.dumps(metadata)}
+    return {"sequence": n, "message_id": None, "type": kind, "is_llm_message": False, **words, "created_at": at}
+
+
+async def scroll(page: Page, what: str) -> float:
+    """To the end and back, a screen a frame; the longest task since the last time, in milliseconds."""
+    await page.evaluate(SCROLL % what)
+    longest: float = await page.evaluate("() => { const most = Math.max(0, ...tasks); tasks.length = 0; return most; }")
+    return longest
+
+
+async def hostile_things(client: Client, model: FakeModel) -> list[str]:
+    """Makes one of each; the pages that show them."""
+    name = HOSTILE[:100]
+
+    async def made(path: str, json: Any) -> Any:
+        return (await client.http.post(path, json=json)).raise_for_status().json()
+
+    tasks = json.dumps({"tasks": [{"title": HOSTILE[:90], "status": "done"}]})
+    thought = {"reasoning_content": HOSTILE}
+    model.script(Reply([thought, *calls("task_list", tasks)], finish_reason="tool_calls"), says(HOSTILE))
+    run = await client.initiate("openai/hostile", prompt=HOSTILE)
+    assert (await client.get(run.run_id, wait_seconds=20))["status"] == "completed"
+    title = {"title": HOSTILE[:200]}
+    (await client.http.patch(f"/threads/{run.thread_id}", json=title)).raise_for_status()
+    model.script(refuses(400, HOSTILE))
+    failed = await client.initiate("openai/hostile")
+    assert "<img" in (await client.get(failed.run_id, wait_seconds=20))["error"]
+
+    agent = await made("/agents", {"name": name, "description": HOSTILE, "system_prompt": HOSTILE})
+    variable = {"name": "x", "type": "string", "description": HOSTILE, "default": HOSTILE}
+    steps = [
+        {"id": "a", "name": name, "type": "INPUT", "config": {"variables": [variable]}, "next_steps": ["b"]},
+        {"id": "b", "name": name, "type": "TRANSFORM", "config": {"set": {"y": "x"}}},
+    ]
+    defined = {"name": name, "description": HOSTILE, "steps": steps, "entry_point": "a", "state": "ACTIVE"}
+    workflow = await made("/workflows", defined)
+    execution = await made(f"/workflows/{workflow['id']}/execute", {"variables": {}})
+    await client.get(execution["agent_run_id"], wait_seconds=20)
+    cron = {"type": "cron", "cron": {"cron_expression": "0 9 * * *"}}
+    schedule = await made("/schedules", {"name": name, "prompt": HOSTILE, "config": cron})
+    return [
+        f"/conversations/{run.thread_id}",
+        f"/conversations/{failed.thread_id}",
+        "/conversations",
+        f"/runs/{run.run_id}",
+        f"/runs/{failed.run_id}",
+        "/runs",
+        "/agents",
+        f"/agents/{agent['agent_id']}",
+        "/workflows",
+        f"/workflows/{workflow['id']}",
+        f"/executions/{execution['execution_id']}",
+        "/schedules",
+        f"/schedules/{schedule['id']}",
+    ]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The parts of the client, each by itself, in Chromium: no API, a server that is made of answers."""
+"""The parts of the client and of the console, each by itself, in Chromium: no API, a server that is made of answers."""
 
 from pathlib import Path
 
@@ -18,11 +18,12 @@ async def serve(route: Route) -> None:
     await route.fulfill(path=path, content_type="text/javascript")
 
 
-async def test_the_parts_of_the_client_do_what_they_say(context: BrowserContext) -> None:
+async def test_the_parts_of_client_and_console_do_what_they_say(context: BrowserContext) -> None:
     page = await context.new_page()
     await page.route(f"{ORIGIN}/**/*.js", serve)
-    await page.route(f"{ORIGIN}/unit.js", serve)
+    await page.route(f"{ORIGIN}/*unit.js", serve)
     await page.goto(f"{ORIGIN}/blank")
-    told = await page.evaluate("import('/unit.js').then(({run}) => run())")
-    assert not told["failed"], "\n".join(told["failed"])
-    assert told["count"] > 30
+    for name in ("unit", "console_unit"):
+        told = await page.evaluate(f"import('/{name}.js').then(({{run}}) => run())")
+        assert not told["failed"], "\n".join(told["failed"])
+        assert told["count"] > 30

@@ -7,14 +7,14 @@ import {View} from '/console/longrun/view.js';
 import {around, backoff, retryAfter} from '/console/longrun/waiting.js';
 
 const RUN = '11111111-1111-1111-1111-111111111111';
-const bytes = (text) => new TextEncoder().encode(text);
+export const bytes = (text) => new TextEncoder().encode(text);
 
-function equal(seen, wanted) {
+export function equal(seen, wanted) {
   const [a, b] = [JSON.stringify(seen), JSON.stringify(wanted)];
   if (a !== b) throw new Error(`${a.slice(0, 2000)} instead of ${b.slice(0, 2000)}`);
 }
 
-async function until(look, what = look) {
+export async function until(look, what = look) {
   const deadline = Date.now() + 10_000;
   while (!look()) {
     if (Date.now() > deadline) throw new Error(`never: ${what}`);
@@ -25,12 +25,12 @@ async function until(look, what = look) {
 /** An event as the API says it. */
 const said = (type, content, metadata = {}, more = {}) =>
   JSON.stringify({sequence: 1, type, message_id: null, thread_id: 't', created_at: '2026-01-01T00:00:00Z', content: JSON.stringify(content), metadata: JSON.stringify(metadata), ...more});
-const status = (status_type, content = {}) => said('status', {status_type, ...content});
-const chunk = (text) => said('assistant', {role: 'assistant', content: text}, {stream_status: 'chunk'});
-const stored = (text, id, metadata = {}, content = {}) =>
+export const status = (status_type, content = {}) => said('status', {status_type, ...content});
+export const chunk = (text) => said('assistant', {role: 'assistant', content: text}, {stream_status: 'chunk'});
+export const stored = (text, id, metadata = {}, content = {}) =>
   said('assistant', {role: 'assistant', content: text, ...content}, {stream_status: 'complete', ...metadata}, {message_id: id});
-const last = (status = 'completed', message = 'The run completed.') => JSON.stringify({type: 'status', status, message});
-const frames = (events, from = 0) => events.map((data, n) => `id: ${from + n}\ndata: ${data}\n\n`).join('');
+export const last = (status = 'completed', message = 'The run completed.') => JSON.stringify({type: 'status', status, message});
+export const frames = (events, from = 0) => events.map((data, n) => `id: ${from + n}\ndata: ${data}\n\n`).join('');
 const folded = (events, view = new View()) => (events.forEach((data, n) => view.fold(readEvent(n, data))), view);
 
 const parse = (text, size = text.length || 1) => {
@@ -504,7 +504,9 @@ const tests = [
   },
 ];
 
-export async function run() {
+export const run = () => runAll(tests);
+
+export async function runAll(tests) {
   const failed = [];
   for (const test of tests) {
     try {

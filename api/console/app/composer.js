@@ -1,11 +1,12 @@
 /** Where one writes: text, files, model, agent. */
 
 import {button, h, select, show} from './dom.js';
+import {newKey} from '../longrun/key.js';
 import {ask} from './session.js';
 import {problem} from './format.js';
 
 /**
- * @param {{label: string, files: boolean, submit: (given: {text: string, files: File[], model: string, agent: string}) => Promise<void>}} options
+ * @param {{label: string, files: boolean, submit: (given: {text: string, files: File[], model: string, agent: string, key: string}) => Promise<void>}} options
  */
 export function composer({label, files, submit}) {
   const text = h('textarea', {id: 'prompt', rows: 3, required: true, placeholder: 'What is to be done?', 'aria-label': label});
@@ -17,6 +18,8 @@ export function composer({label, files, submit}) {
   const send = h('button', {class: 'primary', id: 'send'}, 'Send');
   /** @type {File[]} */
   let picked = [];
+  /** The same again is no other: its answer may have been lost. */
+  let last = {given: '', key: ''};
 
   function showFiles() {
     show(chosen, picked.map((file) => h('li', {}, file.name, button('×', () => {
@@ -43,17 +46,20 @@ export function composer({label, files, submit}) {
   element.addEventListener('submit', async (/** @type {Event} */ event) => {
     event.preventDefault();
     if (!text.value.trim() || send.disabled) return;
-    send.disabled = true;
+    send.disabled = text.readOnly = true;
     said.textContent = '';
+    const given = JSON.stringify([text.value, model.value, agent.value, picked.map((file) => [file.name, file.size, file.lastModified])]);
+    if (given !== last.given) last = {given, key: newKey()};
     try {
-      await submit({text: text.value, files: picked, model: model.value, agent: agent.value});
+      await submit({text: text.value, files: picked, model: model.value, agent: agent.value, key: last.key});
+      last.given = '';
       text.value = '';
       picked = [];
       showFiles();
     } catch (error) {
       said.textContent = problem(error);
     }
-    send.disabled = false;
+    send.disabled = text.readOnly = false;
   });
   void offer(model, agent);
   return {element, text, focus: () => text.focus()};

@@ -1,5 +1,7 @@
 /** Elements without markup: what others wrote becomes text nodes and attributes, never HTML. */
 
+import {problem} from './format.js';
+
 const SVG = 'http://www.w3.org/2000/svg';
 
 /**
@@ -44,9 +46,37 @@ export function show(element, ...children) {
 /** A link to a page of the console. @param {string} to @param {any} text @param {Record<string, any>} [properties] */
 export const link = (to, text, properties = {}) => h('a', {href: `#${to}`, ...properties}, text);
 
-/** @param {string} label @param {() => any} act @param {Record<string, any>} [properties] */
+/** What it does is done once at a time. @param {string} label @param {() => any} act @param {Record<string, any>} [properties] */
 export function button(label, act, properties = {}) {
-  return h('button', {type: 'button', onclick: act, ...properties}, label);
+  return h('button', {type: 'button', onclick: once(act), ...properties}, label);
+}
+
+/** @param {(...given: any[]) => any} act */
+function once(act) {
+  let busy = false;
+  return async (/** @type {any[]} */ ...given) => {
+    if (busy) return;
+    busy = true;
+    try {
+      await act(...given);
+    } finally {
+      busy = false;
+    }
+  };
+}
+
+/** A form that is sent once at a time, and says what was wrong with it. @param {any[]} fields @param {string} label @param {() => Promise<void>} send */
+export function form(fields, label, send) {
+  const said = h('p', {role: 'alert', class: 'problem'});
+  const sendOnce = once(async () => {
+    said.textContent = '';
+    await send().catch((error) => (said.textContent = problem(error)));
+  });
+  const onsubmit = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    return sendOnce();
+  };
+  return h('form', {class: 'card', onsubmit}, fields, said, h('button', {class: 'primary'}, label));
 }
 
 /** A labelled control. @param {string} label @param {any} control @param {string} [hint] */

@@ -1,6 +1,6 @@
 /** The frame of the console: who is signed in, where one is, and what there is. */
 
-import {button, field, h, link, show} from './dom.js';
+import {button, field, form, h, link, show} from './dom.js';
 import {problem} from './format.js';
 import {agentPage, agentsPage} from './pages/agents.js';
 import {conversation, newConversation} from './pages/conversation.js';
@@ -11,7 +11,8 @@ import {runsPage} from './pages/runs.js';
 import {schedulePage, schedulesPage} from './pages/schedules.js';
 import {usagePage} from './pages/usage.js';
 import {executionPage, workflowPage, workflowsPage} from './pages/workflows.js';
-import {ask, begin, session, signIn, signOut} from './session.js';
+import {LongrunError} from '../longrun.js';
+import {ask, begin, session, signIn, signOut, tokenOfAddress} from './session.js';
 
 /**
  * A page fills `place`, says its title, and gives back what is to be done when one leaves it. `signal` is aborted then.
@@ -41,15 +42,14 @@ const PLACES = [
   ['/schedules', 'Schedules'], ['/usage', 'Usage'], ['/health', 'Health'],
 ];
 
+const LOCAL = /^(localhost|127(\.\d+){3}|\[::1\])$/;
+
 const app = /** @type {HTMLElement} */ (document.getElementById('app'));
 /** @type {AbortController | null} */
 let visit = null;
 
 function frame() {
-  const menu = button('Menu', () => {
-    const open = nav.classList.toggle('open');
-    menu.setAttribute('aria-expanded', String(open));
-  }, {class: 'menu', 'aria-expanded': 'false', 'aria-controls': 'nav'});
+  const menu = button('Menu', () => showMenu(!nav.classList.contains('open')), {id: 'menu', 'aria-expanded': 'false', 'aria-controls': 'nav'});
   const accounts = h('select', {'aria-label': 'Account', hidden: true});
   const nav = h('nav', {id: 'nav', 'aria-label': 'Console'},
     link('/new', 'New conversation', {class: 'button primary'}),
@@ -57,8 +57,14 @@ function frame() {
     h('div', {class: 'foot'}, accounts, h('a', {href: 'docs', target: '_blank', rel: 'noopener'}, 'API reference'), button('Sign out', () => signOut())));
   const main = h('main', {id: 'main', tabindex: '-1'});
   const announce = h('div', {id: 'announce', class: 'unseen', role: 'status'});
-  show(app, h('header', {class: 'top'}, menu, link('/new', 'Longrun', {class: 'brand'})), nav, main, announce);
+  show(app, h('header', {class: 'top'}, menu, link('/new', 'Longrun', {class: 'brand'})), nav, main, h('p', {id: 'problem', role: 'alert', class: 'problem'}), announce);
   void listAccounts(accounts);
+}
+
+/** On a narrow screen. @param {boolean} open */
+function showMenu(open) {
+  document.getElementById('nav')?.classList.toggle('open', open);
+  document.getElementById('menu')?.setAttribute('aria-expanded', String(open));
 }
 
 /** @param {any} choice */
@@ -70,9 +76,15 @@ async function listAccounts(choice) {
   choice.hidden = false;
   choice.addEventListener('change', () => {
     signIn(session.token ?? '', choice.value);
-    location.hash = '#/conversations';
-    void route();
+    if (location.hash === '#/conversations') void route();
+    else location.hash = '#/conversations';
   });
+}
+
+/** @param {Visit} visit */
+function nowhere({place, title}) {
+  title('Nothing here');
+  show(place, h('h1', {}, 'There is nothing here'), h('p', {}, link('/new', 'Begin a conversation')));
 }
 
 async function route() {
@@ -85,16 +97,15 @@ async function route() {
   const {signal} = visit;
   const main = /** @type {any} */ (document.getElementById('main'));
   const place = h('div', {class: 'page'});
+  delete main.dataset.shown;
   show(main, place);
-  document.getElementById('nav')?.classList.remove('open');
+  scrollTo(0, 0);
+  /** @type {any} */ (document.getElementById('problem')).textContent = '';
+  showMenu(false);
   for (const each of document.querySelectorAll('[data-place]')) {
     const here = path.startsWith(/** @type {any} */ (each).dataset.place);
     if (here) each.setAttribute('aria-current', 'page');
     else each.removeAttribute('aria-current');
-  }
-  if (!found?.match) {
-    show(place, h('h1', {}, 'There is nothing here'), h('p', {}, link('/new', 'Begin a conversation')));
-    return;
   }
   const title = (/** @type {string} */ text) => {
     if (!signal.aborted) document.title = `${text} · Longrun`;
@@ -103,43 +114,69 @@ async function route() {
     if (!signal.aborted) location.hash = `#${to}`;
   };
   try {
-    await found.page({place, title, signal, args: found.match.slice(1), go});
+    await (found?.page ?? nowhere)({place, title, signal, args: found?.match?.slice(1) ?? [], go});
   } catch (error) {
     if (!signal.aborted && session.longrun) show(place, h('h1', {}, 'This cannot be shown'), h('p', {role: 'alert', class: 'problem'}, problem(error)), button('Try again', () => void route()));
   }
-  if (!signal.aborted && document.activeElement === document.body) main.focus({preventScroll: true});
+  if (signal.aborted) return;
+  main.dataset.shown = path;
+  if (document.activeElement === document.body) main.focus({preventScroll: true});
 }
 
-/** @param {string} [why] */
-function signInPage(why) {
+/** @param {string} [why] @param {string} [given] */
+function signInPage(why, given = '') {
   visit?.abort();
   document.title = 'Sign in · Longrun';
-  const token = h('textarea', {rows: 4, required: true, autocomplete: 'off', spellcheck: 'false'});
-  const said = h('p', {role: 'alert', class: 'problem'}, why ?? '');
-  const form = h('form', {class: 'card'},
+  const token = h('textarea', {rows: 4, required: true, autocomplete: 'off', spellcheck: 'false', value: given});
+  const sheet = form([
     h('h1', {}, 'Sign in to Longrun'),
     field('Access token or API key', token, 'As `./dev token` prints it, or your issuer; it stays in this tab.'),
-    said, h('button', {class: 'primary'}, 'Sign in'));
-  form.addEventListener('submit', async (/** @type {Event} */ event) => {
-    event.preventDefault();
-    signIn(token.value.trim());
+  ], 'Sign in', async () => {
+    signIn(token.value.replace(/\s/g, ''));
     try {
       await session.longrun?.request('threads', {query: {limit: 1}, retries: 0});
       frame();
       await route();
     } catch (error) {
-      const refused = /** @type {any} */ (error).status === 401;
-      signOut(refused ? 'This token is not accepted.' : problem(error));
+      if (!session.longrun) return;
+      const written = token.value;
+      signOut();
+      signInPage(problem(error), written);
     }
   });
-  show(app, h('main', {id: 'sign-in'}, form));
+  sheet.querySelector('[role=alert]').textContent = why ?? '';
+  show(app, h('main', {id: 'sign-in', tabindex: '-1'}, sheet));
   token.focus();
 }
 
+/**
+ * Whoever opens a link with a token becomes its owner: on this machine (`./dev run`) at once, anywhere else only after a
+ * press of the button, as the link may be anybody's.
+ */
+function arrive() {
+  const given = tokenOfAddress();
+  if (given === null) return void route();
+  if (!LOCAL.test(location.hostname)) {
+    signOut();
+    return signInPage('', given);
+  }
+  show(app);
+  signIn(given);
+  return void route();
+}
+
 session.leave = signInPage;
-addEventListener('hashchange', () => {
-  if (location.hash.startsWith('#token=')) begin();
-  void route();
+addEventListener('hashchange', arrive);
+addEventListener('unhandledrejection', (event) => {
+  const place = document.getElementById('problem');
+  if (!(event.reason instanceof LongrunError) || !place) return;
+  event.preventDefault();
+  place.textContent = problem(event.reason);
 });
-if (begin()) void route();
-else signInPage();
+document.querySelector('.skip')?.addEventListener('click', (event) => {
+  event.preventDefault();
+  /** @type {any} */ (document.querySelector('main'))?.focus();
+});
+begin();
+arrive();
+if (!session.longrun) signInPage();

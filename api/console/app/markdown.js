@@ -5,23 +5,29 @@
 
 import {h} from './dom.js';
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
+// Every pattern takes time in proportion to its text, whoever wrote that: no two parts in a row can match the same characters.
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
+const HEADING = /^ {0,3}(#{1,6})\s([^]*)/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
-const ITEM = /^( *)([-*+]|\d{1,9}[.)])\s+(.*)$/;
+const ITEM = /^( *)([-*+]|\d{1,9}[.)])\s([^]*)/;
 const QUOTE = /^ {0,3}> ?/;
 const INDENTED = /^ {4}/;
-const ROW = /^\s*\|.*\|\s*$/;
-const RULED = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
-const INLINE = /(`+)([\s\S]{0,5000}?[^`])\1(?!`)|\[([^\]\n]{0,500})\]\(([^()\s]{1,2000}(?:\([^()\s]*\))?[^()\s]*)\)|(\*\*|__)(?=\S)([\s\S]{1,1000}?\S)\5|(\*|_)(?=\S)([^*_\n]{0,1000}?\S)\7(?!\w)|~~(?=\S)([\s\S]{1,1000}?\S)~~|\bhttps?:\/\/[^\s<>()[\]"']{1,2000}/g;
-const SAFE = /^(https?:|mailto:)/i;
+const RULED = /^:?-+:?$/;
+const INLINE = /(?<!`)(`+)(?!`)([^]{1,5000}?)(?<!`)\1(?!`)|\[([^\]\n]{0,500})\]\(([^()\s]{1,2000}(?:\([^()\s]{0,500}\)[^()\s]{0,500})?)\)|(\*\*|__)(?=\S)([^]{1,1000}?\S)\5|(\*|_)(?=\S)([^*_\n]{0,1000}?\S)\7(?!\w)|~~(?=\S)([^]{1,1000}?\S)~~|\bhttps?:\/\/[^\s<>()[\]"']{1,2000}/g;
+/** With its slashes: `https:x` is an address of our own. */
+const SAFE = /^(https?:\/\/|mailto:)/i;
 const DEEPEST = 8;
-/** What is longer is shown as it is: nobody formats so much, and patterns would take long over it. */
-const LONGEST = 50_000;
+/** A block that is longer is shown as it is, and so is what follows so much of a text: nobody formats it, and every piece is an element. */
+const LONGEST = 20_000;
+const MOST = 200_000;
+const MOST_BLOCKS = 3_000;
+const PLAIN = '\0';
 
 /** Show a text in an element; blocks that are as they were stay. @param {any} element @param {string} text */
 export function render(element, text) {
-  const blocks = blocksOf(text);
+  const blocks = blocksOf(text.slice(0, MOST));
+  const rest = blocks.splice(MOST_BLOCKS).join('\n\n') + text.slice(MOST);
+  if (rest) blocks.push(PLAIN + rest);
   const before = element.blocks ?? [];
   let same = 0;
   while (same < before.length && before[same] === blocks[same]) same += 1;
@@ -37,6 +43,8 @@ export function blocksOf(text) {
   /** @type {string[]} */
   let lines = [];
   let fence = '';
+  /** What the first of the lines begins. */
+  let kind = '';
   const close = () => {
     if (lines.length) blocks.push(lines.join('\n'));
     lines = [];
@@ -44,7 +52,7 @@ export function blocksOf(text) {
   for (const line of text.split(/\r?\n/)) {
     if (fence) {
       lines.push(line);
-      if (line.trim().startsWith(fence) && !line.trim().slice(fence.length).replace(new RegExp(`^${fence[0]}+`), '')) {
+      if (closes(line, fence)) {
         fence = '';
         close();
       }
@@ -59,15 +67,14 @@ export function blocksOf(text) {
       close();
       blocks.push(line);
     } else if (!line.trim()) {
-      if (lines.length && ITEM.test(lines[0])) lines.push('');
+      if (lines.length && kind === 'list') lines.push('');
       else close();
-    } else if (lines.at(-1) === '' && !ITEM.test(line) && !/^\s/.test(line)) {
-      close();
+    } else {
+      const next = kindOf(line);
+      if (lines.length && (kind === 'list' ? lines.at(-1) === '' && next !== 'list' && !/^\s/.test(line) : next !== kind)) close();
+      if (!lines.length) kind = next;
       lines.push(line);
-    } else if (lines.length && kindOf(lines[0]) !== 'list' && kindOf(line) !== kindOf(lines[0])) {
-      close();
-      lines.push(line);
-    } else lines.push(line);
+    }
   }
   close();
   return blocks;
@@ -78,23 +85,31 @@ function kindOf(line) {
   if (ITEM.test(line)) return 'list';
   if (QUOTE.test(line)) return 'quote';
   if (INDENTED.test(line)) return 'code';
-  return ROW.test(line) ? 'table' : 'text';
+  const cut = line.trim();
+  return cut.length > 1 && cut.startsWith('|') && cut.endsWith('|') ? 'table' : 'text';
+}
+
+/** Whether a line is the end of what a fence began. @param {string} line @param {string} fence */
+function closes(line, fence) {
+  const cut = line.trim();
+  return cut.startsWith(fence) && cut === fence[0].repeat(cut.length);
 }
 
 /** @param {string} source @param {number} depth @returns {any} */
 function blockOf(source, depth) {
+  if (source.startsWith(PLAIN)) return h('pre', {class: 'wrap'}, source.slice(1));
   const lines = source.split('\n');
   const fence = FENCE.exec(lines[0]);
   if (fence) return code(lines, fence[1], fence[2]);
-  if (source.length > LONGEST) return h('pre', {}, source);
+  if (source.length > LONGEST) return h('pre', {class: 'wrap'}, source);
   const heading = HEADING.exec(lines[0]);
-  if (heading) return h(`h${Math.min(heading[1].length + 2, 6)}`, {}, inline(heading[2], depth));
+  if (heading) return h(`h${Math.min(heading[1].length + 2, 6)}`, {}, inline(heading[2].trim().replace(/(^| )#+$/, ''), depth));
   if (RULE.test(lines[0])) return h('hr');
   const kind = kindOf(lines[0]);
   if (kind === 'quote' && depth < DEEPEST) return h('blockquote', {}, nested(lines.map((line) => line.replace(QUOTE, '')).join('\n'), depth));
   if (kind === 'list' && depth < DEEPEST) return list(lines, depth);
   if (kind === 'code') return code(['', ...lines.map((line) => line.replace(INDENTED, '')), '```'], '```', '');
-  if (kind === 'table' && lines.length > 1 && RULED.test(lines[1])) return table(lines, depth);
+  if (kind === 'table' && lines.length > 1 && cellsOf(lines[1]).every((cell) => RULED.test(cell))) return table(lines, depth);
   return h('p', {}, lines.map((line, nth) => [nth ? h('br') : null, inline(line, depth)]));
 }
 
@@ -103,9 +118,9 @@ const nested = (source, depth) => blocksOf(source).map((block) => blockOf(block,
 
 /** @param {string[]} lines @param {string} fence @param {string} language */
 function code(lines, fence, language) {
-  const closed = lines.length > 1 && lines.at(-1)?.trim().startsWith(fence);
+  const closed = lines.length > 1 && closes(lines[lines.length - 1], fence);
   const body = lines.slice(1, closed ? -1 : undefined).join('\n');
-  return h('pre', {tabindex: '0', 'aria-label': `Code ${language}`.trim()}, h('code', {}, body));
+  return h('pre', {tabindex: '0', role: 'group', 'aria-label': `Code ${language.trim()}`.trim()}, h('code', {}, body));
 }
 
 /** @param {string[]} lines @param {number} depth */
@@ -114,10 +129,11 @@ function list(lines, depth) {
   const indent = first[1].length;
   /** @type {string[][]} */
   const items = [];
+  const margin = new RegExp(`^ {0,${Math.min(indent + 4, 99)}}`);
   for (const line of lines) {
     const item = ITEM.exec(line);
-    if (item && item[1].length <= indent + 1) items.push([item[3]]);
-    else items.at(-1)?.push(line.replace(new RegExp(`^ {0,${indent + 4}}`), ''));
+    if (item && item[1].length <= indent + 1) items.push([item[3].trimStart()]);
+    else items.at(-1)?.push(line.replace(margin, ''));
   }
   const ordered = /\d/.test(first[2]);
   const made = items.map((item) => h('li', {}, tight(item.join('\n').trim(), depth)));
@@ -129,11 +145,13 @@ function tight(source, depth) {
   return source.includes('\n') ? nested(source, depth) : inline(source, depth);
 }
 
+/** @param {string} line */
+const cellsOf = (line) => line.trim().replace(/^\||\|$/g, '').split('|').map((cell) => cell.trim());
+
 /** @param {string[]} lines @param {number} depth */
 function table(lines, depth) {
-  const cells = (/** @type {string} */ line) => line.trim().replace(/^\||\|$/g, '').split('|').map((cell) => cell.trim());
-  const head = h('tr', {}, cells(lines[0]).map((cell) => h('th', {scope: 'col'}, inline(cell, depth))));
-  const rows = lines.slice(2).map((line) => h('tr', {}, cells(line).map((cell) => h('td', {}, inline(cell, depth)))));
+  const head = h('tr', {}, cellsOf(lines[0]).map((cell) => h('th', {scope: 'col'}, inline(cell, depth))));
+  const rows = lines.slice(2).map((line) => h('tr', {}, cellsOf(line).map((cell) => h('td', {}, inline(cell, depth)))));
   return h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Table'}, h('table', {}, h('thead', {}, head), h('tbody', {}, rows)));
 }
 

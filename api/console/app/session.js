@@ -8,17 +8,23 @@ const ACCOUNT = 'longrun.account';
 /** @type {{token: string | null, account: string | null, longrun: Longrun | null, leave: (why?: string) => void}} */
 export const session = {token: null, account: null, longrun: null, leave: () => {}};
 
-/** Take the token of the address (`#token=…`, which no server sees), or the one of before. @returns {boolean} whether there is one */
-export function begin() {
-  const given = /^#token=([^&]+)/.exec(location.hash);
-  if (given) {
-    history.replaceState(null, '', location.pathname);
-    signIn(decodeURIComponent(given[1]));
-  } else {
-    const known = sessionStorage.getItem(TOKEN);
-    if (known) signIn(known, sessionStorage.getItem(ACCOUNT));
+/** The token of the address (`#token=…`, which no server sees), which is taken out of it. */
+export function tokenOfAddress() {
+  const given = /^#token=([^&]*)/.exec(location.hash);
+  if (!given) return null;
+  history.replaceState(null, '', location.pathname);
+  try {
+    return decodeURIComponent(given[1]);
+  } catch {
+    return given[1];
   }
-  return session.longrun !== null;
+}
+
+/** Go on as before a reload. @returns {boolean} whether there was somebody */
+export function begin() {
+  const known = sessionStorage.getItem(TOKEN);
+  if (known) signIn(known, sessionStorage.getItem(ACCOUNT));
+  return known !== null;
 }
 
 /** @param {string} token @param {string | null} [account] */
@@ -29,7 +35,14 @@ export function signIn(token, account = null) {
   if (account) sessionStorage.setItem(ACCOUNT, account);
   else sessionStorage.removeItem(ACCOUNT);
   const isKey = token.startsWith('pk_') && token.includes(':');
-  session.longrun = new Longrun({...(isKey ? {apiKey: token} : {token}), ...(account ? {accountId: account} : {})});
+  const longrun = (session.longrun = new Longrun({...(isKey ? {apiKey: token} : {token}), ...(account ? {accountId: account} : {}), fetch: judged}));
+
+  /** A token that is refused signs out, whatever asked; a late answer to whoever was here before does not. @param {URL | string} url @param {RequestInit} init */
+  async function judged(url, init) {
+    const response = await fetch(url, init);
+    if (response.status === 401 && session.longrun === longrun) signOut('This token is not accepted, or not any more.');
+    return response;
+  }
 }
 
 /** @param {string} [why] */
@@ -40,15 +53,8 @@ export function signOut(why) {
   session.leave(why);
 }
 
-/** Ask a route; a token that is refused signs out. @param {string} path @param {import('../longrun.d.ts').RequestOptions} [options] @returns {Promise<any>} */
-export async function ask(path, options) {
-  try {
-    return await client().request(path, options);
-  } catch (error) {
-    if (/** @type {any} */ (error).status === 401) signOut('The token is not accepted any more. Sign in again.');
-    throw error;
-  }
-}
+/** Ask a route. @param {string} path @param {import('../longrun.d.ts').RequestOptions} [options] @returns {Promise<any>} */
+export const ask = async (path, options) => client().request(path, options);
 
 /** @returns {Longrun} */
 export function client() {

@@ -25,12 +25,14 @@ export class Timeline {
     this.open = new Map();
     this.dropped = 0;
     this.latest = createdAt ?? 0;
+    /** @type {number | undefined} */
+    this.said = undefined;
     this.attempt = 1;
   }
 
   /** @param {RunEvent} event */
   fold(event) {
-    const at = event.createdAt ? Date.parse(event.createdAt) : this.latest;
+    const at = Date.parse(event.createdAt ?? '') || this.latest;
     this.latest = Math.max(this.latest, at);
     if (event.final) this.endAll(this.latest);
     else if (event.type === 'status') this.foldStatus(event, at);
@@ -101,7 +103,7 @@ export class Timeline {
 
   /** Keep when the newest event was said. @param {RunEvent} event */
   note(event) {
-    if (event.createdAt) this.said = Date.parse(event.createdAt);
+    this.said = Date.parse(event.createdAt ?? '') || this.said;
   }
 
   /** @param {number} now milliseconds @returns {any} */

@@ -1,7 +1,7 @@
 /** Agents, and the versions of one. */
 
-import {button, field, h, link, show} from '../dom.js';
-import {date, problem, short, shortDate} from '../format.js';
+import {button, field, form as formOf, h, link, show} from '../dom.js';
+import {date, short, shortDate} from '../format.js';
 import {badge, facts, heading, pages} from '../listing.js';
 import {ask} from '../session.js';
 
@@ -32,17 +32,8 @@ function editor(agent, save) {
   const name = h('input', {value: agent.name, required: true, maxlength: '255'});
   const description = h('input', {value: agent.description ?? ''});
   const prompt = h('textarea', {rows: 10, value: agent.system_prompt ?? ''});
-  const said = h('p', {role: 'alert', class: 'problem'});
-  const form = h('form', {class: 'card'}, field('Name', name), field('Description', description), field('Instructions', prompt, 'A change of these makes a version.'), said, h('button', {class: 'primary'}, 'Save'));
-  form.addEventListener('submit', async (/** @type {Event} */ event) => {
-    event.preventDefault();
-    try {
-      await save({name: name.value, description: description.value, system_prompt: prompt.value});
-    } catch (error) {
-      said.textContent = problem(error);
-    }
-  });
-  return form;
+  return formOf([field('Name', name), field('Description', description), field('Instructions', prompt, 'A change of these makes a version.')], 'Save',
+    () => save({name: name.value, description: description.value, system_prompt: prompt.value}));
 }
 
 /** @param {import('../main.js').Visit} visit */

@@ -10,6 +10,7 @@ import {Parts} from '../parts.js';
 import {ask, client} from '../session.js';
 
 const NEAR_END = 120;
+const PAGE = 300;
 
 /** @param {import('../main.js').Visit} visit */
 export function newConversation({place, title, go}) {
@@ -17,8 +18,8 @@ export function newConversation({place, title, go}) {
   const write = composer({
     label: 'What is to be done',
     files: true,
-    async submit({text, files, model, agent}) {
-      const made = await client().initiate({prompt: text, files, ...chosen(model, agent)});
+    async submit({text, files, model, agent, key}) {
+      const made = await client().initiate({prompt: text, files, idempotencyKey: key, ...chosen(model, agent)});
       go(`/conversations/${made.thread_id}`);
     },
   });
@@ -32,7 +33,9 @@ const chosen = (model, agent) => ({...(model ? {model_name: model} : {}), ...(ag
 
 /** @param {import('../main.js').Visit} visit */
 export async function conversation({place, title, signal, args: [threadId]}) {
-  const [thread, messages] = await Promise.all([ask(`threads/${threadId}`, {signal}), client().messages(threadId, {signal})]);
+  const longrun = client();
+  const read = (/** @type {string | null} */ cursor) => ask(`threads/${threadId}/messages`, {signal, query: {order: 'desc', limit: PAGE, cursor}});
+  const [thread, newest] = await Promise.all([ask(`threads/${threadId}`, {signal}), read(null)]);
   if (signal.aborted) return;
   const name = thread.metadata?.title || thread.project?.name || 'Conversation';
   title(name);
@@ -40,73 +43,107 @@ export async function conversation({place, title, signal, args: [threadId]}) {
   const present = new Parts();
   const banner = h('p', {class: 'banner', role: 'status', hidden: true});
   const about = h('p', {class: 'about'});
-  const write = composer({
-    label: 'Message',
-    files: false,
-    async submit({text, model, agent}) {
-      await client().say(threadId, text);
-      await settle();
-      const {agent_run_id} = await client().start(threadId, chosen(model, agent));
-      follow(agent_run_id);
-    },
+  const more = button('Show earlier messages', async () => {
+    const {messages, next_cursor} = await read(earlier);
+    rows = [...messages.reverse(), ...rows];
+    earlier = next_cursor;
+    showPast();
   });
-  const stop = button('Stop', () => void stopRun(), {class: 'danger', id: 'stop', hidden: true});
+  const write = composer({label: 'Message', files: false, submit});
+  const stop = button('Stop', () => longrun.stop(stop.dataset.run), {class: 'danger', id: 'stop', hidden: true});
   place.classList.add('conversation');
-  place.append(heading(name, stop), h('div', {class: 'log', role: 'log', 'aria-live': 'off', 'aria-label': 'Conversation'}, past.element, present.element), banner, about, write.element);
+  place.append(heading(name, stop), more, h('div', {class: 'log', role: 'log', 'aria-live': 'off', 'aria-label': 'Conversation'}, past.element, present.element), banner, about, write.element);
 
+  /** The newest messages, oldest first, and where those before them begin. @type {any[]} */
+  let rows = [];
+  /** @type {string | null} */
+  let earlier = null;
+  let reads = 0;
+  /** The run whose messages are shown as they are streamed. @type {string | null} */
+  let followed = null;
   /** @type {import('../../longrun.js').RunStream | null} */
   let stream = null;
+  /** What was said, or may have been, and no run answers yet. @type {{text: string, sure: boolean} | null} */
+  let said = null;
   signal.addEventListener('abort', () => {
     stream?.close();
     past.close();
     present.close();
   });
   const latest = thread.recent_agent_runs?.[0];
-  showPast(messages, latest?.status === 'running' ? latest.id : null);
+  if (latest?.status === 'running') followed = latest.id;
+  take(newest);
 
-  /** Messages as parts; those of the run that is followed are in its stream. @param {any[]} rows @param {string | null} runId */
-  function showPast(rows, runId) {
-    const view = new View();
-    for (const row of rows) {
-      if (runId && row.metadata?.thread_run_id === runId) continue;
-      view.fold(readEvent(0, JSON.stringify({...row, metadata: {...row.metadata, stream_status: 'complete'}})));
+  /** Send again what a refusal left in the composer, and it is said once. @type {Parameters<typeof composer>[0]['submit']} */
+  async function submit({text, model, agent, key}) {
+    if (said?.text !== text || !(said.sure || (await isStored(text)))) {
+      said = {text, sure: false};
+      await longrun.say(threadId, text);
     }
-    past.set(view.snapshot().parts);
+    said = {text, sure: true};
+    const {agent_run_id} = await longrun.start(threadId, {idempotencyKey: key, ...chosen(model, agent)});
+    said = null;
+    if (!signal.aborted) follow(agent_run_id);
   }
 
-  /** What is stored takes the place of what was streamed. */
-  async function settle() {
-    const rows = await client().messages(threadId, {signal});
-    if (signal.aborted) return;
-    showPast(rows, null);
-    present.set([]);
-    about.replaceChildren();
+  /** @param {string} text */
+  async function isStored(text) {
+    const known = new Set(rows.map((row) => row.message_id));
+    const {messages} = await read(null);
+    return messages.some((/** @type {any} */ row) => row.type === 'user' && !known.has(row.message_id) && readEvent(0, JSON.stringify(row)).content.content === text);
+  }
+
+  /** The newest page, after what is known of those before it. @param {{messages: any[], next_cursor: string | null}} page */
+  function take({messages, next_cursor}) {
+    const ids = new Set(messages.map((row) => row.message_id));
+    const known = rows.findIndex((row) => ids.has(row.message_id));
+    if (known < 0) earlier = next_cursor;
+    rows = [...rows.slice(0, Math.max(known, 0)), ...messages.reverse()];
+    showPast();
+  }
+
+  /** Messages as parts; those of the run that is followed are in its stream. */
+  function showPast() {
+    const view = new View();
+    for (const row of rows) {
+      if (followed && row.metadata?.thread_run_id === followed) continue;
+      view.fold(readEvent(0, JSON.stringify({...row, metadata: {...row.metadata, stream_status: 'complete'}})));
+    }
+    past.set(view.snapshot().parts.map((part) => (part.kind === 'answer' && part.messageId ? {...part, key: part.messageId} : part)));
+    more.hidden = !earlier;
+  }
+
+  /** Read what is stored; whoever read later has it newer. @returns {Promise<boolean>} */
+  async function refresh() {
+    const mine = (reads += 1);
+    const page = await read(null).catch(() => null);
+    if (!page || signal.aborted || mine !== reads) return false;
+    take(page);
+    return true;
   }
 
   /** @param {string} runId */
   function follow(runId) {
+    const interrupts = stream?.running;
     stream?.close();
-    void refreshPast(runId);
+    followed = runId;
+    present.set([]);
+    void refresh().then(toEnd);
     stop.hidden = false;
-    stop.disabled = false;
     stop.dataset.run = runId;
-    stream = client().stream(runId, {
-      onChange: ({view}) => {
-        const follows = atEnd();
-        present.set(view.parts);
-        if (follows) toEnd();
-      },
+    const draw = paced(() => {
+      if (followed !== runId || signal.aborted) return;
+      const follows = atEnd();
+      present.set(mine.view.parts);
+      if (follows) scroller().scrollTop = scroller().scrollHeight;
+    });
+    const mine = (stream = longrun.stream(runId, {
+      onChange: draw,
+      onEvent: ({statusType}) => void (interrupts && statusType === 'thread_run_start' && refresh()),
       onState: (state, attempt) => tell(state, attempt, runId),
       onEnd: (end) => void ended(end, runId),
       onError: (error) => tell('error', 0, runId, error),
-    });
-    toEnd();
-  }
-
-  /** @param {string} runId */
-  async function refreshPast(runId) {
-    const rows = await client().messages(threadId, {signal}).catch(() => null);
-    if (rows && !signal.aborted) showPast(rows, runId);
+    }));
     toEnd();
   }
 
@@ -119,36 +156,44 @@ export async function conversation({place, title, signal, args: [threadId]}) {
     about.replaceChildren(h('span', {class: 'quiet'}, state === 'streaming' ? 'Working. ' : state === 'connecting' ? 'Connecting… ' : ''), link(`/runs/${runId}`, 'Details of this run'));
   }
 
-  /** @param {import('../../longrun.d.ts').RunEnd} end @param {string} runId */
+  /** What is stored takes the place of what was streamed. @param {import('../../longrun.d.ts').RunEnd} end @param {string} runId */
   async function ended({status, message}, runId) {
     stop.hidden = true;
-    place.dataset.state = status;
+    present.set(stream?.view.parts ?? []);
     announce(`The run has ended: ${status}.`);
-    const follows = atEnd();
-    await settle().catch(() => {});
     about.replaceChildren(h('span', {class: `end ${status}`}, status === 'completed' ? 'Done. ' : `The run ${status === 'stopped' ? 'was stopped' : 'failed'}${message ? `: ${message}` : '.'} `), link(`/runs/${runId}`, 'Details of this run'));
+    const follows = atEnd();
+    const page = await read(null).catch(() => null);
+    if (!page || signal.aborted || followed !== runId) return;
+    reads += 1;
+    followed = null;
+    present.set([]);
+    take(page);
     if (follows) toEnd();
-  }
-
-  async function stopRun() {
-    stop.disabled = true;
-    try {
-      await client().stop(stop.dataset.run);
-    } catch (error) {
-      banner.hidden = false;
-      banner.textContent = problem(error);
-      stop.disabled = false;
-    }
   }
 
   const scroller = () => /** @type {Element} */ (document.scrollingElement);
   const atEnd = () => scroller().scrollHeight - scroller().scrollTop - scroller().clientHeight < NEAR_END;
-  const toEnd = () => requestAnimationFrame(() => (scroller().scrollTop = scroller().scrollHeight));
+  const toEnd = () => requestAnimationFrame(() => signal.aborted || (scroller().scrollTop = scroller().scrollHeight));
 
-  if (latest?.status === 'running') follow(latest.id);
+  if (followed) follow(followed);
   else if (latest) {
     place.dataset.state = latest.status;
     about.append(latest.status === 'failed' ? h('span', {class: 'end failed'}, `The last run failed: ${latest.error ?? ''} `) : '', link(`/runs/${latest.id}`, 'Details of the last run'));
   }
   toEnd();
+}
+
+/** At most a quarter of the time goes into drawing, however much there is to draw. @param {() => void} draw */
+function paced(draw) {
+  let timer = 0;
+  let rest = 0;
+  return () => {
+    timer ||= setTimeout(() => {
+      timer = 0;
+      const began = performance.now();
+      draw();
+      rest = 4 * performance.now() - 3 * began;
+    }, Math.max(rest - performance.now(), 0));
+  };
 }

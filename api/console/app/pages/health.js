@@ -10,7 +10,7 @@ const EVERY = 10_000;
 /** @param {import('../main.js').Visit} visit */
 export async function healthPage({place, title, signal}) {
   title('Health');
-  const body = h('div', {role: 'status'});
+  const body = h('div');
   place.append(heading('Health'), body);
   const look = async () => {
     const found = await read(signal);

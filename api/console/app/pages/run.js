@@ -7,6 +7,9 @@ import {ask, client} from '../session.js';
 import {Timeline} from '../timeline.js';
 
 const REDRAW = 500;
+/** So many events are kept to look at; of more the oldest go, some at a time. */
+const MOST = 100_000;
+const SURPLUS = 10_000;
 
 /** @param {import('../main.js').Visit} visit */
 export async function runPage({place, title, signal, go, args: [runId]}) {
@@ -18,16 +21,18 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
   const timeline = new Timeline(row ? Date.parse(row.created_at) : null);
   /** @type {Array<{id: number, kind: string, at: string | null, data: string}>} */
   const events = [];
-  const drawing = h('div', {class: 'drawing'});
+  const drawing = h('div', {class: 'drawing', tabindex: '0', role: 'region', 'aria-label': 'Timeline'});
   const about = h('div');
   const actions = h('span', {class: 'actions'});
-  const status = h('p', {role: 'status', class: 'quiet'});
+  const count = h('p', {class: 'quiet'});
+  const said = h('p', {role: 'alert', class: 'problem'});
+  let dropped = 0;
   const detail = h('pre', {class: 'detail', tabindex: '0', 'aria-label': 'The chosen event', hidden: true});
   const log = manyLines('Events', (nth) => {
     const event = events[nth];
     return h('div', {class: 'line'}, button(`${event.id}`, () => choose(event), {'aria-label': `Show event ${event.id}`}), h('span', {class: 'kind'}, event.kind), h('span', {class: 'words'}, short(event.data, 300)));
   });
-  place.append(heading(`Run ${runId.slice(0, 8)}`, actions), about, h('section', {'aria-label': 'Timeline'}, drawing), h('h2', {}, 'Events'), status, log.element, detail);
+  place.append(heading(`Run ${runId.slice(0, 8)}`, actions), about, drawing, h('h2', {}, 'Events'), count, said, log.element, detail);
 
   /** @param {{id: number, data: string}} event */
   function choose(event) {
@@ -43,26 +48,26 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
       ['Started', date(run.startedAt)], ['Took', between(run.startedAt, run.completedAt)], ['Attempts', number(run.attempt)],
       ...Object.entries(run.usage ?? {}).filter(([, value]) => typeof value === 'number').map(([name, value]) => /** @type {[string, any]} */ ([name.replaceAll('_', ' '), number(value)])),
     ]), run.error && h('p', {class: 'problem', role: 'alert'}, run.error));
-    show(actions, ended ? button('Run again', () => void act(async () => go(`/runs/${(await ask(`agent-run/${runId}/retry`, {method: 'POST'})).agent_run_id}`)))
-      : button('Stop', () => void act(() => client().stop(runId)), {class: 'danger'}));
+    show(actions, ended ? button('Run again', async () => go(`/runs/${(await ask(`agent-run/${runId}/retry`, {method: 'POST'})).agent_run_id}`))
+      : button('Stop', () => client().stop(runId), {class: 'danger'}));
   }
 
-  /** @param {() => Promise<any>} work */
-  async function act(work) {
-    try {
-      await work();
-    } catch (error) {
-      status.textContent = problem(error);
-    }
+  async function readAgain() {
+    const now = await client().run(runId, {signal}).catch(() => run);
+    if (signal.aborted || run.completedAt !== null) return;
+    run = now;
+    showRun();
   }
 
+  let before = 0;
   let due = false;
   function redraw() {
     due = false;
     if (signal.aborted) return;
     show(drawing, timeline.draw(Date.now()));
-    log.set(events.length);
-    status.textContent = `${number(events.length)} events${timeline.dropped ? `; the oldest ${timeline.dropped} spans are not drawn` : ''}`;
+    log.set(events.length, dropped !== before);
+    before = dropped;
+    count.textContent = `${number(dropped + events.length)} events${dropped ? `; the newest ${number(events.length)} are shown` : ''}${timeline.dropped ? `; the oldest ${timeline.dropped} spans are not drawn` : ''}`;
     if (stream.running) later();
   }
   function later() {
@@ -74,17 +79,14 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
     limits: {parts: 50, chars: 100_000, toolChars: 1_000, steps: 50},
     onEvent(event) {
       events.push({id: event.id, kind: event.statusType ?? (event.final ? event.final : `${event.type}${event.streamStatus ? ` ${event.streamStatus}` : ''}`), at: event.createdAt, data: event.data});
+      if (events.length >= MOST + SURPLUS) dropped += events.splice(0, SURPLUS).length;
       timeline.fold(event);
       timeline.note(event);
+      if (run.completedAt === null && (event.statusType === 'thread_run_start' || event.statusType === 'run_resumed')) void readAgain();
       later();
     },
-    async onEnd() {
-      run = await client().run(runId).catch(() => run);
-      if (signal.aborted) return;
-      showRun();
-      redraw();
-    },
-    onError: (error) => (status.textContent = problem(error)),
+    onEnd: () => readAgain().then(redraw),
+    onError: (error) => (said.textContent = problem(error)),
   });
   signal.addEventListener('abort', () => stream.close());
   showRun();

@@ -1,6 +1,6 @@
 /** Schedules: when they fire next, what came of it. */
 
-import {button, field, h, link, select, show} from '../dom.js';
+import {button, field, form, h, link, select, show} from '../dom.js';
 import {date, problem, shortDate} from '../format.js';
 import {badge, facts, heading, pages} from '../listing.js';
 import {ask} from '../session.js';
@@ -23,8 +23,8 @@ export function schedulesPage({place, title, go}) {
     const rows = schedules.map((/** @type {any} */ each) => [link(`/schedules/${each.id}`, each.name), badge(each.status), h('code', {}, words(each.config)), shortDate(each.next_execution), `${each.execution_count}`]);
     return {rows, next: page * SIZE < total ? String(page + 1) : null};
   }, 'There is no schedule yet.');
-  const form = h('div');
-  place.append(heading('Schedules', button('New schedule', () => void add(form, go), {class: 'primary'})), form, list.element);
+  const sheet = h('div');
+  place.append(heading('Schedules', button('New schedule', () => add(sheet, go), {class: 'primary'})), sheet, list.element);
   return list.load();
 }
 
@@ -37,25 +37,18 @@ async function add(place, go) {
   const cron = h('input', {required: true, value: '0 9 * * *', spellcheck: 'false'});
   const zone = h('input', {value: Intl.DateTimeFormat().resolvedOptions().timeZone});
   const times = h('p', {class: 'quiet', role: 'status'});
-  const said = h('p', {role: 'alert', class: 'problem'});
-  const form = h('form', {class: 'card'}, field('Name', name), field('What it starts', target), field('Prompt', prompt), field('Cron', cron, 'minute hour day month weekday'), field('Time zone', zone), times, said, h('button', {class: 'primary'}, 'Make it'));
   async function check() {
+    const asked = [cron.value, zone.value].join();
     const found = await ask('schedules/validate/cron', {method: 'POST', json: {cron_expression: cron.value, timezone: zone.value}}).catch((error) => ({error: problem(error)}));
+    if (asked !== [cron.value, zone.value].join()) return;
     times.textContent = found.valid ? `${found.description ?? ''} Next: ${found.next_executions.map(shortDate).join(', ')}` : found.error;
   }
   cron.addEventListener('change', () => void check());
   zone.addEventListener('change', () => void check());
-  form.addEventListener('submit', async (/** @type {Event} */ event) => {
-    event.preventDefault();
-    try {
-      const json = {name: name.value, config: {type: 'advanced', enabled: true, advanced: {cron_expression: cron.value, timezone: zone.value}}, ...(target.value ? {workflow_id: target.value} : {prompt: prompt.value})};
-      const made = await ask('schedules', {method: 'POST', json});
-      go(`/schedules/${made.id}`);
-    } catch (error) {
-      said.textContent = problem(error);
-    }
-  });
-  show(place, form);
+  show(place, form([field('Name', name), field('What it starts', target), field('Prompt', prompt), field('Cron', cron, 'minute hour day month weekday'), field('Time zone', zone), times], 'Make it', async () => {
+    const json = {name: name.value, config: {type: 'advanced', enabled: true, advanced: {cron_expression: cron.value, timezone: zone.value}}, ...(target.value ? {workflow_id: target.value} : {prompt: prompt.value})};
+    go(`/schedules/${(await ask('schedules', {method: 'POST', json})).id}`);
+  }));
   void check();
 }
 
@@ -64,17 +57,12 @@ export async function schedulePage({place, title, signal, go, args: [scheduleId]
   const schedule = await ask(`schedules/${scheduleId}`, {signal});
   if (signal.aborted) return;
   title(schedule.name);
-  const said = h('p', {role: 'alert', class: 'problem'});
   const active = schedule.status === 'active';
   /** @param {string} path @param {any} options @param {string} to */
   const act = (path, options, to) => async () => {
-    try {
-      await ask(path, options);
-      if (to === location.hash.slice(1)) dispatchEvent(new HashChangeEvent('hashchange'));
-      else go(to);
-    } catch (error) {
-      said.textContent = problem(error);
-    }
+    await ask(path, options);
+    if (to === location.hash.slice(1)) dispatchEvent(new HashChangeEvent('hashchange'));
+    else go(to);
   };
   const history = pages('History', ['Due', 'Fired', 'What came of it', 'Run', 'Error'], async (cursor) => {
     const {logs, next_cursor} = await ask(`schedules/${scheduleId}/logs`, {query: {limit: 20, cursor}});
@@ -83,7 +71,7 @@ export async function schedulePage({place, title, signal, go, args: [scheduleId]
   }, 'It has not fired yet.');
   place.append(heading(schedule.name,
     button(active ? 'Pause' : 'Resume', act(`schedules/${scheduleId}/${active ? 'pause' : 'resume'}`, {method: 'POST'}, `/schedules/${scheduleId}`)),
-    button('Delete', act(`schedules/${scheduleId}`, {method: 'DELETE'}, '/schedules'), {class: 'danger'})), said,
+    button('Delete', act(`schedules/${scheduleId}`, {method: 'DELETE'}, '/schedules'), {class: 'danger'})),
   facts([['State', badge(schedule.status)], ['When', h('code', {}, words(schedule.config))], ['Next', date(schedule.next_execution)], ['Last', date(schedule.last_execution)], ['Fired', `${schedule.execution_count}`],
     ['Starts', schedule.workflow_id ? link(`/workflows/${schedule.workflow_id}`, 'a workflow') : schedule.prompt ?? '—']]),
   h('h2', {}, 'History'), history.element);

@@ -1,9 +1,10 @@
 /** Workflows, one with its graph, and an execution as it goes. */
 
-import {button, field, h, link, select, show} from '../dom.js';
-import {between, date, pretty, problem, short, shortDate} from '../format.js';
+import {button, field, form, h, link, select, show} from '../dom.js';
+import {between, date, pretty, short, shortDate} from '../format.js';
 import {graph} from '../graph.js';
 import {badge, facts, heading, pages} from '../listing.js';
+import {newKey} from '../../longrun/key.js';
 import {ask, client} from '../session.js';
 
 const SIZE = 50;
@@ -34,20 +35,12 @@ export async function workflowPage({place, title, signal, go, args: [workflowId]
   const workflow = await ask(`workflows/${workflowId}`, {signal});
   if (signal.aborted) return;
   title(workflow.name);
-  const said = h('p', {role: 'alert', class: 'problem'});
-  const asked = workflow.steps.filter((/** @type {any} */ step) => step.type === 'INPUT').flatMap((/** @type {any} */ step) => step.config.variables ?? []);
+  const asked = workflow.steps.filter((/** @type {any} */ step) => step.type === 'INPUT').flatMap((/** @type {any} */ step) => step.config?.variables ?? []);
   const inputs = new Map(asked.map((/** @type {any} */ variable) => [variable.name, {variable, control: controlOf(variable)}]));
-  const form = h('form', {class: 'card'}, [...inputs.values()].map(({variable, control}) => field(variable.name, control, variable.description)), said, h('button', {class: 'primary'}, 'Execute'));
-  form.addEventListener('submit', async (/** @type {Event} */ event) => {
-    event.preventDefault();
-    said.textContent = '';
-    try {
-      const variables = Object.fromEntries([...inputs.values()].filter(({control}) => control.value !== '').map(({variable, control}) => [variable.name, valueOf(variable, control.value)]));
-      const {execution_id} = await ask(`workflows/${workflowId}/execute`, {method: 'POST', json: {variables}});
-      go(`/executions/${execution_id}`);
-    } catch (error) {
-      said.textContent = problem(error);
-    }
+  const sheet = form([...inputs.values()].map(({variable, control}) => field(variable.name, control, variable.description)), 'Execute', async () => {
+    const variables = Object.fromEntries([...inputs.values()].filter(({control}) => control.value !== '').map(({variable, control}) => [variable.name, valueOf(variable, control.value)]));
+    const {execution_id} = await ask(`workflows/${workflowId}/execute`, {method: 'POST', json: {variables}, idempotencyKey: newKey()});
+    go(`/executions/${execution_id}`);
   });
   const executions = pages('Executions', ['Execution', 'State', 'By', 'Started', 'Took'], async (cursor) => {
     const {executions: found, next_cursor} = await ask(`workflows/${workflowId}/executions`, {query: {limit: 20, cursor}});
@@ -56,7 +49,7 @@ export async function workflowPage({place, title, signal, go, args: [workflowId]
   }, 'It has not been executed yet.');
   place.append(heading(workflow.name, badge(workflow.state.toLowerCase())), workflow.description && h('p', {}, workflow.description),
     h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Graph'}, graph(workflow.steps, workflow.entry_point)),
-    h('h2', {}, 'Execute'), form, h('h2', {}, 'Executions'), executions.element);
+    h('h2', {}, 'Execute'), sheet, h('h2', {}, 'Executions'), executions.element);
   return executions.load();
 }
 
@@ -87,9 +80,8 @@ export async function executionPage({place, title, signal, args: [executionId]})
   const about = h('div');
   const drawing = h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Graph'});
   const steps = h('div', {class: 'steps'});
-  const said = h('p', {role: 'status', class: 'problem'});
-  const cancel = button('Cancel', () => ask(`workflows/executions/${executionId}/cancel`, {method: 'POST'}).catch((error) => (said.textContent = problem(error))), {class: 'danger'});
-  place.append(heading(`Execution of ${workflow.name}`, cancel), about, said, drawing, h('h2', {}, 'Steps'), steps);
+  const cancel = button('Cancel', () => ask(`workflows/executions/${executionId}/cancel`, {method: 'POST'}), {class: 'danger'});
+  place.append(heading(`Execution of ${workflow.name}`, cancel), about, drawing, h('h2', {}, 'Steps'), steps);
 
   function showAll() {
     const ended = execution.completed_at !== null;
