@@ -72,7 +72,7 @@ class ApiSettings(Section):
 class AuthSettings(Section):
     """What an access token must be; RS256 and ES256 are checked with the keys that the issuer shows at JWKS_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="JWT_", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix="JWT_")
     secret: SecretStr = SecretStr(DEVELOPMENT_JWT_SECRET)
     """The HS256 secret of access tokens, 32 bytes or more; stream tokens and preview addresses are signed with
     keys made from it.
@@ -114,7 +114,7 @@ class AuthSettings(Section):
 class ApiKeySettings(Section):
     """The pepper is what the secrets of API keys are hashed with: another one makes all of them void."""
 
-    model_config = SettingsConfigDict(env_prefix="API_KEY_", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix="API_KEY_")
     pepper: SecretStr = Field(SecretStr(DEVELOPMENT_API_KEY_PEPPER), min_length=SHORTEST_KEY)
     """What secrets of API keys are hashed with, 32 characters or more; another one makes all of them void."""
     cache_ttl: Duration = Field(timedelta(seconds=60), le=timedelta(seconds=60))
@@ -129,7 +129,7 @@ class SecretsSettings(Section):
     The first encrypts, all decrypt: a new key goes in front, an old one stays until nothing is encrypted with it.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SECRETS_", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix="SECRETS_")
     keys: SecretStr = SecretStr(DEVELOPMENT_SECRETS_KEY)
     """What secrets of agents are encrypted with at rest: one or more keys of 32 characters, commas between them;
     the first encrypts.

@@ -11,7 +11,7 @@ SHORTEST_TOKEN = 16
 class MetricsSettings(Section):
     """`host` and `port` are where workers answer (port 0: nowhere); those that share `dir` answer for each other."""
 
-    model_config = SettingsConfigDict(env_prefix="METRICS_", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix="METRICS_")
     token: SecretStr = SecretStr("")
     """Who has it may read `/metrics` as a bearer token, 16 characters or more; without one, this machine alone."""
     dir: str = ""

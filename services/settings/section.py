@@ -37,4 +37,6 @@ Span = Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(
 
 
 class Section(BaseSettings):
-    model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        frozen=True, env_file=".env", extra="ignore", populate_by_name=True, hide_input_in_errors=True
+    )

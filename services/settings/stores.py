@@ -52,7 +52,7 @@ class PostgresSettings(Section):
 class RedisSettings(Section):
     """One server, or several that runs are spread over: `urls` then takes the place of `url`, host and port."""
 
-    model_config = SettingsConfigDict(env_prefix="REDIS_", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix="REDIS_")
     urls: SecretStr = SecretStr("")
     """Several servers that runs are spread over, commas between them, in place of `REDIS_URL`
     ([how](scaling.md#several-servers)).

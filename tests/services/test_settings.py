@@ -215,6 +215,22 @@ def test_secrets_do_not_show_when_settings_are_printed() -> None:
     assert "hidden-word" not in repr(AuthSettings(secret=SecretStr("hidden-word" * 4)))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SENTRY_DSN", "https://hidden@sentry.example/project"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer hidden"),
+    ],
+)
+def test_a_secret_of_the_wrong_shape_is_refused_without_showing_it(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert "hidden" not in str(refused.value)
+
+
 def test_a_lock_that_would_expire_between_renewals_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUN_HEARTBEAT_INTERVAL", "10s")
     with pytest.raises(ValidationError, match="RUN_HEARTBEAT_INTERVAL"):
