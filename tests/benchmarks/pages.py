@@ -1,12 +1,12 @@
-"""docs/performance.md, written from the reports of `./dev bench`: `python -m tests.benchmarks.pages [FOLDER]`.
+"""docs/performance.md, written from the reports of `./dev bench`: `python -m tests.benchmarks.pages [REPORT|FOLDER …]`.
 
-FOLDER holds reports as the benchmarks leave them, a plot beside each: the newest of each command goes into
-docs/performance/, in the place of an older one. Without it the page is written from those that are there.
+Reports are as the benchmarks leave them, a plot beside each: the newest of each command goes into docs/performance/, in
+the place of an older one. Without any the page is written from those that are there.
 """
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from services.embedded.console import fail
 from services.embedded.environment import CHECKOUT
 from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.report import Report, Row
@@ -77,22 +78,25 @@ class Measured:
 
 
 def main(arguments: Sequence[str]) -> int:
-    for folder in arguments:
-        for one in newest(reports_in(Path(folder))):
-            keep(one)
+    found = newest(one for given in arguments for one in reports_in(Path(given)))
+    if arguments and not found:
+        fail("there is no report with its plot")
+        return 1
+    for one in found:
+        keep(one)
     DOCUMENT.write_text(text(kept()))
     return 0
 
 
-def reports_in(folder: Path) -> Iterator[Measured]:
+def reports_in(place: Path) -> Iterator[Measured]:
     """The reports of our benchmarks, named as these are (`stream.json`, `stream__scale4.json`), that have a plot."""
-    for path in sorted(folder.glob("*.json")):
+    for path in [place] if place.is_file() else sorted(place.glob("*.json")):
         picture = path.with_suffix(".svg")
         if re.split(r"[^a-z]", path.stem)[0] in NAMES and picture.exists():
             yield Measured(orjson.loads(path.read_bytes()), picture)
 
 
-def newest(reports: Iterator[Measured]) -> list[Measured]:
+def newest(reports: Iterable[Measured]) -> list[Measured]:
     """Of each command the last."""
     return list({one.command: one for one in sorted(reports, key=lambda each: each.began_at)}.values())
 

@@ -65,6 +65,7 @@ def test_the_newest_report_of_each_command_is_kept_and_other_files_are_left(tmp_
     found = pages.kept(kept)
     assert [(one.name, one.said["seed"]) for one in found] == [("stream", 7), ("stream-scale-4", 8)]
     assert len(list(kept.iterdir())) == 4
+    assert [one.said["seed"] for one in pages.reports_in(folder / "stream-a.json")] == [8]
 
 
 @pytest.mark.parametrize(
