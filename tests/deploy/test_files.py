@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import kubernetes_validate
 import pytest
@@ -18,7 +20,11 @@ from services.embedded import debian, dependencies
 from services.embedded.environment import CHECKOUT, for_a_server
 from services.embedded.rabbitmq import DAY_MS
 from services.postgres import Pool
+from services.runs.tally import Tally
 from tests.deploy import files
+from tests.services.runs.seeds import Place, make_place
+
+HOUR = timedelta(hours=1)
 
 WORKER_DRAIN_SECONDS = 30.0
 """docs/operations.md, "Stopping workers": what a supervisor must wait longer than."""
@@ -229,4 +235,50 @@ def test_the_image_has_all_the_code_that_its_commands_import(tmp_path: Path) -> 
 
 async def test_what_the_autoscaler_asks_is_the_age_of_the_oldest_run_that_could_start(pool: Pool) -> None:
     scaled: dict[str, Any] = next(each for each in files.documents() if each["kind"] == "ScaledObject")
-    assert await pool.fetchval(scaled["spec"]["triggers"][0]["metadata"]["query"]) == 0.0
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    assert await pool.fetchval(query) == 0.0
+    project = await add_run(pool, "running", HOUR)
+    await add_run(pool, "queued", HOUR, behind=project)
+    await add_run(pool, "queued", HOUR, due_in=HOUR)
+    await add_run(pool, "queued", HOUR, judged=False)
+    assert await pool.fetchval(query) == 0.0, "no worker could begin one of them"
+    await add_run(pool, "queued", HOUR, attempt=1)
+    await add_run(pool, "queued", HOUR, due_in=-timedelta(seconds=2))
+    assert 2 <= await pool.fetchval(query) < 20, "handed over just now, due just now"
+    await add_run(pool, "queued", timedelta(seconds=90))
+    told = {family.name: family.samples[0].value for family in await Tally(pool).read()}
+    age = await pool.fetchval(query)
+    assert 90 <= age < 120
+    assert abs(age - told["longrun_queued_run_age_seconds"]) < 10, "the metric says something else"
+
+
+async def add_run(
+    pool: Pool,
+    status: str,
+    ago: timedelta,
+    *,
+    behind: Place | None = None,
+    due_in: timedelta | None = None,
+    judged: bool = True,
+    attempt: int = 0,
+) -> Place:
+    """A run of a project of its own, or of one that has another; where it is."""
+    place = behind or await make_place(pool)
+    await pool.execute(
+        """
+        INSERT INTO agent_runs (id, account_id, project_id, thread_id, model_name, status, judged, attempt,
+                                created_at, started_at, not_before)
+        VALUES ($1, $2, $3, $4, 'demo/echo', $5, $6, $7, now() - $8::interval,
+                CASE WHEN $5 = 'running' THEN now() - $8::interval END, now() + $9::interval)
+        """,
+        uuid4(),
+        place.account_id,
+        place.project_id,
+        place.thread_id,
+        status,
+        judged,
+        attempt,
+        ago,
+        due_in,
+    )
+    return place
