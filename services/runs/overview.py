@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from services.postgres import LONG_SECONDS, Executor
-from services.runs.store import EARLIER_UNFINISHED, LIVE, PHASE, Conditions
+from services.runs.store import COULD_BEGIN_SINCE, EARLIER_UNFINISHED, LIVE, PHASE, Conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,13 @@ COLUMNS = ", ".join(f"{MADE[f.name]} AS {f.name}" if f.name in MADE else f.name 
 
 STUCK = f"""(
     (status = 'running' AND heartbeat_at < now() - {{0}}::interval)
-    OR (status = 'running' AND coalesce({SPOKE_AT}, started_at) < now() - {{1}}::interval)
+    OR (status = 'running' AND greatest({SPOKE_AT}, updated_at) < now() - {{1}}::interval)
     OR (status = 'running' AND stop_requested_at < now() - {{0}}::interval)
-    OR (status = 'queued' AND judged AND coalesce(not_before, created_at) < now() - {{1}}::interval
+    OR (status = 'queued' AND judged AND {COULD_BEGIN_SINCE} < now() - {{1}}::interval
         AND NOT {EARLIER_UNFINISHED})
 )"""
-"""Of live runs: the driver's heartbeat is old, nothing was said for long, a stop takes its time, or none begins it."""
+"""Of live runs: the driver's heartbeat is old, nothing was said for long (nor by the worker before, when one has just
+taken it up), a stop takes its time, or none begins it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +105,14 @@ async def counts(conn: Executor, dead_after: timedelta) -> dict[str, Any]:
         f"""
         SELECT count(*) FILTER (WHERE phase = 'waiting') AS waiting,
             count(*) FILTER (WHERE phase = 'queued') AS queued,
-            max(now() - coalesce(not_before, created_at)) FILTER (WHERE phase = 'queued') AS oldest_queued,
+            max(now() - since) FILTER (WHERE phase = 'queued') AS oldest_queued,
             count(*) FILTER (WHERE phase = 'running') AS running,
             count(*) FILTER (WHERE phase = 'stopping') AS stopping,
             count(*) FILTER (WHERE status = 'running' AND heartbeat_at < now() - $1::interval) AS without_driver,
             (SELECT count(*) FROM agent_runs WHERE completed_at IS NOT NULL AND closed_at IS NULL) AS unclosed
         FROM (
-            SELECT status, heartbeat_at, not_before, created_at, {PHASE} AS phase FROM agent_runs AS run WHERE {LIVE}
+            SELECT status, heartbeat_at, {COULD_BEGIN_SINCE} AS since, {PHASE} AS phase
+            FROM agent_runs AS run WHERE {LIVE}
         ) AS live
         """,
         dead_after,

@@ -110,6 +110,9 @@ EARLIER_UNFINISHED = f"""EXISTS (
 )"""
 """Whether the project of `agent_runs AS run` has a run that must end first."""
 
+COULD_BEGIN_SINCE = "greatest(created_at, not_before, CASE WHEN attempt > 0 THEN updated_at END)"
+"""Since when a queued run of `agent_runs` waits for a worker: since it was due, or was handed over."""
+
 PHASE = f"""CASE
     WHEN completed_at IS NOT NULL THEN status
     WHEN stop_requested_at IS NOT NULL THEN 'stopping'

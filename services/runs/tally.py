@@ -13,7 +13,7 @@ from services import metrics
 from services.background import stop
 from services.log import logger
 from services.postgres import LONG_SECONDS, Pool, Unreachable
-from services.runs.store import LIVE, PHASE
+from services.runs.store import COULD_BEGIN_SINCE, LIVE, PHASE
 
 CACHE_SECONDS = 5.0
 READ_SECONDS = 4.0
@@ -35,7 +35,7 @@ FROM agent_runs WHERE completed_at > $1 GROUP BY 1, 2
 
 UNFINISHED = f"""
 SELECT phase, count(*) AS count, coalesce(extract(epoch FROM now() - min(since)), 0)::float8 AS age FROM (
-    SELECT {PHASE} AS phase, greatest(created_at, not_before, CASE WHEN attempt > 0 THEN updated_at END) AS since
+    SELECT {PHASE} AS phase, {COULD_BEGIN_SINCE} AS since
     FROM agent_runs AS run WHERE {LIVE}
 ) AS live GROUP BY phase
 """

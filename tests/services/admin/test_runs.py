@@ -64,12 +64,19 @@ async def test_stuck_is_a_dead_driver_a_long_silence_and_a_due_run_that_nobody_b
     silent = await make_run(stores.pool, status="running", instance_id="c", started_at=datetime.now(UTC) - hour)
     await stores.pool.execute("UPDATE agent_runs SET heartbeat_at = now() WHERE id = $1", silent.id)
     await stores.pool.execute("UPDATE agent_runs SET heartbeat_at = now() - interval '1 hour' WHERE id = $1", dead.id)
+    await stores.pool.execute("UPDATE agent_runs SET updated_at = now() - interval '1 hour' WHERE id = $1", silent.id)
+    resumed = await make_run(stores.pool, status="running", instance_id="d", started_at=datetime.now(UTC) - hour)
+    handed_over = await make_run(stores.pool, created_at=datetime.now(UTC) - hour)
+    await stores.pool.execute(
+        "UPDATE agent_runs SET attempt = 2, updated_at = now(), heartbeat_at = now() WHERE id = ANY($1)",
+        [resumed.id, handed_over.id],
+    )
     unbegun = await make_run(stores.pool, created_at=datetime.now(UTC) - hour)
     delayed = await make_run(stores.pool, created_at=datetime.now(UTC) - hour, not_before=datetime.now(UTC) + hour)
     listed = await admin.json("runs", "list", "--stuck")
     assert {run["id"] for run in listed["runs"]} == {str(run.id) for run in (dead, silent, unbegun)}
     everything = await admin.run("runs", "list")
-    assert all(str(run.id) in everything for run in (well, dead, silent, unbegun, delayed))
+    assert all(str(run.id) in everything for run in (well, dead, silent, resumed, handed_over, unbegun, delayed))
 
 
 async def test_runs_are_stopped_by_filter_and_a_dry_run_changes_nothing(admin: Admin, stores: Stores) -> None:
