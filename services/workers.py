@@ -1,7 +1,7 @@
 """Worker processes as operators see them: each says in Redis, for a while, that it is there, and hears of drains."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 
 import orjson
@@ -48,8 +48,14 @@ async def known(redis: Client) -> list[Worker]:
     """Those that announced themselves lately, by host and group. Raises: redis errors."""
     names = [name async for name in redis.scan_iter(f"{PREFIX}*", count=PAGE_KEYS)]
     said = await redis.mget(names) if names else []
-    found = [Worker(**orjson.loads(each)) for each in said if each]
+    found = [read(each) for each in said if each]
     return sorted(found, key=lambda worker: (worker.host, worker.group_pid, worker.pid))
+
+
+def read(said: bytes | str) -> Worker:
+    """What a process said of itself; one of a newer version may say more."""
+    told = orjson.loads(said)
+    return Worker(**{field.name: told[field.name] for field in fields(Worker) if field.name in told})
 
 
 async def announced(redis: Client, instance_ids: Sequence[str]) -> set[str]:
