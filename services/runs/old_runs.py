@@ -29,5 +29,5 @@ async def remove_old(conn: Connection, age: timedelta) -> tuple[int, bool]:
     run_ids = [row["id"] for row in rows]
     if await archive.remove_blocks(conn, run_ids) == archive.BLOCKS_AT_ONCE:
         return 0, True
-    await conn.execute("DELETE FROM agent_runs WHERE id = ANY($1)", run_ids)
+    await conn.execute("DELETE FROM agent_runs WHERE id = ANY($1)", run_ids, timeout=LONG_SECONDS)
     return len(run_ids), len(run_ids) == RUNS_AT_ONCE

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from services import messages, retention
 from services.messages import NewMessage
-from services.postgres import Pool, transaction
+from services.postgres import Pool, open_pool, transaction
 from services.retention import NotOurTurn
 from services.runs import archive, events, starting, store
 from services.runs.starting import NewRun
@@ -173,6 +173,25 @@ async def test_an_old_run_goes_with_its_rest_and_its_messages_stay(stores: Store
     assert await blocks_of(stores.pool, run_id) == 0
     assert await said_in(stores.pool, row.thread_id) == 2
     assert await store.get(stores.pool, other)
+
+
+async def test_a_run_on_which_more_hangs_than_a_statement_usually_may_take_goes_too(stores: Stores) -> None:
+    run_id = await ended_run(stores, 5)
+    await age_run(stores.pool, run_id)
+    await stores.pool.execute(
+        "UPDATE messages SET agent_run_id = $1 WHERE thread_id = (SELECT thread_id FROM agent_runs WHERE id = $1)",
+        run_id,
+    )
+    hasty = stores.settings.postgres.model_copy(update={"command_timeout": timedelta(seconds=0.5)})
+    pool = await open_pool(hasty, min_size=0)
+    try:
+        async with transaction(stores.pool) as busy:
+            await busy.execute("SELECT FROM messages WHERE agent_run_id = $1 FOR UPDATE", run_id)
+            removing = asyncio.create_task(swept(pool, RUNS))
+            await asyncio.sleep(1)
+        assert await removing == {"runs": 1}
+    finally:
+        await pool.close()
 
 
 async def test_a_run_whose_files_are_not_in_the_sandbox_yet_stays(stores: Stores) -> None:
