@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,7 +37,50 @@ window.reports = [];
 addEventListener('securitypolicyviolation', (event) => reports.push(`${event.violatedDirective} ${event.blockedURI}`));
 """
 """What the policy of the page forbade."""
+NONSENSE = re.compile(r"undefined|NaN|\[object|^false$|Invalid Date", re.M)
+"""What a page shows whose code forgot a case."""
 NOTHING: dict[str, Any] = {"taken": None, "reports": [], "elements": 0, "links": []}
+MARKDOWN = (
+    "# Title\n\n**Bold** and *slanted*, `code`, a [link](https://example.org/).\n\n- one\n- two\n  - inside\n\n"
+    "1. first\n2. second\n\n> quoted\n\n| a | b |\n| - | - |\n| 1 | 2 |\n\n```python\nprint('hello')\n```\n"
+)
+WORKFLOW = {
+    "name": "Triage",
+    "description": "Sorts what comes in",
+    "entry_point": "ask",
+    "state": "ACTIVE",
+    "steps": [
+        {
+            "id": "ask",
+            "name": "Ask",
+            "type": "INPUT",
+            "next_steps": ["urgent"],
+            "config": {"variables": [{"name": "level", "type": "number", "default": 3}]},
+        },
+        {
+            "id": "urgent",
+            "name": "Urgent?",
+            "type": "CONDITION",
+            "config": {"expression": "variables.level > `2`"},
+            "next_steps": ["now", "later"],
+        },
+        {
+            "id": "now",
+            "name": "At once",
+            "type": "TRANSFORM",
+            "config": {"set": {"when": "'now'"}},
+            "next_steps": ["end"],
+        },
+        {
+            "id": "later",
+            "name": "Some day",
+            "type": "TRANSFORM",
+            "config": {"set": {"when": "'later'"}},
+            "next_steps": ["end"],
+        },
+        {"id": "end", "name": "Tell", "type": "TRANSFORM", "config": {"expression": "variables.when"}},
+    ],
+}
 FORBIDDEN = """() => {
     new Image().src = "https://127.0.0.1:1/x.png";
     const style = document.createElement("style");
@@ -125,6 +169,7 @@ class Console:
         """Go there and wait until all is there that is asked for."""
         await self.go(to)
         await expect(self.page.locator(f"#main[data-shown='{to}']")).to_be_visible()
+        await expect(self.page.locator("main")).not_to_contain_text(NONSENSE, use_inner_text=True)
 
     async def state(self, name: str) -> None:
         """Wait for the conversation to show that its run stands so."""
@@ -481,18 +526,60 @@ async def test_every_page_is_there_in_both_schemes_and_sizes_and_fits(
     page = console.page
     await page.set_viewport_size(size)
     await page.emulate_media(color_scheme=scheme)
-    run = await client.initiate("demo/echo", prompt="# Title\n\n- one\n- two\n\n| a | b |\n| - | - |\n| 1 | 2 |")
     kind = f"{'phone' if size is PHONE else 'desktop'}-{scheme}"
-    paths = ["/new", "/conversations", f"/conversations/{run.thread_id}", "/runs", f"/runs/{run.run_id}"]
-    paths += ["/agents", "/workflows", "/schedules", "/usage", "/health"]
-    for path in paths:
-        await console.go(path)
-        await expect(page.locator("h1")).to_be_visible()
-        await expect(page.locator("main .problem:not(:empty)")).to_have_count(0)
-        await asyncio.sleep(0.3)  # the picture is for people: lists have arrived by then
-        await console.picture(f"{kind}{path.replace('/', '-')[:20]}")
+    for name, path in (await things_of_all_kinds(client)).items():
+        await console.show(path)
+        if await (card := page.locator("details.tool summary")).count():
+            await card.first.click()
+        await asyncio.sleep(0.3)  # the picture is for people: live pages have caught up by then
+        await console.picture(f"{kind}-{name}")
         assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
+    if size is PHONE:
+        await page.click("#menu")
+        await console.picture(f"{kind}-menu")
+        await page.click("#menu")
+    await console.show("/schedules")
+    await page.click("text=New schedule")
+    await expect(page.locator("form.card")).to_contain_text("Next:")
+    await console.picture(f"{kind}-new-schedule")
+    await page.evaluate("document.querySelector('nav button').click()")
+    await expect(page.locator("#sign-in")).to_be_visible()
+    await console.picture(f"{kind}-sign-in")
     assert console.errors == []
+
+
+async def things_of_all_kinds(client: Client) -> dict[str, str]:
+    """Makes one of each that a person may have; the page of each, by name."""
+
+    async def made(path: str, json: Any) -> Any:
+        return (await client.http.post(path, json=json)).raise_for_status().json()
+
+    tour = await client.initiate("demo/tour", prompt="Show me around")
+    (await client.http.patch(f"/threads/{tour.thread_id}", json={"title": "A tour"})).raise_for_status()
+    text = await client.initiate("demo/echo", prompt=MARKDOWN)
+    agent = await made(
+        "/agents", {"name": "Researcher", "description": "Finds out", "system_prompt": "Find out.\n" * 9}
+    )
+    (await client.http.put(f"/agents/{agent['agent_id']}", json={"system_prompt": "Find out more."})).raise_for_status()
+    workflow = await made("/workflows", WORKFLOW)
+    execution = await made(f"/workflows/{workflow['id']}/execute", {"variables": {}})
+    cron = {"type": "cron", "cron": {"cron_expression": "0 9 * * 1-5"}}
+    schedule = await made("/schedules", {"name": "Every morning", "workflow_id": workflow["id"], "config": cron})
+    for run_id in (tour.run_id, text.run_id, execution["agent_run_id"]):
+        await client.get(run_id, wait_seconds=30)
+    paths = {name: f"/{name}" for name in ("new", "conversations", "runs", "agents", "workflows", "schedules")}
+    return {
+        **paths,
+        "usage": "/usage",
+        "health": "/health",
+        "conversation": f"/conversations/{tour.thread_id}",
+        "markdown": f"/conversations/{text.thread_id}",
+        "run": f"/runs/{tour.run_id}",
+        "agent": f"/agents/{agent['agent_id']}",
+        "workflow": f"/workflows/{workflow['id']}",
+        "execution": f"/executions/{execution['execution_id']}",
+        "schedule": f"/schedules/{schedule['id']}",
+    }
 
 
 async def test_a_token_that_is_not_accepted_leads_to_the_sign_in(

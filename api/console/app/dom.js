@@ -37,6 +37,9 @@ function fill(element, children) {
   return element;
 }
 
+/** Put these after what an element has. @param {Element} element @param {...any} children */
+export const add = (element, ...children) => fill(element, children);
+
 /** Put these in the place of what an element has. @param {Element} element @param {...any} children */
 export function show(element, ...children) {
   element.replaceChildren();

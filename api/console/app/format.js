@@ -24,6 +24,7 @@ export function ago(when, now = Date.now()) {
 /** @param {number} milliseconds */
 export function duration(milliseconds) {
   const seconds = Math.max(milliseconds, 0) / 1000;
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 90) return `${Math.round(seconds)} s`;
   const minutes = Math.floor(seconds / 60);

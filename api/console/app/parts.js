@@ -34,6 +34,7 @@ export class Parts {
     /** @type {Element | null} */
     let place = this.element.firstElementChild;
     for (const part of parts) {
+      /** @type {any} */
       const known = this.known.get(part.key) ?? this.add(part);
       if (known.part !== part) {
         known.part = part;

@@ -37,7 +37,7 @@ export function signIn(token, account = null) {
   const isKey = token.startsWith('pk_') && token.includes(':');
   const longrun = (session.longrun = new Longrun({...(isKey ? {apiKey: token} : {token}), ...(account ? {accountId: account} : {}), fetch: judged}));
 
-  /** A token that is refused signs out, whatever asked; a late answer to whoever was here before does not. @param {URL | string} url @param {RequestInit} init */
+  /** A token that is refused signs out, whatever asked; a late answer to whoever was here before does not. @param {URL | string} url @param {RequestInit} [init] */
   async function judged(url, init) {
     const response = await fetch(url, init);
     if (response.status === 401 && session.longrun === longrun) signOut('This token is not accepted, or not any more.');

@@ -1,5 +1,6 @@
 /** A run: how it stands, where its time went, and all of its events. */
 
+import {readEvent} from '../../longrun/event.js';
 import {button, h, link, show} from '../dom.js';
 import {between, date, number, pretty, problem, short} from '../format.js';
 import {badge, facts, heading, manyLines} from '../listing.js';
@@ -10,6 +11,15 @@ const REDRAW = 500;
 /** So many events are kept to look at; of more the oldest go, some at a time. */
 const MOST = 100_000;
 const SURPLUS = 10_000;
+/** What is longer is not read to show a line of it. */
+const MOST_READ = 20_000;
+
+/** What an event says, without what all of them have. @param {string} data */
+function wordsOf(data) {
+  if (data.length > MOST_READ) return short(data, 300);
+  const {content, message} = readEvent(0, data);
+  return message ?? (Object.keys(content).length ? short(JSON.stringify(content), 300) : short(data, 300));
+}
 
 /** @param {import('../main.js').Visit} visit */
 export async function runPage({place, title, signal, go, args: [runId]}) {
@@ -30,7 +40,7 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
   const detail = h('pre', {class: 'detail', tabindex: '0', 'aria-label': 'The chosen event', hidden: true});
   const log = manyLines('Events', (nth) => {
     const event = events[nth];
-    return h('div', {class: 'line'}, button(`${event.id}`, () => choose(event), {'aria-label': `Show event ${event.id}`}), h('span', {class: 'kind'}, event.kind), h('span', {class: 'words'}, short(event.data, 300)));
+    return h('div', {class: 'line'}, button(`${event.id}`, () => choose(event), {'aria-label': `Show event ${event.id}`}), h('span', {class: 'kind'}, event.kind), h('span', {class: 'words'}, wordsOf(event.data)));
   });
   place.append(heading(`Run ${runId.slice(0, 8)}`, actions), about, drawing, h('h2', {}, 'Events'), count, said, log.element, detail);
 

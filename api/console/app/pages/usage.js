@@ -1,6 +1,6 @@
 /** What models were used: tokens by day and by model. */
 
-import {h, svg} from '../dom.js';
+import {add, h, svg} from '../dom.js';
 import {number} from '../format.js';
 import {facts, heading} from '../listing.js';
 import {ask} from '../session.js';
@@ -17,9 +17,9 @@ export async function usagePage({place, title, signal}) {
   if (signal.aborted) return;
   const days = byDay(logs, Date.now());
   const models = byModel(logs);
-  place.append(heading('Usage'),
+  add(place, heading('Usage'),
     facts([['May run', status.can_run ? 'yes' : status.message], ['Plan', status.subscription?.plan_name ?? '—'], ...(status.subscription?.balance === undefined ? [] : [/** @type {[string, any]} */ (['Credits', number(status.subscription.balance)])])]),
-    h('h2', {}, `Tokens in the last ${DAYS} days`), bars(days),
+    h('h2', {}, `Tokens in the last ${DAYS} days`), h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Tokens by day'}, bars(days)),
     h('h2', {}, 'By model'),
     h('table', {class: 'list'}, h('thead', {}, h('tr', {}, ['Model', 'Calls', 'Tokens', 'Cost'].map((name) => h('th', {scope: 'col'}, name)))),
       h('tbody', {}, models.map(({model, calls, tokens, cost}) => h('tr', {}, h('th', {scope: 'row'}, model), h('td', {}, number(calls)), h('td', {}, number(tokens)), h('td', {}, number(cost)))))),

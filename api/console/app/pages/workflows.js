@@ -1,6 +1,6 @@
 /** Workflows, one with its graph, and an execution as it goes. */
 
-import {button, field, form, h, link, select, show} from '../dom.js';
+import {add, button, field, form, h, link, select, show} from '../dom.js';
 import {between, date, pretty, short, shortDate} from '../format.js';
 import {graph} from '../graph.js';
 import {badge, facts, heading, pages} from '../listing.js';
@@ -47,7 +47,7 @@ export async function workflowPage({place, title, signal, go, args: [workflowId]
     const rows = found.map((/** @type {any} */ each) => [link(`/executions/${each.execution_id}`, h('code', {}, each.execution_id.slice(0, 8))), badge(each.phase), each.triggered_by.toLowerCase(), shortDate(each.started_at), between(each.started_at, each.completed_at)]);
     return {rows, next: next_cursor};
   }, 'It has not been executed yet.');
-  place.append(heading(workflow.name, badge(workflow.state.toLowerCase())), workflow.description && h('p', {}, workflow.description),
+  add(place, heading(workflow.name, badge(workflow.state.toLowerCase())), workflow.description && h('p', {}, workflow.description),
     h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Graph'}, graph(workflow.steps, workflow.entry_point)),
     h('h2', {}, 'Execute'), sheet, h('h2', {}, 'Executions'), executions.element);
   return executions.load();
