@@ -142,7 +142,7 @@ const tests = [
   })[`hostile_markdown: ${name}`]),
   function markdown_is_what_people_write() {
     equal(html('# C#\n## Two ##\ntext **bold** *it* `a*b*` ``c`d`` ~~no~~'), '<h3>C#</h3><h4>Two</h4><p>text <strong>bold</strong> <em>it</em> <code>a*b*</code> <code>c`d</code> <del>no</del></p>');
-    equal(html('- a\n- b\n  - c\n\n1. x\n2. y'), '<ul><li>a</li><li><p>b</p><ul><li>c</li></ul></li></ul>'.replace('</li></ul></li></ul>', '</li></ul></li><li>x</li><li>y</li></ul>'));
+    equal(html('- a\n- b\n  - c\n\n3. x\n4. y\n\nend'), '<ul><li>a</li><li><p>b</p><ul><li>c</li></ul></li></ul><ol start="3"><li>x</li><li>y</li></ol><p>end</p>');
     equal(html('| a | b |\n| - | :-: |\n| 1 | 2 |'), '<div><table><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td>2</td></tr></tbody></table></div>');
     equal(html('```js\na\n\n# b\n```\nafter'), '<pre><code>a\n\n# b</code></pre><p>after</p>');
     equal(html('> said\n\n---\n\n[x](https://a.test/b_(c)) https://d.test/e'), '<blockquote><p>said</p></blockquote><hr><p><a href="https://a.test/b_(c)">x</a> <a href="https://d.test/e">https://d.test/e</a></p>');

@@ -71,7 +71,7 @@ export function blocksOf(text) {
       else close();
     } else {
       const next = kindOf(line);
-      if (lines.length && (kind === 'list' ? lines.at(-1) === '' && next !== 'list' && !/^\s/.test(line) : next !== kind)) close();
+      if (lines.length && (kind === 'list' ? leaves(lines, line, next) : next !== kind)) close();
       if (!lines.length) kind = next;
       lines.push(line);
     }
@@ -87,6 +87,12 @@ function kindOf(line) {
   if (INDENTED.test(line)) return 'code';
   const cut = line.trim();
   return cut.length > 1 && cut.startsWith('|') && cut.endsWith('|') ? 'table' : 'text';
+}
+
+/** Whether a line is no more of a list: text after an empty line, or an item of the other sort. @param {string[]} lines @param {string} line @param {string} kind */
+function leaves(lines, line, kind) {
+  if (/^\s/.test(line)) return false;
+  return kind === 'list' ? /^\d/.test(line) !== /^ *\d/.test(lines[0]) : lines.at(-1) === '';
 }
 
 /** Whether a line is the end of what a fence began. @param {string} line @param {string} fence */
