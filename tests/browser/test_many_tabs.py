@@ -54,10 +54,11 @@ async def test_fifty_tabs_on_one_run_starve_neither_each_other_nor_anything_else
     """Over HTTP/1.1 they share a stream, as a browser opens six connections; over HTTP/2 each may have its own."""
     shared = protocol == "http/1.1"
     url = nginx.url if shared else nginx.tls_url
-    run = await client.initiate(model(CHUNKS))
     tabs = [await Reader.open(trusting, url, client.token) for _ in range(TABS)]
+    run = await client.initiate(model(CHUNKS))
     await asyncio.gather(*(tab.follow(run.run_id, share=shared) for tab in tabs))
     await asyncio.gather(*(tab.received(1, within=PATIENT) for tab in tabs))
+    assert (await client.get(run.run_id))["status"] == "running"
     status, took = await tabs[-1].page.evaluate(ASK, [url, client.token])
     assert (status, took < ANSWER_MS) == (200, True), took
     texts = {(await tab.ended(within=PATIENT))["text"] for tab in tabs}
