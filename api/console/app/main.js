@@ -179,4 +179,4 @@ document.querySelector('.skip')?.addEventListener('click', (event) => {
 });
 begin();
 arrive();
-if (!session.longrun) signInPage();
+if (!app.firstChild) signInPage();
