@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TextIO
 
 import orjson
 import structlog
@@ -129,6 +130,17 @@ def dump(event: object, **_: object) -> str:
         return json.dumps(event, default=repr, skipkeys=True)
 
 
+class ToStderr(logging.StreamHandler[TextIO]):
+    """To what stderr is when a line is written: whoever takes it over may have closed the one before."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def configure(settings: Settings) -> None:
     """Route structlog and the standard library's logging to stderr in one format."""
     as_json = settings.log.format == "json" or (settings.log.format == "auto" and settings.production)
@@ -154,7 +166,7 @@ def configure(settings: Settings) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = ToStderr()
     handler.setFormatter(
         Formatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, on_one_line],

@@ -27,9 +27,9 @@ def written(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     before, level = list(root.handlers), root.level
     log.configure(Settings(log=LogSettings(format=request.param)))
     (handler,) = root.handlers
-    assert isinstance(handler, logging.StreamHandler)
     lines = io.StringIO()
-    handler.setStream(lines)
+    root.handlers = [logging.StreamHandler(lines)]
+    root.handlers[0].setFormatter(handler.formatter)
     yield lines
     root.handlers, root.level = before, level
 
