@@ -29,12 +29,12 @@ WORKER_MB = Figure(90.9, "MB", "memory of an idle worker process", "`./dev bench
 RUN_KIB = Figure(104, "KiB", "memory of a live run in its worker", "`./dev bench chunks`")
 CHUNK_US = Figure(119, "µs", "worker CPU for one streamed chunk, the model's stream included", "`./dev bench chunks`")
 COMMAND_MS = Figure(8, "ms", "one command in a sandbox, without what it does", "docs/adr/0006-sandbox.md")
-SHARED_US = Figure(14.2, "µs", "API CPU for one delivered event, many readers of one run", "`./dev bench stream`")
-OWN_US = Figure(34.4, "µs", "API CPU for one delivered event, one reader of each run", "`./dev bench stream`")
-STREAM_KB = Figure(24.2, "KB", "memory of an open stream, each of a run of its own", "`./dev bench idle`")
+SHARED_US = Figure(13.1, "µs", "API CPU for one delivered event, many readers of one run", "`./dev bench stream`")
+OWN_US = Figure(28.3, "µs", "API CPU for one delivered event, one reader of each run", "`./dev bench stream`")
+STREAM_KB = Figure(22.0, "KB", "memory of an open stream, each of a run of its own", "`./dev bench idle`")
 API_MB = Figure(92.9, "MB", "memory of an API process without streams", "`./dev bench simulate`")
 OPEN_MS = Figure(1.85, "ms", "API CPU for opening one stream", "`./dev bench simulate`")
-APPENDS = Figure(75_700, "events/s", "appends that one Redis takes in batches of ten", "`./dev bench write`")
+APPENDS = Figure(82_800, "events/s", "appends that one Redis takes in batches of ten", "`./dev bench write`")
 REDIS_OPS = Figure(50_000, "/s", "small commands and messages that one Redis core is planned for", "assumed")
 START_MS = Figure(
     11.1,
