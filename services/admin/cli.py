@@ -1,6 +1,7 @@
 """The groups of operator commands; each module of a group adds its own parser and says what runs."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str]) -> int:
     """Run one command; its exit code: 0, 1 when it failed or left something undone, 2 when it was not understood."""
     options = parser().parse_args(argv)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it warns of, we say in a sentence
     output = Output()
     try:
         code: int = options.run(settings.load(), options, output)
