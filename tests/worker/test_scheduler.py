@@ -120,6 +120,19 @@ async def test_many_workers_fire_each_time_once(process: Process, second: Proces
     assert await pool.fetchval("SELECT count(*) FROM agent_runs") == 20
 
 
+async def test_a_claim_that_another_worker_has_fired_meanwhile_brings_nothing_forward(
+    process: Process, pool: Pool
+) -> None:
+    schedule = await make_schedule(pool)
+    clock = Clock(due_of(schedule))
+    lease = process.settings.schedules.claim
+    (claimed,) = await store.claim_due(pool, most=10, lease=lease, at=clock.now)
+    clock.now += lease
+    await Local(process, clock).tick()
+    await Local(process, clock).fire(claimed)
+    assert [each.fire_time for each in await logs(pool, schedule)] == [schedule.next_fire_at]
+
+
 async def test_what_a_worker_claimed_and_did_not_fire_is_fired_by_another(process: Process, pool: Pool) -> None:
     schedule = await make_schedule(pool)
     clock = Clock(due_of(schedule))
