@@ -48,9 +48,10 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(settings: Settings, *, access_log: bool = False) -> AsyncIterator[Server]:
+async def serving(settings: Settings) -> AsyncIterator[Server]:
+    """Nothing here tells uvicorn how to log: it would set the loggers of the whole process, other tests' too."""
     app = create_app(settings)
-    server = Server(uvicorn.Config(app, port=0, log_config=None, access_log=access_log, timeout_graceful_shutdown=2))
+    server = Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
     task = asyncio.create_task(server.serve())
     await eventually(lambda: server.started, within=30)
     try:

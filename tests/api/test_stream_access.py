@@ -189,7 +189,7 @@ async def test_tokens_are_in_no_access_log(
     settings: Settings, redis: Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token = sign_access_token(settings.auth.secrets[0], uuid4(), lifetime=timedelta(hours=1))
-    async with serving(settings, access_log=True) as server, AsyncClient(trust_env=False, timeout=60) as client:
+    async with serving(settings) as server, AsyncClient(trust_env=False, timeout=60) as client:
         await client.get(f"{server.url}/api/agent-run/{uuid4()}/stream", params={"token": token, "x": "1"})
         await client.get(f"{server.url}/api/threads", params={"access_token": token})
     said = capsys.readouterr()

@@ -23,7 +23,7 @@ class Host:
     """An application on a port of its own, in a thread; `with Host(app) as host: host.url`."""
 
     def __init__(self, app: Any, path: str = "/mcp", port: int = 0) -> None:
-        config = uvicorn.Config(app, port=port, log_level="critical", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1)
         self.server, self.path = uvicorn.Server(config), path
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 

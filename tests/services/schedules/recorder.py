@@ -55,7 +55,7 @@ class Recorder:
 async def recording() -> AsyncIterator[Recorder]:
     recorder = Recorder()
     app = Starlette(routes=[Route("/v2/schedules/{path:path}", recorder.take, methods=["POST", "PATCH", "DELETE"])])
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
     task = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)
     recorder.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
