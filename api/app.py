@@ -30,6 +30,7 @@ from api.routes import (
     mcp,
     metrics,
     projects,
+    qstash,
     runs,
     sandboxes,
     schedules,
@@ -78,6 +79,7 @@ ROUTE_MODULES = (
     webhooks,
     triggers,
     schedules,
+    qstash,
 )
 
 COLLECTIONS = (10_000, 20, 20)
@@ -133,7 +135,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for routes in ROUTE_MODULES:
         app.include_router(routes.router, prefix="/api")
     metrics.install(app)
-    app.include_router(schedules.router, prefix="/api/v1", include_in_schema=False)
+    for routes in (schedules, qstash):
+        app.include_router(routes.router, prefix="/api/v1", include_in_schema=False)
     return app
 
 

@@ -1,18 +1,13 @@
-"""Schedules: made, changed, looked at, woken by QStash. Also served under /v1."""
+"""Schedules: made, changed, looked at. Also served under /v1."""
 
-import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from importlib import import_module
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from agent import firing
-from agent.firing import Held
 from agent.workflows import beginning
 from agent.workflows.beginning import Asked
 from agent.workflows.inputs import BadInput
@@ -26,7 +21,7 @@ from api.routes.projects import Deleted
 from api.routes.starts import model_of, project_name
 from services import agents, projects, threads, workflows
 from services.agent_fields import Description, Name
-from services.errors import Conflict, NotFound, PayloadTooLarge, Unauthenticated, Unavailable
+from services.errors import Conflict
 from services.postgres import Connection, transaction
 from services.schedules import firings, store, times
 from services.schedules.config import Config, Missed, zone_of
@@ -39,11 +34,6 @@ router = APIRouter(prefix="/schedules", tags=["schedules"])
 
 MAX_SCHEDULES, MAX_LOGS = 100, 100
 SHOWN_TIMES = 5
-EARLY = timedelta(seconds=30)
-"""By how much the clock of QStash may be ahead: half of what lies between two times at the least."""
-MAX_DELIVERY_BYTES = 64 * 1024
-MAX_MESSAGE_ID_CHARS = 200
-UNSIGNED = "The signature of this delivery is missing, wrong or expired."
 
 SchedulesQuery = Annotated[int, Query(ge=1, le=MAX_SCHEDULES)]
 LogsQuery = Annotated[int, Query(ge=1, le=MAX_LOGS)]
@@ -151,16 +141,6 @@ class TemplateOut(BaseModel):
 
 class Templates(BaseModel):
     templates: list[TemplateOut]
-
-
-class Delivered(BaseModel):
-    """`ignored`: nothing was due."""
-
-    status: str
-    schedule_id: UUID
-    agent_run_id: UUID | None = None
-    execution_id: UUID | None = None
-    error: str | None = None
 
 
 def shown(resources: Resources, schedule: Schedule) -> ScheduleOut:
@@ -308,89 +288,6 @@ async def validate_cron(asked: CronIn, caller: CallerDep) -> CronOut:
         cron_expression=asked.cron_expression,
         next_executions=upcoming,
         description=times.describe(expression),
-    )
-
-
-@router.post("/trigger/{workflow_id}")
-async def trigger_schedule(workflow_id: UUID, request: Request, resources: ResourcesDep) -> Delivered:
-    """A delivery of QStash, signed with one of its keys: fires what is due, and the same message only once.
-
-    `workflow_id` is that of the schedule, or of one without a workflow its own; the body names the schedule.
-    """
-    body = await request.body()
-    await verify(request, resources, body)
-    schedule = await delivered_schedule(resources, workflow_id, body)
-    message_id = request.headers.get("Upstash-Message-Id", "")
-    if not message_id or len(message_id) > MAX_MESSAGE_ID_CHARS or not message_id.isprintable():
-        raise invalid("Upstash-Message-Id", "must name the message", where="header")
-    async with resources.pool.acquire() as conn:
-        known = await firings.of_message(conn, schedule.schedule_id, message_id)
-    return shown_delivery(known) if known else await deliver(resources, schedule, message_id)
-
-
-async def verify(request: Request, resources: Resources, body: bytes) -> None:
-    """Raises: Unauthenticated, also where schedules are not woken by QStash; PayloadTooLarge."""
-    if resources.settings.schedules.backend != "qstash":
-        raise Unauthenticated(UNSIGNED)
-    if len(body) > MAX_DELIVERY_BYTES:
-        raise PayloadTooLarge(f"A delivery may have {MAX_DELIVERY_BYTES} bytes.")
-    qstash: Any = await asyncio.to_thread(import_module, "services.schedules.qstash")
-    qstash.verify(resources.settings, request.headers.get("Upstash-Signature", ""), body, request.url.path)
-
-
-async def delivered_schedule(resources: Resources, target_id: UUID, body: bytes) -> Schedule:
-    """Raises: NotFound; RequestValidationError."""
-    try:
-        schedule_id = UUID(orjson.loads(body)["schedule_id"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise invalid("schedule_id", "must name a schedule") from error
-    schedule = await store.find(resources.pool, schedule_id)
-    if schedule is None or schedule.target_id != target_id:
-        raise NotFound(store.MISSING)
-    return schedule
-
-
-async def deliver(resources: Resources, schedule: Schedule, message_id: str) -> Delivered:
-    """Raises: Unavailable while what it starts is locked: QStash tries again."""
-    ignored = Delivered(status="ignored", schedule_id=schedule.schedule_id)
-    place = await store.place_of(resources.pool, schedule.schedule_id)
-    if place is None:
-        return ignored
-    try:
-        outcome = await firing.fire(resources, place, early=EARLY, message_id=message_id)
-        if outcome and schedule.missed == "all":
-            await make_up(resources, place)
-    except Held as error:
-        raise Unavailable from error
-    if outcome is None:
-        return ignored
-    run = outcome.run
-    return Delivered(
-        status=outcome.status,
-        schedule_id=schedule.schedule_id,
-        agent_run_id=run.id if run else None,
-        execution_id=run.settings.get("execution_id") if run else None,
-        error=outcome.error,
-    )
-
-
-async def make_up(resources: Resources, place: store.Due) -> None:
-    """What was missed before the time of this delivery; what is too much for now is left to the next one."""
-    for _ in range(resources.settings.schedules.max_catch_up):
-        try:
-            if await firing.fire(resources, place) is None:
-                return
-        except Held:
-            return
-
-
-def shown_delivery(known: Firing) -> Delivered:
-    return Delivered(
-        status=known.status,
-        schedule_id=known.schedule_id,
-        agent_run_id=known.agent_run_id,
-        execution_id=known.execution_id,
-        error=known.error,
     )
 
 
