@@ -15,9 +15,10 @@ from services.log import logger
 from services.postgres import Unreachable as PostgresUnreachable
 from services.runs.naming import requested_by
 from services.secrets import Secrets, SecretUnreadable
-from services.webhooks import account_secrets, deliveries, sending
+from services.webhooks import account_secrets, claims, deliveries, sending
 from services.webhooks.account_secrets import AccountSecret
-from services.webhooks.deliveries import Claim, Limits, Outcome
+from services.webhooks.claims import Claim, Limits
+from services.webhooks.deliveries import Outcome
 from worker.process import Process
 
 BATCH = 200
@@ -67,7 +68,7 @@ class Deliveries:
 
     async def claim(self) -> list[Claim]:
         webhooks = self.settings.webhooks
-        return await deliveries.claim(
+        return await claims.take(
             self.stores.pool,
             self.under_way.values(),
             self.limits,

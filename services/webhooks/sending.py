@@ -17,7 +17,8 @@ import orjson
 from services.outgoing import ForbiddenUrl, open_guarded_client
 from services.settings import Settings, WebhookSettings
 from services.webhooks import signatures
-from services.webhooks.deliveries import Claim, Outcome
+from services.webhooks.claims import Claim
+from services.webhooks.deliveries import Outcome
 
 GROWTH = 3
 """Each delay is so many times the one before it."""

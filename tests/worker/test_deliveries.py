@@ -16,7 +16,7 @@ from services.runs import lifecycle
 from services.runs.fence import Fence
 from services.secrets import Secrets
 from services.settings import OutgoingSettings, Settings, WebhookSettings
-from services.webhooks import account_secrets, deliveries, sending, signatures
+from services.webhooks import account_secrets, claims, deliveries, sending, signatures
 from services.webhooks.deliveries import Standing
 from services.webhooks.signatures import BadSignature
 from tests.services.runs.seeds import Place, age, claim, eventually, make_place, make_run, set_columns
@@ -285,7 +285,7 @@ async def test_what_a_killed_worker_was_sending_is_sent_by_another(
             told_of = await until(second.stores.pool, run_id, "delivered")
     assert {asked.headers["webhook-id"] for asked in receiver.asked} == {f"run_{run_id}"}
     lost, kept = told_of.attempts or []
-    assert (lost["number"], lost["error"], lost.get("status_code")) == (1, deliveries.LOST, None)
+    assert (lost["number"], lost["error"], lost.get("status_code")) == (1, claims.LOST, None)
     assert (kept["number"], kept["status_code"]) == (2, 200)
 
 
