@@ -8,7 +8,7 @@ from uuid import UUID
 from agent.context import RunContext
 from agent.thread_manager import patiently
 from agent.turns import answer_id
-from services import messages
+from services import messages, run_messages
 from services.messages import Message
 from services.postgres import Connection
 
@@ -79,7 +79,7 @@ async def load(ctx: RunContext) -> History:
         newest = await newest_part(conn, ctx.run.thread_id, covered)
         oldest = newest[0].position if newest else EVERYTHING
         opening = [] if summary else await beginning(conn, ctx.run.thread_id, oldest)
-        earlier = await messages.of_run(conn, ctx.run.id, oldest)
+        earlier = await run_messages.of_run(conn, ctx.run.id, oldest)
         summaries = [stored for stored in newest if stored.type == "summary" and stored.agent_run_id == ctx.run.id]
         counted = [stored for stored in earlier if stored.position not in {each.position for each in opening}]
         floor = covered or (oldest - 1 if opening else 0)

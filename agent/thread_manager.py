@@ -12,7 +12,7 @@ import orjson
 
 from agent.calls import ToolCall, calls_of, dicts
 from agent.context import RunContext
-from services import messages
+from services import messages, run_messages
 from services.log import logger
 from services.messages import Message, NewMessage
 from services.postgres import Connection, Unreachable
@@ -185,7 +185,7 @@ async def store(ctx: RunContext, message: NewMessage) -> Message:
 async def store_once(conn: Connection, ctx: RunContext, message: NewMessage) -> Message:
     assert message.message_id
     try:
-        return (await messages.add(conn, ctx.run.thread_id, [message], fence=ctx.fence))[0]
+        return (await run_messages.add(conn, ctx.fence, ctx.run.thread_id, [message]))[0]
     except asyncpg.UniqueViolationError:
         # An earlier try was committed although its answer never came back.
         stored = await messages.get(conn, ctx.run.thread_id, message.message_id)

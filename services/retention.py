@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
 
-from services import messages
+from services import old_messages
 from services.postgres import Connection, Executor, Pool, transaction
 from services.runs import archive, old_runs
 from services.settings import RetentionSettings
@@ -60,7 +60,7 @@ def rules(settings: RetentionSettings) -> list[Rule]:
     """Those that are on; events go before runs, whose rest they are."""
     each = [
         Rule("events", settings.events, archive.count_old, remove_events),
-        Rule("messages", settings.messages, messages.count_old, remove_messages),
+        Rule("messages", settings.messages, old_messages.count_old, remove_messages),
         Rule("runs", settings.runs, old_runs.count_old, remove_runs),
     ]
     return [rule for rule in each if rule.age]
@@ -71,7 +71,7 @@ async def remove_events(conn: Connection, age: timedelta, _behind: Behind) -> tu
 
 
 async def remove_messages(conn: Connection, age: timedelta, behind: Behind) -> tuple[int, Behind]:
-    return await messages.remove_old(conn, age, behind if isinstance(behind, tuple) else None)
+    return await old_messages.remove_old(conn, age, behind if isinstance(behind, tuple) else None)
 
 
 async def remove_runs(conn: Connection, age: timedelta, _behind: Behind) -> tuple[int, Behind]:

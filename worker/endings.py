@@ -12,8 +12,9 @@ from agent import loop as agent_loop
 from agent.context import RunContext
 from services import metrics
 from services.log import logger
-from services.messages import FencedMessage, Message, NewMessage
+from services.messages import Message, NewMessage
 from services.postgres import Unreachable as PostgresUnreachable
+from services.run_messages import FencedMessage
 from services.runs import closing, store
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.fence import FenceLost

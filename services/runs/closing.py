@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 from redis.exceptions import ResponseError
 from structlog.contextvars import bound_contextvars
 
-from services import messages, metrics, text_tokens
+from services import metrics, run_messages, text_tokens
 from services.billing import gate_of
 from services.billing.calls import Charge
 from services.log import logger
@@ -96,7 +96,7 @@ async def keep_text(stores: Stores, log: EventLog, run: Run) -> list[Event]:
     Returns the event that says so. A message that the driver stored without coming to say so is said instead.
     """
     recent = await since_last_message(stores, log)
-    stored = await messages.newest_of_run(stores.pool, run.id)
+    stored = await run_messages.newest_of_run(stores.pool, run.id)
     if stored is None or any(str(stored.message_id).encode() in event for event in recent):
         text = events.unstored_text(recent)
         if not text:
@@ -104,7 +104,7 @@ async def keep_text(stores: Stores, log: EventLog, run: Run) -> list[Event]:
         metadata = {"stream_status": "complete", "thread_run_id": str(run.id), "interrupted": True}
         content = {"role": "assistant", "content": text}
         charge = await charge_for(stores, run, text)
-        stored = await messages.keep(stores.pool, log.fence, uuid5(run.id, text), content, metadata, charge)
+        stored = await run_messages.keep(stores.pool, log.fence, uuid5(run.id, text), content, metadata, charge)
     metadata = {**stored.metadata, "stream_status": "complete"}
     said = Event(stored.type, stored.content, metadata, stored.message_id, stored.is_llm_message)
     return [replace(said, created_at=stored.created_at, updated_at=stored.updated_at)]

@@ -12,11 +12,12 @@ from uuid import UUID
 
 import asyncpg
 
-from services import messages
+from services import run_messages
 from services.joining import Joined
 from services.log import logger
-from services.messages import FencedMessage, Message
+from services.messages import Message
 from services.postgres import Pool, Unreachable, dump_json
+from services.run_messages import FencedMessage
 from services.runs import lifecycle, store
 from services.runs.fence import Fence
 from services.runs.lifecycle import End, Overdue
@@ -40,7 +41,7 @@ class Together:
         self.acknowledgements = Joined[Fence, None](partial(lifecycle.acknowledge_stops, pool))
         self.overdue = Joined[Overdue, Run | None](partial(lifecycle.end_overdue, pool))
         self.turns = Joined[UUID, Run | None](partial(store.next_queued_of, pool))
-        self.drafts = Joined[FencedMessage, Message | None](partial(messages.add_free, pool))
+        self.drafts = Joined[FencedMessage, Message | None](partial(run_messages.add_free, pool))
 
     async def end(self, fence: Fence, status: str, *, error: str | None, usage: dict[str, Any]) -> Run | None:
         """`lifecycle.end`."""

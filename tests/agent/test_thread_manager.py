@@ -9,7 +9,7 @@ import pytest
 from httpx2 import AsyncClient
 
 from agent import history, prompt, thread_manager
-from services import messages
+from services import run_messages
 from services.messages import Message, NewMessage
 from services.postgres import Pool
 from services.settings import Settings
@@ -171,14 +171,14 @@ async def test_storing_waits_until_postgres_is_back(
 ) -> None:
     monkeypatch.setattr(thread_manager, "RETRY_SECONDS", 0.01)
     ctx, _ = await make_context(pool, http, settings, "openai/m")
-    add, failures = messages.add, [ConnectionRefusedError(), asyncpg.CannotConnectNowError("starting up")]
+    add, failures = run_messages.add, [ConnectionRefusedError(), asyncpg.CannotConnectNowError("starting up")]
 
     async def sometimes(*args: Any, **kwargs: Any) -> list[Message]:
         if failures:
             raise failures.pop()
         return await add(*args, **kwargs)
 
-    monkeypatch.setattr(messages, "add", sometimes)
+    monkeypatch.setattr(run_messages, "add", sometimes)
     async with asyncio.timeout(5):
         assert await thread_manager.store(ctx, NewMessage("assistant", "a"))
     assert not failures

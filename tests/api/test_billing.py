@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from httpx2 import Response
 from pydantic import SecretStr
 
-from services import messages
+from services import run_messages
 from services.billing import gate_of, ledger, reserves
 from services.billing.calls import Charge, ModelCall
 from services.billing.gate import Verdict
@@ -205,7 +205,7 @@ async def test_an_answer_whose_thread_is_deleted_while_it_is_streamed_is_paid_fo
         await asyncio.sleep(0.1)
         said = NewMessage("assistant", {"role": "assistant", "content": "A long"}, charge=charge)
         async with pool.acquire() as conn:
-            await messages.add(conn, UUID(thread_id), [said], fence=fence)
+            await run_messages.add(conn, fence, UUID(thread_id), [said])
 
     monkeypatch.setattr(stopping, "see_them_end", end_as_its_driver)
     assert (await ann.delete(f"/{what}/{thread_id if what == 'threads' else project_id}")).status_code == 200

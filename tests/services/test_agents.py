@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 from uuid import UUID, uuid4
 
-from services import agents, messages
+from services import agents, run_messages
 from services.agents import Agent, Change
 from services.known_versions import KnownVersions
 from services.messages import NewMessage
@@ -41,7 +41,7 @@ async def test_an_agent_is_deleted_while_its_runs_store_messages(pool: Pool, set
     async def speak(fence: Fence, thread_id: UUID) -> None:
         for number in range(20):
             async with pool.acquire() as conn:
-                await messages.add(conn, thread_id, [NewMessage("assistant", {"n": number})], fence=fence)
+                await run_messages.add(conn, fence, thread_id, [NewMessage("assistant", {"n": number})])
 
     async def delete() -> None:
         await asyncio.sleep(0.02)
@@ -59,8 +59,8 @@ async def test_an_agent_is_deleted_while_its_runs_store_messages(pool: Pool, set
 async def test_what_a_run_stores_is_its_agent_s(pool: Pool, settings: Settings) -> None:
     fence, agent, thread_id = await live_run(pool, settings)
     async with pool.acquire() as conn:
-        (stored,) = await messages.add(conn, thread_id, [NewMessage("assistant", {})], fence=fence)
-    kept = await messages.keep(pool, fence, uuid4(), {}, {})
+        (stored,) = await run_messages.add(conn, fence, thread_id, [NewMessage("assistant", {})])
+    kept = await run_messages.keep(pool, fence, uuid4(), {}, {})
     for message in (stored, kept):
         assert (message.agent_id, message.agent_version_id) == (agent.agent_id, agent.current_version_id)
 

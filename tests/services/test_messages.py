@@ -1,4 +1,3 @@
-import asyncio
 from secrets import token_hex
 from typing import Any
 from uuid import UUID, uuid4
@@ -9,8 +8,7 @@ import pytest
 from services import messages
 from services.messages import Message, NewMessage
 from services.postgres import Connection, Pool
-from services.runs.fence import Fence, FenceLost
-from tests.agent.seeds import fence_of, make_run, make_thread
+from tests.agent.seeds import make_thread
 
 
 def said(text: str) -> NewMessage:
@@ -66,48 +64,6 @@ async def test_a_message_makes_its_thread_newer(pool: Pool) -> None:
         before = await conn.fetchval(updated, thread_id)
         await messages.add(conn, thread_id, [said("hello")])
         assert await conn.fetchval(updated, thread_id) > before
-
-
-async def test_a_fenced_message_belongs_to_its_run_and_counts_as_progress(pool: Pool) -> None:
-    async with pool.acquire() as conn:
-        thread_id = await make_thread(conn)
-        run = await make_run(conn, thread_id)
-        stored = await messages.add(conn, thread_id, [said("a"), said("b")], fence=fence_of(run))
-        assert [message.agent_run_id for message in stored] == [run.id, run.id]
-        assert await conn.fetchval("SELECT crashes FROM agent_runs WHERE id = $1", run.id) == 0
-
-
-@pytest.mark.parametrize(
-    "loss", ["attempt = attempt + 1", "status = 'stopped', completed_at = now()", "status = 'queued'"]
-)
-async def test_an_attempt_that_lost_its_run_cannot_store_any_more(pool: Pool, loss: str) -> None:
-    async with pool.acquire() as conn:
-        thread_id = await make_thread(conn)
-        run = await make_run(conn, thread_id)
-        await conn.execute(f"UPDATE agent_runs SET {loss} WHERE id = $1", run.id)
-        with pytest.raises(FenceLost):
-            await messages.add(conn, thread_id, [said("late")], fence=fence_of(run))
-        assert await for_model(conn, thread_id) == []
-        assert await conn.fetchval("SELECT crashes FROM agent_runs WHERE id = $1", run.id) == 3
-
-
-async def test_a_message_that_races_a_take_over_waits_for_it_and_is_refused(pool: Pool) -> None:
-    async with pool.acquire() as conn, pool.acquire() as other:
-        thread_id = await make_thread(conn)
-        run = await make_run(conn, thread_id)
-        async with other.transaction():
-            await other.execute("UPDATE agent_runs SET attempt = attempt + 1 WHERE id = $1", run.id)
-            adding = asyncio.create_task(messages.add(conn, thread_id, [said("late")], fence=fence_of(run)))
-            done, _ = await asyncio.wait({adding}, timeout=0.2)
-            assert not done
-        with pytest.raises(FenceLost):
-            await adding
-
-
-async def test_a_fence_of_an_unknown_run_is_lost(pool: Pool) -> None:
-    async with pool.acquire() as conn:
-        with pytest.raises(FenceLost):
-            await messages.add(conn, await make_thread(conn), [said("x")], fence=Fence(uuid4(), 1, "worker"))
 
 
 async def test_a_given_id_is_stored_once(pool: Pool) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
-from services import messages, retention
+from services import messages, old_messages, retention
 from services.messages import NewMessage
 from services.postgres import Pool, open_pool, transaction
 from services.retention import NotOurTurn
@@ -140,7 +140,7 @@ async def test_a_start_that_is_about_to_be_committed_keeps_the_messages_of_its_t
 
 
 async def test_a_batch_of_threads_in_use_hides_none_behind_it(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr(old_messages, "REMOVED_AT_ONCE", 2)
     places = [await make_place(stores.pool) for _ in range(6)]
     for days, place in enumerate(reversed(places)):
         await age_messages(stores.pool, place.thread_id, OLD + timedelta(days=days))
@@ -152,7 +152,7 @@ async def test_a_batch_of_threads_in_use_hides_none_behind_it(stores: Stores, mo
 async def test_messages_of_one_moment_are_removed_though_some_of_them_stay(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(messages, "REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr(old_messages, "REMOVED_AT_ONCE", 2)
     places = [await make_place(stores.pool) for _ in range(7)]
     for place in places[:3]:
         await make_run(stores.pool, place)

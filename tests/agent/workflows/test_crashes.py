@@ -12,7 +12,7 @@ from httpx2 import AsyncClient
 
 from agent.context import RunFailed, RunParked
 from agent.workflows import engine
-from services import messages, workflow_steps
+from services import run_messages, workflow_steps
 from services.postgres import Pool
 from services.runs.fence import FenceLost
 from services.settings import Settings
@@ -43,7 +43,7 @@ class Fuse:
         with (
             patch.object(workflow_steps, "begin", self.around(workflow_steps.begin)),
             patch.object(workflow_steps, "note", self.around(workflow_steps.note)),
-            patch.object(messages, "add", self.around(messages.add)),
+            patch.object(run_messages, "add", self.around(run_messages.add)),
         ):
             yield
 

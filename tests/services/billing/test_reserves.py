@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from services import messages
+from services import run_messages
 from services.billing import ledger, reserves
 from services.billing.calls import Charge, ModelCall
 from services.messages import NewMessage
@@ -89,7 +89,7 @@ async def test_a_try_whose_answer_was_lost_and_that_commits_late_is_counted_once
 async def store(pool: Pool, run: Run, charge: Charge, message_id: UUID) -> None:
     new = NewMessage("assistant", {"role": "assistant", "content": "x"}, message_id=message_id, charge=charge)
     async with pool.acquire() as conn:
-        await messages.add(conn, run.thread_id, [new], fence=fence_of(run))
+        await run_messages.add(conn, fence_of(run), run.thread_id, [new])
 
 
 async def test_a_call_is_settled_by_the_statement_that_stores_its_message(pool: Pool) -> None:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from services import messages
+from services import run_messages
 from services.broker import RUN_QUEUE
 from services.broker import queue_length as broker_queue_length
 from services.errors import NotFound
@@ -120,7 +120,7 @@ async def test_a_message_that_was_stored_and_not_told_is_told_though_its_chunks_
         content = {"role": "assistant", "content": "Hello world, and more"}
         new = NewMessage("assistant", content, {"thread_run_id": str(driver.run.id)})
         async with stores.pool.acquire() as conn:
-            [stored] = await messages.add(conn, driver.run.thread_id, [new], fence=driver.held.fence)
+            [stored] = await run_messages.add(conn, driver.held.fence, driver.run.thread_id, [new])
         die(driver)
         await stopping.request_stop(other, driver.run.id)
         row = await closed(other.pool, driver.run.id)

@@ -7,9 +7,10 @@ from uuid import UUID, uuid4
 import pytest
 from redis.asyncio import Redis
 
-from services import messages
-from services.messages import FencedMessage, Message, NewMessage
+from services import run_messages
+from services.messages import Message, NewMessage
 from services.postgres import Pool, transaction
+from services.run_messages import FencedMessage
 from services.runs import lifecycle, stopping
 from services.runs.fence import FenceLost
 from services.runs.store import Run
@@ -61,7 +62,7 @@ async def keep(driver: Driver, text: str, message_id: UUID | None = None) -> Mes
 
     async def alone() -> Message:
         async with driver.stores.pool.acquire() as conn:
-            return (await messages.add(conn, driver.run.thread_id, [new], fence=driver.held.fence))[0]
+            return (await run_messages.add(conn, driver.held.fence, driver.run.thread_id, [new]))[0]
 
     return await driver.stores.together.add(draft, alone)
 
