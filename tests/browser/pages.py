@@ -81,3 +81,9 @@ class Reader:
 
     async def is_over(self) -> bool:
         return bool(await self.page.evaluate("() => stream.over"))
+
+
+async def connected(readers: list[Reader], count: int) -> bool:
+    """Whether so many of these tabs have a connection of their own."""
+    found = [each for each in readers if (await each.look())["connected"]]
+    return len(found) == count

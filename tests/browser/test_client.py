@@ -9,7 +9,7 @@ from playwright.async_api import Error as PlaywrightError
 
 from tests.acceptance.client import Client, until
 from tests.acceptance.operators import Deployment
-from tests.browser.pages import Reader
+from tests.browser.pages import Reader, connected
 from tests.browser.texts import model, text_of
 
 
@@ -99,8 +99,3 @@ async def test_fifty_tabs_over_http_1_read_one_run_without_starving(
     await readers[0].page.close()
     seen = await asyncio.gather(*(each.ended() for each in readers[1:]))
     assert {each["text"] for each in seen} == {text_of(1000)}
-
-
-async def connected(readers: list[Reader], count: int) -> bool:
-    found = [each for each in readers if (await each.look())["connected"]]
-    return len(found) == count
