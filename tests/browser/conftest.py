@@ -13,7 +13,7 @@ from services.embedded import chromium
 from tests.acceptance.client import Client
 from tests.acceptance.conftest import model_settings
 from tests.acceptance.operators import SCALED, Deployment
-from tests.browser.pages import BLANK, Reader
+from tests.browser.pages import BLANK, Console, Reader, open_console
 from tests.conftest import administer, failed, named, used, with_path
 from tests.databases import copy_of
 from tests.fakes import FakeModel
@@ -108,3 +108,10 @@ async def client(system: Deployment) -> AsyncIterator[Client]:
 async def reader(system: Deployment, client: Client, context: BrowserContext) -> Reader:
     """The client of a page, in the hands of the same person as `client`."""
     return await Reader.open(context, system.url, client.token)
+
+
+@pytest.fixture
+async def console(system: Deployment, client: Client, context: BrowserContext) -> AsyncIterator[Console]:
+    console = await open_console(context, system.url, client.token)
+    yield console
+    assert console.errors == []

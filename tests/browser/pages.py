@@ -1,10 +1,12 @@
-"""A page that uses the client, seen from the test."""
+"""Pages seen from the test: one that uses the client, and one with the console."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import BrowserContext, ConsoleMessage, Page, expect
 
+from services.embedded.state import DEFAULT
 from tests.acceptance.client import until
 
 BLANK = "<!doctype html><meta charset=utf-8><title>blank</title>"
@@ -30,6 +32,18 @@ LOOK = """
   connected: stream.connected, tries: stream.view.attempt,
 })
 """
+
+
+PICTURES = DEFAULT / "screenshots"
+"""Kept to be looked at."""
+PATIENT_MS = 20_000
+REPORT = """
+window.reports = [];
+addEventListener('securitypolicyviolation', (event) => reports.push(`${event.violatedDirective} ${event.blockedURI}`));
+"""
+"""What the policy of the page forbade."""
+NONSENSE = re.compile(r"undefined|NaN|\[object|^false$|Invalid Date", re.M)
+"""What a page shows whose code forgot a case."""
 
 
 @dataclass
@@ -87,3 +101,49 @@ async def connected(readers: list[Reader], count: int) -> bool:
     """Whether so many of these tabs have a connection of their own."""
     found = [each for each in readers if (await each.look())["connected"]]
     return len(found) == count
+
+
+@dataclass
+class Console:
+    """A tab with the console; `errors` is what the browser complained of, what its policy forbade included."""
+
+    page: Page
+    url: str
+    errors: list[str] = field(default_factory=list)
+
+    def heard(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and "favicon" not in message.text:
+            self.errors.append(message.text)
+
+    async def go(self, to: str) -> None:
+        await self.page.goto(f"{self.url}/#{to}")
+
+    async def show(self, to: str) -> None:
+        """Go there and wait until all is there that is asked for."""
+        await self.go(to)
+        await expect(self.page.locator(f"#main[data-shown='{to}']")).to_be_visible()
+        await expect(self.page.locator("main")).not_to_contain_text(NONSENSE, use_inner_text=True)
+
+    async def state(self, name: str) -> None:
+        """Wait for the conversation to show that its run stands so."""
+        await expect(self.page.locator(f".conversation[data-state={name}]")).to_be_visible(timeout=PATIENT_MS)
+
+    async def answers(self) -> list[str]:
+        return await self.page.locator(".answer > .markdown").all_inner_texts()
+
+    async def picture(self, name: str) -> None:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        await self.page.screenshot(path=PICTURES / f"{name}.png")
+
+
+async def open_console(context: BrowserContext, url: str, token: str) -> Console:
+    """As the link of `./dev run` opens it."""
+    page = await context.new_page()
+    page.set_default_timeout(PATIENT_MS)
+    console = Console(page, url)
+    await page.add_init_script(REPORT)
+    page.on("console", console.heard)
+    page.on("pageerror", lambda error: console.errors.append(str(error)))
+    await page.goto(f"{url}/#token={token}")
+    await expect(page.locator("#prompt")).to_be_visible(timeout=PATIENT_MS)
+    return console

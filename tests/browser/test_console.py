@@ -2,30 +2,25 @@
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
-from playwright.async_api import BrowserContext, ConsoleMessage, Page, ViewportSize, expect
+from playwright.async_api import BrowserContext, Page, ViewportSize, expect
 
 from api import pages
-from services.embedded.state import DEFAULT
 from services.runs import archive, keys
 from tests.acceptance.client import Client, until
 from tests.acceptance.operators import Deployment
+from tests.browser.pages import PATIENT_MS, Console, open_console
 from tests.fakes import FakeModel, Reply, calls, contents, refuses, says
 
-PICTURES = DEFAULT / "screenshots"
-"""Kept to be looked at."""
 MOST_SCRIPT_BYTES = 150 * 1024
-PATIENT_MS = 20_000
 LOREM = "demo/lorem?chunks=150&delay_ms=20"
 PHONE: ViewportSize = {"width": 390, "height": 844}
 AXE = (Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text()
@@ -35,13 +30,6 @@ FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTi
 BEFORE = ["Some **bold** words. ", *(f"word{n} " for n in range(50))]
 AFTER = ["# Title\n\n", *(f"more{n} " for n in range(100))]
 TASKS = json.dumps({"tasks": [{"title": "Say hello", "status": "done"}]})
-REPORT = """
-window.reports = [];
-addEventListener('securitypolicyviolation', (event) => reports.push(`${event.violatedDirective} ${event.blockedURI}`));
-"""
-"""What the policy of the page forbade."""
-NONSENSE = re.compile(r"undefined|NaN|\[object|^false$|Invalid Date", re.M)
-"""What a page shows whose code forgot a case."""
 NOTHING: dict[str, Any] = {"taken": None, "reports": [], "elements": 0, "links": []}
 MARKDOWN = (
     "# Title\n\n**Bold** and *slanted*, `code`, a [link](https://example.org/).\n\n- one\n- two\n  - inside\n\n"
@@ -151,59 +139,6 @@ HOSTILE = (
     '<img src=x onerror="window.taken=1"> <script>window.taken=1</script> '
     "[press](javascript:window.taken=1) ![seen](https://127.0.0.1/pixel.png) **bold**"
 )
-
-
-@dataclass
-class Console:
-    """A tab with the console; `errors` is what the browser complained of, what its policy forbade included."""
-
-    page: Page
-    url: str
-    errors: list[str] = field(default_factory=list)
-
-    def heard(self, message: ConsoleMessage) -> None:
-        if message.type == "error" and "favicon" not in message.text:
-            self.errors.append(message.text)
-
-    async def go(self, to: str) -> None:
-        await self.page.goto(f"{self.url}/#{to}")
-
-    async def show(self, to: str) -> None:
-        """Go there and wait until all is there that is asked for."""
-        await self.go(to)
-        await expect(self.page.locator(f"#main[data-shown='{to}']")).to_be_visible()
-        await expect(self.page.locator("main")).not_to_contain_text(NONSENSE, use_inner_text=True)
-
-    async def state(self, name: str) -> None:
-        """Wait for the conversation to show that its run stands so."""
-        await expect(self.page.locator(f".conversation[data-state={name}]")).to_be_visible(timeout=PATIENT_MS)
-
-    async def answers(self) -> list[str]:
-        return await self.page.locator(".answer > .markdown").all_inner_texts()
-
-    async def picture(self, name: str) -> None:
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        await self.page.screenshot(path=PICTURES / f"{name}.png")
-
-
-async def open_console(context: BrowserContext, url: str, token: str) -> Console:
-    """As the link of `./dev run` opens it."""
-    page = await context.new_page()
-    page.set_default_timeout(PATIENT_MS)
-    console = Console(page, url)
-    await page.add_init_script(REPORT)
-    page.on("console", console.heard)
-    page.on("pageerror", lambda error: console.errors.append(str(error)))
-    await page.goto(f"{url}/#token={token}")
-    await expect(page.locator("#prompt")).to_be_visible(timeout=PATIENT_MS)
-    return console
-
-
-@pytest.fixture
-async def console(system: Deployment, client: Client, context: BrowserContext) -> AsyncIterator[Console]:
-    console = await open_console(context, system.url, client.token)
-    yield console
-    assert console.errors == []
 
 
 def plain(text: str) -> str:

@@ -76,8 +76,7 @@ async function listAccounts(choice) {
   choice.hidden = false;
   choice.addEventListener('change', () => {
     signIn(session.token ?? '', choice.value);
-    if (location.hash === '#/conversations') void route();
-    else location.hash = '#/conversations';
+    location.hash = '#/conversations';
   });
 }
 

@@ -140,3 +140,17 @@ function note() {
     },
   };
 }
+
+/** At most a quarter of the time goes into drawing, however much there is to draw. @param {() => void} draw */
+export function paced(draw) {
+  let timer = 0;
+  let rest = 0;
+  return () => {
+    timer ||= setTimeout(() => {
+      timer = 0;
+      const began = performance.now();
+      draw();
+      rest = 4 * performance.now() - 3 * began;
+    }, Math.max(rest - performance.now(), 0));
+  };
+}

@@ -5,8 +5,8 @@ import {Longrun} from '../longrun.js';
 const TOKEN = 'longrun.token';
 const ACCOUNT = 'longrun.account';
 
-/** @type {{token: string | null, account: string | null, longrun: Longrun | null, leave: (why?: string) => void}} */
-export const session = {token: null, account: null, longrun: null, leave: () => {}};
+/** `who` is here, or was here last. @type {{token: string | null, account: string | null, longrun: Longrun | null, who: string | null, leave: (why?: string) => void}} */
+export const session = {token: null, account: null, longrun: null, who: null, leave: () => {}};
 
 /** The token of the address (`#token=…`, which no server sees), which is taken out of it. */
 export function tokenOfAddress() {
@@ -27,7 +27,7 @@ export function begin() {
   return known !== null;
 }
 
-/** @param {string} token @param {string | null} [account] */
+/** Whoever comes after somebody else begins anew: the address is that of a thing of theirs. @param {string} token @param {string | null} [account] */
 export function signIn(token, account = null) {
   session.token = token;
   session.account = account;
@@ -36,6 +36,9 @@ export function signIn(token, account = null) {
   else sessionStorage.removeItem(ACCOUNT);
   const isKey = token.startsWith('pk_') && token.includes(':');
   const longrun = (session.longrun = new Longrun({...(isKey ? {apiKey: token} : {token}), ...(account ? {accountId: account} : {}), fetch: judged}));
+  const who = longrun.audience();
+  if (session.who && session.who !== who) history.replaceState(null, '', location.pathname);
+  session.who = who;
 
   /** A token that is refused signs out, whatever asked; a late answer to whoever was here before does not. @param {URL | string} url @param {RequestInit} [init] */
   async function judged(url, init) {

@@ -6,7 +6,7 @@ import {composer} from '../composer.js';
 import {button, h, link} from '../dom.js';
 import {problem} from '../format.js';
 import {announce, heading} from '../listing.js';
-import {Parts} from '../parts.js';
+import {paced, Parts} from '../parts.js';
 import {ask, client} from '../session.js';
 
 const NEAR_END = 120;
@@ -182,18 +182,4 @@ export async function conversation({place, title, signal, args: [threadId]}) {
     about.append(latest.status === 'failed' ? h('span', {class: 'end failed'}, `The last run failed: ${latest.error ?? ''} `) : '', link(`/runs/${latest.id}`, 'Details of the last run'));
   }
   toEnd();
-}
-
-/** At most a quarter of the time goes into drawing, however much there is to draw. @param {() => void} draw */
-function paced(draw) {
-  let timer = 0;
-  let rest = 0;
-  return () => {
-    timer ||= setTimeout(() => {
-      timer = 0;
-      const began = performance.now();
-      draw();
-      rest = 4 * performance.now() - 3 * began;
-    }, Math.max(rest - performance.now(), 0));
-  };
 }

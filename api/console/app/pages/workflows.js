@@ -1,13 +1,16 @@
 /** Workflows, one with its graph, and an execution as it goes. */
 
 import {add, button, field, form, h, link, select, show} from '../dom.js';
-import {between, date, pretty, short, shortDate} from '../format.js';
+import {between, date, pretty, problem, short, shortDate} from '../format.js';
 import {graph} from '../graph.js';
 import {badge, facts, heading, pages} from '../listing.js';
 import {newKey} from '../../longrun/key.js';
+import {pause} from '../../longrun/waiting.js';
+import {paced, Parts} from '../parts.js';
 import {ask, client} from '../session.js';
 
 const SIZE = 50;
+const READ_EVERY = 500;
 
 /** @param {import('../main.js').Visit} visit */
 export function workflowsPage({place, title, go}) {
@@ -73,48 +76,77 @@ function valueOf(variable, text) {
 
 /** @param {import('../main.js').Visit} visit */
 export async function executionPage({place, title, signal, args: [executionId]}) {
-  let execution = await ask(`workflows/executions/${executionId}`, {signal});
+  const read = () => ask(`workflows/executions/${executionId}`, {signal});
+  let execution = await read();
   const workflow = await ask(`workflows/${execution.workflow_id}`, {signal});
   if (signal.aborted) return;
   title(`Execution of ${workflow.name}`);
   const about = h('div');
   const drawing = h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Graph'});
   const steps = h('div', {class: 'steps'});
+  const said = new Parts();
+  const wrong = h('p', {role: 'alert', class: 'problem'});
   const cancel = button('Cancel', () => ask(`workflows/executions/${executionId}/cancel`, {method: 'POST'}), {class: 'danger'});
-  place.append(heading(`Execution of ${workflow.name}`, cancel), about, drawing, h('h2', {}, 'Steps'), steps);
+  place.append(heading(`Execution of ${workflow.name}`, cancel), about, wrong, drawing, h('h2', {}, 'Steps'), steps, h('h2', {}, 'What was said'), said.element);
 
   function showAll() {
-    const ended = execution.completed_at !== null;
-    cancel.hidden = ended;
+    cancel.hidden = execution.completed_at !== null || !execution.agent_run_id;
     show(about, facts([
       ['State', badge(execution.phase)], ['Workflow', link(`/workflows/${execution.workflow_id}`, `${workflow.name}, version ${execution.workflow_version}`)],
       ['Run', execution.agent_run_id ? link(`/runs/${execution.agent_run_id}`, execution.agent_run_id.slice(0, 8)) : 'none yet'],
       ['Conversation', execution.thread_id ? link(`/conversations/${execution.thread_id}`, 'open') : '—'],
-      ['Started', date(execution.started_at)], ['Took', between(execution.started_at, execution.completed_at)], ['By', execution.triggered_by.toLowerCase()],
+      ['Started', date(execution.started_at)], ['Took', execution.completed_at ? between(execution.started_at, execution.completed_at) : '—'], ['By', execution.triggered_by.toLowerCase()],
     ]), execution.error && h('p', {class: 'problem', role: 'alert'}, execution.error));
-    show(steps, execution.steps.map((/** @type {any} */ step) => h('details', {class: 'tool', 'data-status': step.status},
-      h('summary', {}, h('code', {}, step.step_id), step.visit === '0' ? '' : ` ${step.visit}`, h('span', {class: 'state'}, step.status), h('span', {class: 'quiet'}, between(step.started_at, step.completed_at))),
-      h('div', {class: 'body'}, step.error && h('p', {class: 'problem'}, step.error), h('h4', {}, 'Inputs'), h('pre', {tabindex: '0', 'aria-label': 'Inputs'}, short(pretty(step.inputs), 10_000)), h('h4', {}, 'Output'), h('pre', {tabindex: '0', 'aria-label': 'Output'}, short(pretty(step.output), 10_000))))),
-    execution.next_cursor && h('p', {class: 'quiet'}, 'There are more steps; their events are in the run.'));
+    const open = new Set([...steps.querySelectorAll('details[open]')].map((each) => each.dataset.key));
+    show(steps, execution.steps.map((/** @type {any} */ step) => stepOf(step, open)), !execution.steps.length && h('p', {class: 'quiet'}, 'No step has begun yet.'),
+      execution.next_cursor && h('p', {class: 'quiet'}, 'There are more steps; their events are in the run.'));
     draw(new Map(execution.steps.map((/** @type {any} */ step) => [step.step_id, step])));
   }
 
   /** @param {Map<string, any>} live */
   const draw = (live) => show(drawing, graph(workflow.steps, workflow.entry_point, live));
-  showAll();
-  if (!execution.agent_run_id || execution.completed_at) return;
+
+  async function readAgain() {
+    due = false;
+    execution = await read().catch(() => execution);
+    if (!signal.aborted) showAll();
+  }
+
+  let due = false;
   let told = '';
-  const stream = client().stream(execution.agent_run_id, {
-    onChange: ({view}) => {
-      const now = JSON.stringify(view.steps.map(({key, status}) => [key, status]));
-      if (now === told) return;
-      told = now;
-      draw(new Map(view.steps.map((step) => [step.stepId, step])));
-    },
-    async onEnd() {
-      execution = await ask(`workflows/executions/${executionId}`).catch(() => execution);
-      if (!signal.aborted) showAll();
-    },
-  });
-  signal.addEventListener('abort', () => stream.close());
+  /** It may have been opened before there is a run: a message may ask for one, and a worker makes it. */
+  async function follow() {
+    while (!execution.agent_run_id) {
+      await pause(READ_EVERY, signal);
+      await readAgain();
+      if (signal.aborted) return;
+    }
+    const stream = client().stream(execution.agent_run_id, {
+      signal,
+      onChange: paced(() => {
+        if (signal.aborted) return;
+        said.set(stream.view.parts);
+        const now = JSON.stringify(stream.view.steps.map(({key, status}) => [key, status]));
+        if (now === told || execution.completed_at) return;
+        told = now;
+        draw(new Map(stream.view.steps.map((step) => [step.stepId, step])));
+        if (!due) setTimeout(readAgain, READ_EVERY);
+        due = true;
+      }),
+      onEnd: readAgain,
+      onError: (error) => (wrong.textContent = problem(error)),
+    });
+  }
+  signal.addEventListener('abort', () => said.close());
+  showAll();
+  void follow();
+}
+
+/** @param {any} step @param {Set<string>} open those that are to be open */
+function stepOf(step, open) {
+  const key = `${step.step_id} ${step.visit}`;
+  const piece = (/** @type {string} */ label, /** @type {any} */ value) => [h('h4', {}, label), h('pre', {tabindex: '0', 'aria-label': label}, short(pretty(value), 10_000))];
+  return h('details', {class: 'tool', 'data-status': step.status, 'data-key': key, open: open.has(key)},
+    h('summary', {}, h('code', {}, step.step_id), step.visit === '0' ? '' : ` ${step.visit}`, h('span', {class: 'state'}, step.status), h('span', {class: 'quiet'}, step.completed_at ? between(step.started_at, step.completed_at) : '')),
+    h('div', {class: 'body'}, step.error && h('p', {class: 'problem'}, step.error), piece('Inputs', step.inputs), piece('Output', step.output)));
 }

@@ -1,0 +1,104 @@
+"""Pages that are opened before there is anything to see: they go on by themselves."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+from playwright.async_api import Page, expect
+
+from tests.acceptance.brokers import messages_of
+from tests.acceptance.client import Client
+from tests.acceptance.operators import Deployment
+from tests.browser.pages import PATIENT_MS, Console
+from tests.fakes import FakeModel, says
+
+STEPS = [
+    {
+        "id": "greet",
+        "name": "Greet",
+        "type": "AGENT",
+        "next_steps": ["end"],
+        "config": {"prompt": "Greet them.", "model_name": "openai/greeter"},
+    },
+    {"id": "end", "name": "Tell", "type": "TRANSFORM", "config": {"expression": "`1`"}},
+]
+DEFINED: dict[str, Any] = {"name": "Greeting", "steps": STEPS, "entry_point": "greet", "state": "ACTIVE"}
+GREETING = ["Good ", "morning ", *(f"word{n} " for n in range(80)), "goodbye."]
+BEGUN_WITHOUT_A_RUN = """
+    INSERT INTO workflow_executions (execution_id, workflow_id, version_id, triggered_by)
+    SELECT $1, workflow_id, current_version_id, 'MESSAGE' FROM workflows WHERE workflow_id = $2
+"""
+ONCE = "() => { window.opened = (window.opened ?? 0) + 1; }"
+"""Gone after a reload."""
+
+
+async def test_an_execution_that_is_opened_before_it_has_a_run_goes_on_without_a_reload(
+    system: Deployment, client: Client, console: Console, fake_model: FakeModel
+) -> None:
+    page = console.page
+    fake_model.script(says(*GREETING, delay=0.05))
+    workflow = (await client.http.post("/workflows", json=DEFINED)).raise_for_status().json()
+    execution_id = uuid4()
+    conn = await asyncpg.connect(system.database_url)
+    try:
+        await conn.execute(BEGUN_WITHOUT_A_RUN, execution_id, UUID(workflow["id"]))
+    finally:
+        await conn.close()
+    await console.show(f"/executions/{execution_id}")
+    await page.evaluate(ONCE)
+    await expect(page.locator(".facts")).to_contain_text("none yet")
+    await expect(page.locator(".steps")).to_contain_text("No step has begun yet.")
+    with messages_of(system) as messages:
+        messages.send(actor="run_workflow_background", execution_id=str(execution_id), workflow_id=workflow["id"])
+    await expect(page.locator(".answer")).to_contain_text("Good morning", timeout=PATIENT_MS)
+    await expect(page.locator(".graph .running")).to_contain_text("Greet")
+    await expect(page.locator(".steps")).to_contain_text("greet")
+    await expect(page.locator(".answer")).to_contain_text("goodbye.", timeout=PATIENT_MS)
+    await expect(page.locator(".graph .completed")).to_have_count(2)
+    await expect(page.locator(".steps [data-status=completed]")).to_have_count(2)
+    await expect(page.locator(".facts .badge")).to_have_text("completed")
+    assert await page.evaluate("window.opened") == 1
+
+
+async def test_a_step_that_somebody_reads_stays_open_while_others_begin(
+    client: Client, console: Console, fake_model: FakeModel
+) -> None:
+    page = console.page
+    fake_model.script(says(*GREETING, delay=0.03))
+    workflow = (await client.http.post("/workflows", json=DEFINED)).raise_for_status().json()
+    answer = await client.http.post(f"/workflows/{workflow['id']}/execute", json={"variables": {}})
+    await console.show(f"/executions/{answer.raise_for_status().json()['execution_id']}")
+    await page.locator(".steps summary").first.click()
+    await expect(page.locator(".steps [data-status=completed]")).to_have_count(2, timeout=PATIENT_MS)
+    await expect(page.locator(".steps details").first).to_have_attribute("open", "")
+    await expect(page.locator(".answer")).to_contain_text("goodbye.")
+
+
+async def test_a_run_and_a_conversation_that_are_opened_while_queued_go_on_without_a_reload(
+    client: Client, console: Console, fake_model: FakeModel
+) -> None:
+    fake_model.script(says("First", " here.", delay=0.01))
+    page = console.page
+    first = await client.initiate("demo/lorem?chunks=150&delay_ms=20")
+    run_id = await client.start(first.thread_id, "openai/later", on_active="queue")
+    await console.show(f"/runs/{run_id}")
+    await page.evaluate(ONCE)
+    await expect(page.locator(".facts .badge")).to_have_text("waiting")
+    other = await page.context.new_page()
+    conversation = await copy_of(console, other, f"/conversations/{first.thread_id}")
+    await expect(page.locator("svg.timeline .bar.queue")).to_be_visible(timeout=PATIENT_MS)
+    await expect(page.locator(".facts .badge")).to_have_text("completed", timeout=PATIENT_MS)
+    await expect(page.locator(".many .line").last).to_contain_text("completed")
+    assert await page.evaluate("window.opened") == 1
+    await expect(conversation.page.locator(".answer").last).to_contain_text("First here.")
+    await conversation.state("completed")
+
+
+async def copy_of(console: Console, page: Page, path: str) -> Console:
+    """A second tab of the same person."""
+    token = await console.page.evaluate("sessionStorage.getItem('longrun.token')")
+    await page.goto(f"{console.url}/#token={token}")
+    await expect(page.locator("#prompt")).to_be_visible()
+    copy = Console(page, console.url)
+    await copy.go(path)
+    return copy
