@@ -204,7 +204,7 @@ async def archived_length(attempt: Attempt, log: EventLog | None) -> int | None:
         return None
     try:
         async with asyncio.timeout(ARCHIVE_SECONDS):
-            whole = await attempt.process.stores.of(attempt.run.id).writer.archive_run(log)
+            whole = await attempt.process.stores.of(attempt.run.id).writer.archiver.archive_run(log)
     except TimeoutError:
         return None
     return log.length if whole else None

@@ -173,7 +173,11 @@ async def claim_surely(process: Process, run: Claimable, held: Held) -> Run | No
         async with stores.pool.acquire() as conn:
             earlier, tried = tried, True
             row = await lifecycle.claim(
-                conn, run, stores.instance_id, dead_after=limits.dead_after, epoch=stores.of(run.id).writer.epoch
+                conn,
+                run,
+                stores.instance_id,
+                dead_after=limits.dead_after,
+                epoch=stores.of(run.id).writer.archiver.epoch,
             )
             if row or not earlier:
                 return row

@@ -38,7 +38,7 @@ STEPS = "tests/agent/workflows/test_crashes.py"
 BREAKS = (
     Break(
         "no fence in Redis",
-        "services/runs/log_writer.py",
+        "services/runs/log_script.py",
         "    elseif owner ~= ARGV[at] then verdicts[log] = 'lost'\n",
         "",
         f"{LOG}::test_nothing_is_appended_once_the_lock_is_in_other_hands",
@@ -52,9 +52,9 @@ BREAKS = (
     ),
     Break(
         "no fence taken from the row when the lock is missing",
-        "services/runs/log_writer.py",
+        "services/runs/log_mender.py",
         "if not await self.leases.retake(log.fence):",
-        "if not await self.redis.set(keys.lock(log.fence.run_id), log.fence.lock_value, ex=60):",
+        "if not await self.redis.set(log.lock, log.owner, ex=60):",
         f"{LOG}::test_a_missing_lock_refuses_an_append_once_the_fence_was_raised",
     ),
     Break(
@@ -113,14 +113,14 @@ BREAKS = (
     ),
     Break(
         "no refill of a list that Redis lost",
-        "services/runs/log_writer.py",
+        "services/runs/log_script.py",
         "    elseif length < expected then verdicts[log] = 'short'\n",
         "",
         f"{LOG}::test_a_flush_of_redis_between_two_appends_changes_no_id_and_no_byte",
     ),
     Break(
         "a repeated append that is not recognised",
-        "services/runs/log_writer.py",
+        "services/runs/log_script.py",
         "    elseif length > expected then verdicts[log] = 'longer'\n",
         "",
         f"{LOG}::test_an_append_whose_answer_was_lost_is_not_doubled",

@@ -198,7 +198,7 @@ async def test_what_work_still_says_while_its_log_is_archived_does_not_hold_up_i
     async def archive_and_speak_on(attempt: Attempt, log: EventLog) -> int | None:
         length = await archived_length(attempt, log)
         await log.append(chunk(attempt.run, "and another thing"))
-        await attempt.process.stores.writer.archive_run(log)
+        await attempt.process.stores.writer.archiver.archive_run(log)
         await eventually(lambda: log.archived > (length or 0))
         return length
 

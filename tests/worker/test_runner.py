@@ -18,6 +18,7 @@ from services.broker import RUN_QUEUE, queue_length
 from services.runs import events, keys, lifecycle, stopping, store
 from services.runs.fence import FenceLost
 from services.runs.lifecycle import HandOver
+from services.runs.log_archiver import LogArchiver
 from services.runs.log_writer import Listed, LogWriter
 from services.runs.store import Run
 from services.settings import Settings
@@ -277,12 +278,12 @@ async def test_a_bare_stop_is_written_into_the_row(process: Process) -> None:
 @pytest.mark.parametrize("moment", ["at once", "archiving", "writing the row"])
 async def test_a_bare_stop_that_comes_with_a_hand_over_ends_the_run(process: Process, moment: str) -> None:
     run = await make_run(process.stores.pool, model=SLOW)
-    archive_run, hand_over_all = LogWriter.archive_run, process.stores.hand_overs.answer
+    archive_run, hand_over_all = LogArchiver.archive_run, process.stores.hand_overs.answer
 
-    async def archive_late(writer: LogWriter, log: Any) -> bool:
+    async def archive_late(archiver: LogArchiver, log: Any) -> bool:
         if moment == "archiving":
             await say_stop(process, run)
-        return await archive_run(writer, log)
+        return await archive_run(archiver, log)
 
     async def hand_over_late(handed: Sequence[HandOver]) -> Sequence[Run | None]:
         if moment == "writing the row":
@@ -290,7 +291,7 @@ async def test_a_bare_stop_that_comes_with_a_hand_over_ends_the_run(process: Pro
         return await hand_over_all(handed)
 
     with (
-        patch.object(LogWriter, "archive_run", archive_late),
+        patch.object(LogArchiver, "archive_run", archive_late),
         patch.object(process.stores.hand_overs, "answer", hand_over_late),
     ):
         async with driven(process, run.id) as task:

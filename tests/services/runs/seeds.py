@@ -111,7 +111,7 @@ async def place_of(pool: Pool, run: Run) -> Place:
 
 async def claim(stores: Stores, run: Run) -> Run:
     """As the runner does."""
-    dead_after, epoch = stores.settings.runs.dead_after, stores.writer.epoch
+    dead_after, epoch = stores.settings.runs.dead_after, stores.writer.archiver.epoch
     claimed = await lifecycle.claim(stores.pool, run, stores.instance_id, dead_after=dead_after, epoch=epoch)
     assert claimed
     return claimed
@@ -132,7 +132,7 @@ class Driver:
         await self.log.flush()
 
     async def archived(self) -> None:
-        await self.stores.of(self.run.id).writer.archive_run(self.log)
+        await self.stores.of(self.run.id).writer.archiver.archive_run(self.log)
 
 
 @asynccontextmanager

@@ -113,7 +113,7 @@ async def test_a_statement_whose_answer_was_lost_is_not_repeated(stores: Stores)
     async with driving(stores) as driver:
         await driver.archived()
         await driver.say("a", "b", "c")
-        block = driver.log.block(stores.writer.epoch)
+        block = driver.log.block(stores.writer.archiver.epoch)
         if block:  # else the writer was faster
             await archive.store(stores.pool, [block])
         await driver.say("d")
@@ -129,7 +129,7 @@ async def test_the_closing_statement_may_lose_its_answer_too(stores: Stores) -> 
         row = await end(driver)
         stores.writer.logs.discard(driver.log)
         await driver.log.close(events.last_event(row.status, row.error))
-        block = driver.log.block(stores.writer.epoch)
+        block = driver.log.block(stores.writer.archiver.epoch)
         assert block
         assert block.closes
         await archive.store(stores.pool, [block])

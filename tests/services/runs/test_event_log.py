@@ -18,7 +18,7 @@ from services.runs import archive, events, keys, lifecycle, log_writer
 from services.runs.event_log import EventLog, LogRefused
 from services.runs.events import Event
 from services.runs.fence import Fence, FenceLost
-from services.runs.log_writer import Batches
+from services.runs.log_script import Batches
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
 from tests.proxy import Proxy
@@ -116,7 +116,7 @@ async def test_what_does_not_fit_into_one_round_trip_comes_with_the_next(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_writer, "ROUND_TRIP_BYTES", 20_000)
-    sent, append = list[int](), stores.writer.append
+    sent, append = list[int](), stores.writer.script.append
 
     async def count(batches: Batches) -> list[Any]:
         sent.append(len(batches))
@@ -125,7 +125,7 @@ async def test_what_does_not_fit_into_one_round_trip_comes_with_the_next(
     async with AsyncExitStack() as stack:
         drivers = [await stack.enter_async_context(driving(stores)) for _ in range(5)]
         await asyncio.gather(*(driver.archived() for driver in drivers))
-        monkeypatch.setattr(stores.writer, "append", count)
+        monkeypatch.setattr(stores.writer.script, "append", count)
         for driver in drivers:
             await driver.log.append(*(chunk(driver.run, f"{number} {'x' * 10_000}") for number in range(3)))
         for driver in drivers:
@@ -297,7 +297,7 @@ async def test_a_connection_reset_in_mid_pipeline_loses_and_doubles_nothing(
 async def test_what_was_pending_when_an_append_failed_unexpectedly_is_appended(stores: Stores) -> None:
     async with driving(stores) as driver:
         await driver.say("a")
-        with patch.object(stores.writer, "appends_of", side_effect=ValueError("a bug")):
+        with patch.object(stores.writer.script, "appends_of", side_effect=ValueError("a bug")):
             await driver.log.append(chunk(driver.run, "b"))
             flushing = asyncio.create_task(driver.log.flush())
             await asyncio.sleep(0.5)
@@ -505,7 +505,7 @@ async def test_each_log_of_a_call_gets_a_verdict_of_its_own(stores: Stores, redi
         await redis.delete(keys.lock(unlocked.run.id), keys.responses(emptied.run.id))
         await redis.rpush(keys.responses(overtaken.run.id), b'{"type": "foreign"}')
         batches = [(driver.log, [b"b", b"c"]) for driver in drivers]
-        assert await stores.writer.append(batches) == [b"lost", b"missing", b"short", b"longer", b"ok"]
+        assert await stores.writer.script.append(batches) == [b"lost", b"missing", b"short", b"longer", b"ok"]
         lengths = [await redis.llen(keys.responses(driver.run.id)) for driver in drivers]
         assert lengths == [1, 1, 0, 2, 3]
 
@@ -515,7 +515,7 @@ async def test_a_list_that_is_named_twice_in_a_call_is_appended_to_once(stores: 
     async with driving(stores) as driver, driving(stores) as other:
         await asyncio.gather(driver.say("a"), other.say("a"))
         batches = [(each.log, [b"b"]) for each in (driver, other, driver)]
-        assert await stores.writer.append(batches) == [b"ok", b"ok", b"longer"]
+        assert await stores.writer.script.append(batches) == [b"ok", b"ok", b"longer"]
         assert len(await listed(stores, driver.run.id)) == 2
 
 
@@ -648,7 +648,7 @@ async def test_a_refill_never_leaves_the_end_of_the_archive_without_the_tail(sto
         log = await listed(stores, driver.run.id)
         assert driver.log.archived == 2
         for first_id in range(4):
-            assert await stores.writer.lost_events(driver.log, first_id) == log[first_id:]
+            assert await stores.writer.mender.lost_events(driver.log, first_id) == log[first_id:]
 
 
 async def test_a_worker_that_died_before_it_reserved_ids_leaves_nothing_void(stores: Stores, other: Stores) -> None:
@@ -663,10 +663,10 @@ async def test_ids_that_the_claim_reserved_need_no_statement_and_leave_nothing_v
 ) -> None:
     async with driving(stores):
         """The process has seen Redis now."""
-    await eventually(lambda: not stores.writer.starving.is_set())
+    await eventually(lambda: not stores.writer.archiver.starving.is_set())
     async with driving(stores) as first:
         assert first.log.reserved == archive.FIRST_EVENTS
-        assert not stores.writer.starving.is_set(), "the first event waits for no archive"
+        assert not stores.writer.archiver.starving.is_set(), "the first event waits for no archive"
         await first.say("a")
         die(first)
         async with driving(other, await bury(stores, first.run.id)) as second:
@@ -679,7 +679,7 @@ async def test_ids_that_the_claim_reserved_need_no_statement_and_leave_nothing_v
 async def test_a_claim_that_knew_another_redis_waits_for_the_archive_and_leaves_nothing_void_at_a_take_over(
     stores: Stores, other: Stores
 ) -> None:
-    stores.writer.epoch = "of the server before its restart"
+    stores.writer.archiver.epoch = "of the server before its restart"
     async with driving(stores) as first:
         await first.say("a")
         die(first)
@@ -815,8 +815,8 @@ async def test_closing_beside_the_archives_own_look_counts_every_block_once(
 ) -> None:
     """The process ends between a statement of the archive, for two logs, and its answer."""
     async with open_stores(with_runs(settings, archive_interval=timedelta(minutes=1))) as stores:
-        writer, store, sent, answer = stores.writer, archive.store, asyncio.Event(), asyncio.Event()
-        check_refusal, archived_block, counted = writer.check_refusal, EventLog.archived_block, list[EventLog]()
+        archiver, store, sent, answer = stores.writer.archiver, archive.store, asyncio.Event(), asyncio.Event()
+        check_refusal, archived_block, counted = archiver.check_refusal, EventLog.archived_block, list[EventLog]()
 
         async def answer_late(*arguments: Any) -> Any:
             taken = await store(*arguments)
@@ -838,15 +838,15 @@ async def test_closing_beside_the_archives_own_look_counts_every_block_once(
             for driver in (one, other):
                 await driver.say("first")
                 await driver.archived()  # which reserves ids: nothing but us has the loop look from now on
-            await eventually(lambda: not writer.starving.is_set())
+            await eventually(lambda: not archiver.starving.is_set())
             for driver in (one, other):
                 await driver.say(*map(str, range(50)))
             monkeypatch.setattr(archive, "store", answer_late)
-            monkeypatch.setattr(writer, "check_refusal", check_and_give_way)
+            monkeypatch.setattr(archiver, "check_refusal", check_and_give_way)
             monkeypatch.setattr(EventLog, "archived_block", count)
-            writer.starving.set()
+            archiver.starving.set()
             await sent.wait()
-            await writer.close()
+            await stores.writer.close()
             assert len(counted) == 2
             for driver in (one, other):
                 assert driver.log.archived == driver.log.length

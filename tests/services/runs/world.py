@@ -200,7 +200,7 @@ class Node:
         """What goes on in the process beside its drivers."""
         stores = self.stores
         joined = [stores.hand_overs.task] if stores.hand_overs.task else []
-        return [*stores.background.tasks, *stores.writer.repairs.tasks, *stores.leases.retaking.tasks, *joined]
+        return [*stores.background.tasks, *stores.writer.mender.repairs.tasks, *stores.leases.retaking.tasks, *joined]
 
     def holds(self, run_id: UUID, attempt: int) -> bool:
         """Whether this process can say what the log of that attempt was, should Redis lose it."""
@@ -210,13 +210,13 @@ class Node:
     async def tick(self) -> bool:
         """One turn of the loops of the log writer, if they have something to do."""
         writer = self.stores.writer
-        if self.turning or self.fuse.dead or not (writer.starving.is_set() or writer.pending.is_set()):
+        if self.turning or self.fuse.dead or not (writer.archiver.starving.is_set() or writer.pending.is_set()):
             return self.turning
         self.turning = True
         try:
-            if writer.starving.is_set():
-                writer.starving.clear()
-                await writer.archive_all()
+            if writer.archiver.starving.is_set():
+                writer.archiver.starving.clear()
+                await writer.archiver.archive_all()
             if writer.pending.is_set():
                 await writer.append_pending()
         finally:
@@ -225,16 +225,16 @@ class Node:
 
     async def write(self) -> None:
         """Let the log writer append what is pending, as far as it comes."""
-        writer = self.stores.writer
-        while writer.pending.is_set() or writer.starving.is_set() or writer.repairs.tasks or self.turning:
+        writer, starving = self.stores.writer, self.stores.writer.archiver.starving
+        while writer.pending.is_set() or starving.is_set() or writer.mender.repairs.tasks or self.turning:
             if any(log.starved for log in writer.logs):
-                writer.starving.set()
+                starving.set()
             await self.tick()
             await asyncio.sleep(0)
 
     async def archive(self) -> None:
         """Let the log writer store what is appended."""
-        self.stores.writer.starving.set()
+        self.stores.writer.archiver.starving.set()
         await self.write()
 
     async def claim(self, run_id: UUID, *, unclaimed: bool) -> Driver | None:
@@ -283,7 +283,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         stores, writer = self.stores, self.stores.writer
-        for memory in (writer.logs, writer.dirty, writer.pending, writer.starving, stores.leases.held):
+        for memory in (writer.logs, writer.dirty, writer.pending, writer.archiver.starving, stores.leases.held):
             memory.clear()
         stores.dispatch.confirmed.clear()
         stores.hand_overs.asked.clear()
@@ -422,7 +422,7 @@ class World:
             idle = 0 if await self.something_flies() or await self.tick() else idle + 1
             if idle > IDLE_TURNS:
                 for each in self.nodes:
-                    each.stores.writer.starving.set()  # as the archive's interval does
+                    each.stores.writer.archiver.starving.set()  # as the archive's interval does
             await asyncio.wait(busy, timeout=0.001, return_when=asyncio.FIRST_COMPLETED)
         await self.bury(node, task)
 
