@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from agent.calls import result_id
 from agent.context import Calling
@@ -17,6 +17,7 @@ from services.agent_fields import ConfiguredMcps, CustomMcps, Description, Name,
 from services.agent_versions import AgentVersion
 from services.agents import Agent, Change
 from services.errors import NotFound, Unprocessable
+from services.fields import not_blank
 from services.postgres import Connection
 from services.runs import store
 from services.schedules import store as schedules
@@ -78,7 +79,7 @@ async def update_agent(
 async def create_schedule(
     calling: Calling,
     name: Annotated[Name, Field(description="What the schedule is called.")],
-    prompt: Annotated[SystemPrompt, Field(min_length=1, description="What the agent is told each time.")],
+    prompt: Annotated[SystemPrompt, AfterValidator(not_blank), Field(description="What the agent is told each time.")],
     cron_expression: Annotated[
         CronExpression,
         Field(description="When: minute, hour, day of month, month, day of week, such as 0 9 * * MON-FRI."),

@@ -131,7 +131,7 @@ async def require_room(conn: Connection, account_id: UUID, most: int) -> None:
         return
     await conn.execute(f"SELECT pg_advisory_xact_lock({LOCK})", str(account_id))
     if await conn.fetchval("SELECT count(*) FROM schedules WHERE account_id = $1", account_id) >= most:
-        raise Unprocessable(f"This account has {most} schedules, and may have no more.")
+        raise Unprocessable(f"This account may have no more schedules: it has {most}.")
 
 
 async def moment(conn: Executor) -> datetime:
