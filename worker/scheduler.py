@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any, Protocol
 from uuid import UUID
@@ -24,6 +24,8 @@ BROKEN_FOR = timedelta(seconds=30)
 TOLD_AT_ONCE = 10
 TELLING = timedelta(seconds=30)
 """A lease in which QStash is told of one schedule; longer than its calls may take."""
+OVERDUE = timedelta(minutes=1)
+"""How long QStash may be late before a worker fires in its place."""
 
 
 class Backend(Protocol):
@@ -58,11 +60,12 @@ async def attempt(backend: Backend) -> float | None:
 
 
 async def backend_of(process: Process) -> Backend:
-    """The one that SCHEDULES names."""
-    if process.settings.schedules.backend == "local":
+    """The one that SCHEDULES names; with the keys of QStash it is told that it is the other no more."""
+    woken_here = process.settings.schedules.backend == "local"
+    if woken_here and not process.settings.qstash.complete:
         return Local(process)
     module: Any = await asyncio.to_thread(import_module, "services.schedules.qstash")
-    return Remote(process, module)
+    return Leaving(process, module) if woken_here else Remote(process, module)
 
 
 class Local:
@@ -112,7 +115,41 @@ class Local:
 
 
 class Remote:
-    """QStash delivers when it is time; here it is told which schedules there are."""
+    """QStash delivers when it is time; here it is told which schedules there are.
+
+    What it is late for is fired here, as if it had come in time: it was away, or has not heard of a schedule yet, or
+    its clocks know no such time on the day on which they are set forward.
+    """
+
+    def __init__(self, process: Process, module: Any) -> None:
+        self.teller = Teller(process, module)
+        self.overdue = Local(process, lambda: datetime.now(UTC) - OVERDUE)
+
+    async def close(self) -> None:
+        await self.teller.close()
+
+    async def tick(self) -> float | None:
+        await self.overdue.tick()
+        return 0 if await self.teller.tell_news() else None
+
+
+class Leaving(Local):
+    """Schedules that QStash woke once, and has to forget: it would deliver for years what nobody takes any more."""
+
+    def __init__(self, process: Process, module: Any) -> None:
+        super().__init__(process)
+        self.teller = Teller(process, module)
+
+    async def close(self) -> None:
+        await self.teller.close()
+
+    async def tick(self) -> float | None:
+        wait = await super().tick()
+        return 0 if await self.teller.forget_all() else wait
+
+
+class Teller:
+    """What QStash is told by this process; each returns whether there may be more to tell."""
 
     def __init__(self, process: Process, module: Any) -> None:
         self.pool, self.failure = process.stores.pool, module.TellingFailed
@@ -121,11 +158,16 @@ class Remote:
     async def close(self) -> None:
         await self.qstash.close()
 
-    async def tick(self) -> float | None:
+    async def tell_news(self) -> bool:
         untold = await remotes.claim_untold(self.pool, most=TOLD_AT_ONCE, lease=TELLING)
         orphans = await remotes.claim_orphans(self.pool, most=TOLD_AT_ONCE, lease=TELLING)
         await asyncio.gather(*map(self.tell, untold), *map(self.forget, orphans))
-        return 0 if len(untold) == TOLD_AT_ONCE or len(orphans) == TOLD_AT_ONCE else None
+        return len(untold) == TOLD_AT_ONCE or len(orphans) == TOLD_AT_ONCE
+
+    async def forget_all(self) -> bool:
+        known = await remotes.claim_all(self.pool, most=TOLD_AT_ONCE, lease=TELLING)
+        await asyncio.gather(*map(self.forget, known))
+        return len(known) == TOLD_AT_ONCE
 
     async def tell(self, schedule: Schedule) -> None:
         try:

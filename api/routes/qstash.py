@@ -1,6 +1,7 @@
 """Deliveries of QStash, which fire the schedules that it wakes. Also served under /v1."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -14,7 +15,7 @@ from agent import firing
 from agent.firing import Held
 from api.deps import Resources, ResourcesDep
 from api.errors import invalid
-from services.errors import NotFound, PayloadTooLarge, Unauthenticated, Unavailable
+from services.errors import AppError, NotFound, PayloadTooLarge, Unauthenticated, Unavailable
 from services.schedules import firings, store
 from services.schedules.firings import Firing
 from services.schedules.store import Schedule
@@ -28,6 +29,14 @@ MAX_MESSAGE_ID_CHARS = 200
 UNSIGNED = "The signature of this delivery is missing, wrong or expired."
 
 
+class Unwanted(AppError):
+    """The workers fire schedules themselves here (SCHEDULES=local): have QStash forget this one."""
+
+    status = 489
+    headers: Mapping[str, str] = {"Upstash-NonRetryable-Error": "true"}
+    """With this status QStash does not try again: https://upstash.com/docs/qstash/features/retry"""
+
+
 class Delivered(BaseModel):
     """`ignored`: nothing was due."""
 
@@ -38,7 +47,7 @@ class Delivered(BaseModel):
     error: str | None = None
 
 
-@router.post("/trigger/{workflow_id}")
+@router.post("/trigger/{workflow_id}", responses={Unwanted.status: {"description": Unwanted.__doc__}})
 async def trigger_schedule(workflow_id: UUID, request: Request, resources: ResourcesDep) -> Delivered:
     """A delivery of QStash, signed with one of its keys: fires what is due, and the same message only once.
 
@@ -56,13 +65,16 @@ async def trigger_schedule(workflow_id: UUID, request: Request, resources: Resou
 
 
 async def verify(request: Request, resources: Resources, body: bytes) -> None:
-    """Raises: Unauthenticated, also where schedules are not woken by QStash; PayloadTooLarge."""
-    if resources.settings.schedules.backend != "qstash":
+    """Raises: Unauthenticated; Unwanted where schedules are not woken by QStash; PayloadTooLarge."""
+    signature = request.headers.get("Upstash-Signature", "")
+    if not signature:
         raise Unauthenticated(UNSIGNED)
+    if resources.settings.schedules.backend != "qstash":
+        raise Unwanted
     if len(body) > MAX_DELIVERY_BYTES:
         raise PayloadTooLarge(f"A delivery may have {MAX_DELIVERY_BYTES} bytes.")
     qstash: Any = await asyncio.to_thread(import_module, "services.schedules.qstash")
-    qstash.verify(resources.settings, request.headers.get("Upstash-Signature", ""), body, request.url.path)
+    qstash.verify(resources.settings, signature, body, request.url.path)
 
 
 async def delivered_schedule(resources: Resources, target_id: UUID, body: bytes) -> Schedule:

@@ -68,12 +68,20 @@ async def note_failed(conn: Executor, schedule: Schedule, error: str, retry: tim
 
 async def claim_orphans(conn: Executor, *, most: int, lease: timedelta) -> Sequence[UUID]:
     """What QStash may know of schedules that are there no more."""
+    return await claim(conn, "NOT EXISTS (SELECT FROM schedules s WHERE s.schedule_id = r.schedule_id)", most, lease)
+
+
+async def claim_all(conn: Executor, *, most: int, lease: timedelta) -> Sequence[UUID]:
+    """What QStash may know of any schedule."""
+    return await claim(conn, "true", most, lease)
+
+
+async def claim(conn: Executor, which: str, most: int, lease: timedelta) -> Sequence[UUID]:
     rows = await conn.fetch(
-        """
+        f"""
         UPDATE schedule_remotes SET telling_until = now() + $2::interval WHERE schedule_id IN (
             SELECT schedule_id FROM schedule_remotes r
-            WHERE (telling_until IS NULL OR telling_until <= now())
-              AND NOT EXISTS (SELECT FROM schedules s WHERE s.schedule_id = r.schedule_id)
+            WHERE (telling_until IS NULL OR telling_until <= now()) AND {which}
             LIMIT $1 FOR UPDATE SKIP LOCKED
         ) RETURNING schedule_id
         """,
@@ -84,4 +92,11 @@ async def claim_orphans(conn: Executor, *, most: int, lease: timedelta) -> Seque
 
 
 async def forget(conn: Executor, schedule_id: UUID) -> None:
-    await conn.execute("DELETE FROM schedule_remotes WHERE schedule_id = $1", schedule_id)
+    """QStash knows nothing of it any more: unless it has ended, it would have to be told of it again."""
+    await conn.execute(
+        """
+        WITH forgotten AS (DELETE FROM schedule_remotes WHERE schedule_id = $1)
+        UPDATE schedules SET told_revision = NULL WHERE schedule_id = $1 AND status <> 'completed'
+        """,
+        schedule_id,
+    )

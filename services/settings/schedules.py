@@ -14,7 +14,8 @@ class ScheduleSettings(Section):
 
     model_config = SettingsConfigDict(env_prefix="SCHEDULE_")
     backend: Literal["local", "qstash"] = Field("local", validation_alias="SCHEDULES")
-    """Who wakes schedules: any worker (`local`), or Upstash QStash (`qstash`)."""
+    """Who wakes schedules: any worker (`local`), or Upstash QStash (`qstash`). From `qstash` back to `local` leave its
+    keys in: workers have it forget all schedules."""
     poll_interval: Span = timedelta(seconds=1)
     """How often a worker looks for new schedules at the least."""
     claim: Span = timedelta(seconds=10)

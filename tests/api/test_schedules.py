@@ -175,7 +175,7 @@ async def test_variables_are_judged_by_the_workflow(ann: Person) -> None:
 async def test_an_account_has_only_so_many_schedules(ann: Person) -> None:
     for _ in range(5):
         await schedule_of(ann)
-    assert "5 schedules" in (await refused(ann))[1]
+    assert "it has 5" in (await refused(ann))[1]
 
 
 async def test_dates_without_an_offset_are_by_the_clocks_of_the_zone(ann: Person) -> None:
@@ -224,3 +224,14 @@ async def test_logs_tell_what_came_of_each_firing(ann: Person, settings: Setting
 
 async def fire_at(settings: Settings, stores: Any, http: AsyncClient, moment: datetime) -> None:
     await Local(Process(settings, stores, http), lambda: moment).tick()
+
+
+async def test_a_delivery_of_qstash_is_refused_for_good_where_workers_wake_schedules(ann: Person, pool: Pool) -> None:
+    schedule = await schedule_of(ann)
+    await pool.execute("UPDATE schedules SET next_fire_at = now()")
+    path, body = f"/schedules/trigger/{schedule['id']}", {"schedule_id": schedule["id"]}
+    answer = await ann.post(path, json=body, headers={"Upstash-Signature": "a.b.c", "Upstash-Message-Id": "1"})
+    assert (answer.status_code, answer.headers["Upstash-NonRetryable-Error"]) == (489, "true")
+    assert "SCHEDULES=local" in answer.json()["detail"]
+    assert (await ann.post(path, json=body)).status_code == 401
+    assert (await ann.get(f"/schedules/{schedule['id']}/logs")).json()["logs"] == []

@@ -21,7 +21,7 @@ from tests.api.conftest import Person
 from tests.api.world import WATERING, made
 from tests.services.schedules.recorder import CURRENT, NEXT, TOKEN, Recorder, recording, signature
 from worker.process import Process
-from worker.scheduler import Remote
+from worker.scheduler import Leaving, Remote, backend_of
 
 MINUTELY = {"type": "advanced", "advanced": {"cron_expression": "* * * * *", "timezone": "Europe/Berlin"}}
 MODEL = {"model_name": "demo/echo"}
@@ -51,6 +51,17 @@ async def worker(settings: Settings) -> AsyncIterator[Remote]:
         remote = Remote(Process(settings, stores, http), import_module("services.schedules.qstash"))
         yield remote
         await remote.close()
+
+
+@pytest.fixture
+async def local(settings: Settings) -> AsyncIterator[Leaving]:
+    """A worker after SCHEDULES=local has come back, with the keys of QStash still there."""
+    settings = settings.model_copy(update={"schedules": ScheduleSettings(backend="local")})
+    async with open_stores(settings) as stores, open_client(settings) as http:
+        backend = await backend_of(Process(settings, stores, http))
+        assert isinstance(backend, Leaving)
+        yield backend
+        await backend.close()
 
 
 async def schedule_of(person: Person, **fields: Any) -> dict[str, Any]:
@@ -206,3 +217,54 @@ async def test_a_delivery_without_a_signature_or_for_something_else_fires_nothin
     assert (await deliver(ann, schedule, message_id="x" * 300)).status_code == 422
     assert (await deliver(ann, {**schedule, "id": str(uuid4())})).status_code == 404
     assert await logs(ann, schedule) == []
+
+
+async def test_a_worker_fires_what_qstash_does_not_come_for_within_a_minute(
+    ann: Person, worker: Remote, pool: Pool
+) -> None:
+    schedule = await schedule_of(ann, config={"type": "cron", "cron": {"cron_expression": "0 9 * * *"}}, missed="skip")
+    for seconds, fired in ((30, 0), (65, 1)):
+        due = datetime.now(UTC) - timedelta(seconds=seconds)
+        await pool.execute("UPDATE schedules SET next_fire_at = $1", due)
+        await worker.tick()
+        assert [log["status"] for log in await logs(ann, schedule)] == ["started"] * fired
+    assert (await deliver(ann, schedule)).json()["status"] == "ignored", "QStash comes after all"
+    assert len(await logs(ann, schedule)) == 1
+
+
+async def test_a_time_that_clocks_never_show_is_fired_though_qstash_knows_of_none(
+    ann: Person, worker: Remote, pool: Pool
+) -> None:
+    at_half_past_two = {"cron_expression": "30 2 * * *", "timezone": "America/New_York"}
+    schedule = await schedule_of(ann, config={"type": "advanced", "advanced": at_half_past_two}, missed="skip")
+    gap_ends = datetime(2026, 3, 8, 7, tzinfo=UTC)
+    known = await store.find(pool, UUID(schedule["id"]))
+    assert known
+    assert known.timetable.after(gap_ends - timedelta(hours=2)) == gap_ends
+    await pool.execute("UPDATE schedules SET next_fire_at = $1", gap_ends)
+    for clock, fired in ((gap_ends - timedelta(seconds=1), []), (gap_ends, [gap_ends])):
+        worker.overdue.clock = lambda shown=clock: shown
+        await worker.tick()
+        assert [datetime.fromisoformat(log["scheduled_time"]) for log in await logs(ann, schedule)] == fired
+    moved = (await ann.get(f"/schedules/{schedule['id']}")).json()["next_execution"]
+    assert datetime.fromisoformat(moved) == datetime(2026, 3, 9, 6, 30, tzinfo=UTC), "the next day, at half past two"
+
+
+async def test_qstash_forgets_all_schedules_once_workers_wake_them_again(
+    ann: Person, recorder: Recorder, worker: Remote, local: Leaving, pool: Pool
+) -> None:
+    schedule = await schedule_of(ann)
+    await worker.tick()
+    recorder.away = True
+    await make_due(pool, schedule)
+    await local.tick()
+    assert (len(recorder.schedules), len(await logs(ann, schedule))) == (1, 1), "it fires, whatever QStash does"
+    recorder.away = False
+    await pool.execute("UPDATE schedule_remotes SET telling_until = now()")
+    await local.tick()
+    assert recorder.schedules == {}
+    told = len(recorder.calls)
+    await local.tick()
+    assert len(recorder.calls) == told, "it is told once"
+    await worker.tick()
+    assert list(recorder.schedules) == [schedule["id"]], "with SCHEDULES=qstash again it is told anew"
