@@ -17,7 +17,6 @@ from api.connections import guard
 from api.deps import Resources
 from api.headers import SecurityHeaders
 from api.hosts import KnownHosts
-from api.measured import Measured
 from api.recheck import Recheck
 from api.requests import Request
 from api.routes import (
@@ -161,7 +160,6 @@ def middleware(settings: Settings) -> list[Middleware]:
     )
     hosts = Middleware(KnownHosts, names=settings.api.allowed_hosts)
     return [
-        Middleware(Measured),
         Middleware(SecurityHeaders, settings=settings.api),
         *([hosts] if settings.api.allowed_hosts else ()),
         *([cors] if settings.api.cors_origins else ()),
