@@ -34,6 +34,7 @@ async def stream(settings: Settings, http: AsyncClient, request: ModelRequest) -
     """
     named = replace(request, model=check_name(settings, request.model))
     prefix, _ = split(named.model)
+    require_key(settings, named)
     answer = demo.stream(named) if prefix == "demo" else ask_provider(settings, http, PROVIDERS[prefix], named)
     with Measure(prefix, family(named.model)) as measure:
         async with aclosing(answer):
@@ -78,11 +79,16 @@ def check_name(settings: Settings, name: str) -> str:
         raise RunFailed(str(error.detail)) from error
 
 
+def require_key(settings: Settings, request: ModelRequest) -> None:
+    """Raises: RunFailed. A call that is not made is not measured."""
+    provider = PROVIDERS.get(split(request.model)[0])
+    if provider and provider.needs_key and not provider.key(settings):
+        raise RunFailed(f"{request.model} needs a key: set {provider.key_name}.")
+
+
 async def ask_provider(
     settings: Settings, http: AsyncClient, provider: Provider, request: ModelRequest
 ) -> AsyncGenerator[Chunk, None]:
-    if provider.needs_key and not provider.key(settings):
-        raise RunFailed(f"{request.model} needs a key: set {provider.key_name}.")
     spoke, failures = False, 0
     while True:
         try:

@@ -5,6 +5,7 @@ outlive a kill; those of the dead are counted on, in one set of files for all of
 """
 
 import fcntl
+import mmap
 import multiprocessing
 import os
 import secrets
@@ -29,13 +30,27 @@ LASTING = ("counter", "histogram")
 """Kinds that outlive their process."""
 KIB = 1024
 KINDS = {"counter": 256 * KIB, "histogram": 2048 * KIB, "gauge_livesum": 64 * KIB, "gauge_livemax": 64 * KIB}
-"""What is taken of the disk for each at once, more than is ever needed: a number that is written where the disk has no
-room any more would end the process (SIGBUS)."""
+"""What is taken of the disk for each at once: a number that is written where the disk has no room any more would end
+the process (SIGBUS). It is enough for all but the use of many models at many providers."""
+MOST_OF_AN_ENTRY = 40
+"""Bytes of a number in its file beside its name, and more."""
 DEAD = "dead"
 Unreadable = (RuntimeError, ValueError, LookupError, TypeError, OSError, struct.error)
 """What prometheus_client raises over a file that is none of its own, or was cut."""
 LOCK_SECONDS = 1.0
 POLL_SECONDS = 0.01
+
+
+class Book(MmapedDict):
+    """A file of numbers, which grows by room that is really there."""
+
+    def _init_value(self, key: str) -> None:
+        """Raises: OSError when there is none."""
+        while self._used + len(key.encode()) + MOST_OF_AN_ENTRY > self._capacity:
+            os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
+            self._capacity *= 2
+            self._m = mmap.mmap(self._f.fileno(), self._capacity)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
 
 
 class Group:
@@ -73,7 +88,7 @@ class Group:
         unnamed = self.folder / f"{kind}_{name}.new"
         with unnamed.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, KINDS[kind])
-        book = MmapedDict(str(unnamed))
+        book: MmapedDict = Book(str(unnamed))  # type: ignore[no-untyped-call]
         for metric in metrics:
             for sample in metric.samples:
                 labels = list(sample.labels), list(sample.labels.values())

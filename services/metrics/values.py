@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from prometheus_client import values
 from prometheus_client.mmap_dict import mmap_key
 
+from services.log import logger
+
 
 class Book(Protocol):
     """Where numbers of one kind are written, as prometheus_client's MmapedDict has them."""
@@ -51,8 +53,13 @@ class Value:
             self.write()
 
     def write(self) -> None:
+        """The first time it takes room; where there is none the number is told by nobody, and counts on in memory."""
         if self.book:
-            self.book.write_value(self.key, self.number, 0.0)
+            try:
+                self.book.write_value(self.key, self.number, 0.0)
+            except OSError as error:
+                self.book = None
+                logger.warning("metrics.no_room", key=self.key, error=repr(error))
 
     def inc(self, amount: float) -> None:
         with _lock:
