@@ -8,7 +8,7 @@ from agent.catalog import resolve_model
 from agent.workflows import beginning
 from agent.workflows.beginning import Asked
 from agent.workflows.inputs import BadInput
-from services import agents, messages, threads, workflow_executions, workflows
+from services import agents, messages, metrics, threads, workflow_executions, workflows
 from services.billing.gate import Gate
 from services.errors import AppError, TooManyRequests
 from services.log import logger
@@ -68,17 +68,21 @@ async def fire(
         outcome, started = await fire_locked(conn, place, schedule, turn, message_id)
     if started:
         await starting.send(place.stores, started)
-    log(schedule, outcome, due.now)
+    tell(schedule, outcome, due.now)
     return outcome
 
 
-def log(schedule: Schedule, outcome: Outcome, now: datetime) -> None:
+def tell(schedule: Schedule, outcome: Outcome, now: datetime) -> None:
+    late_seconds = (now - outcome.fire_time).total_seconds()
+    metrics.schedule_firings.labels("missed" if outcome.error == missed.LATE else outcome.status).inc()
+    if outcome.run:
+        metrics.schedule_late_seconds.observe(max(late_seconds, 0.0))
     logger.info(
         "schedule.fired",
         schedule_id=str(schedule.schedule_id),
         status=outcome.status,
         run_id=str(outcome.run.id) if outcome.run else None,
-        late_seconds=round((now - outcome.fire_time).total_seconds(), 3),
+        late_seconds=round(late_seconds, 3),
         error=outcome.error,
     )
 

@@ -53,10 +53,10 @@ from services.projects import wants_network
 from services.rate_limit import RateLimit
 from services.runs.sampling import Sampler, keep_sampling
 from services.runs.stores import Stores, open_stores
-from services.runs.tally import Tally
 from services.sandbox.providers import make_provider
 from services.secrets import Secrets
 from services.settings import Settings, load
+from services.tally import BrokerTally, Tally
 from services.tokens import AccessTokens
 from services.tracing import UNTRACED, Tracing, open_tracing
 
@@ -177,7 +177,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.exposition = stack.enter_context(open_exposition(settings.metrics, "api"))
         stores = await enter_stores(settings, stack, tracing)
         log.name_process(stores.instance_id)
-        app.state.tally = Tally(stores.upkeep)
+        app.state.tally, app.state.broker_tally = Tally(stores.upkeep), BrokerTally(stores.dispatch.publisher)
         stack.push_async_callback(app.state.tally.close)
         open_streams = Streams(settings.streams, stores.shards, stores.pool)
         open_streams.open()

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
+import dramatiq
 import pika
 import pika.exceptions
-from dramatiq.common import dq_name
+from dramatiq.common import dq_name, xq_name
 
-from services.broker import RedisQueues
+from services.broker import Rabbit, RedisQueues
 from services.dead_letters import NO_QUEUE, QUEUES, Box, answering, box_of
 from services.errors import NotFound
 from services.settings import Settings
@@ -58,12 +59,16 @@ def on_rabbit(connection: pika.BlockingConnection, name: str) -> Queue:
 
 def count_of(connection: pika.BlockingConnection, queue: str) -> int:
     """None of a queue that is not there: the others are looked at all the same."""
+    channel = connection.channel()
     try:
-        return int(connection.channel().queue_declare(queue, passive=True).method.message_count)
+        return int(channel.queue_declare(queue, passive=True).method.message_count)
     except pika.exceptions.ChannelClosedByBroker as error:
         if error.reply_code != NO_QUEUE:
             raise
         return 0
+    finally:
+        if channel.is_open:
+            channel.close()
 
 
 def on_redis(broker: RedisQueues, name: str, box: Box) -> Queue:
@@ -79,3 +84,21 @@ def dead_of(box: Box) -> tuple[int, datetime | None]:
     count = box.count()
     oldest = next(box.letters(), None) if count else None
     return count, oldest.died_at if oldest else None
+
+
+def lengths(broker: dramatiq.Broker) -> dict[tuple[str, str], int]:
+    """How many messages are `ready`, `delayed` and `dead`, by queue and state; by the broker's own connection.
+
+    Nothing is read: to look at a dead letter of RabbitMQ is to take it from others for a moment.
+    """
+    names = {(name, "ready"): name for name in QUEUES}
+    names |= {(name, "delayed"): dq_name(name) for name in QUEUES}
+    names |= {(name, "dead"): xq_name(name) for name in QUEUES}
+    return {key: length(broker, queue) for key, queue in names.items()}
+
+
+def length(broker: dramatiq.Broker, queue: str) -> int:
+    if isinstance(broker, Rabbit):
+        return count_of(broker.connection, queue)
+    redis, key = cast(RedisQueues, broker).client, f"{cast(RedisQueues, broker).namespace}:{queue}"
+    return int(cast(int, redis.zcard(key) if queue == xq_name(queue) else redis.llen(key)))

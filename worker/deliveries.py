@@ -9,6 +9,7 @@ from uuid import UUID
 
 from structlog.contextvars import bound_contextvars
 
+from services import metrics
 from services.background import repeat
 from services.joining import Joined
 from services.log import logger
@@ -92,6 +93,8 @@ class Deliveries:
         with bound_contextvars(agent_run_id=str(claimed.agent_run_id), **requested_by(claimed.request_id or "")):
             try:
                 outcome = await self.attempt(claimed, secret)
+                came_to = "again" if outcome.state == "pending" else outcome.state
+                metrics.webhook_attempt_seconds.labels(came_to).observe(outcome.duration)
                 await self.write(outcome)
             finally:
                 self.end(claimed)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from agent import firing
 from agent.firing import Held
+from services import metrics
 from services.log import logger
 from services.postgres import Unreachable
 from services.schedules import remotes, store
@@ -101,9 +102,11 @@ class Local:
             try:
                 await firing.fire(self.process, due)
             except (Held, *Unreachable) as error:
+                metrics.schedule_postponed.labels("held" if isinstance(error, Held) else "store away").inc()
                 logger.info("schedule.postponed", schedule_id=str(due.schedule_id), error=repr(error))
                 await self.postpone(due, HELD_FOR)
             except Exception:
+                metrics.schedule_postponed.labels("broken").inc()
                 logger.exception("schedule.failed", schedule_id=str(due.schedule_id))
                 await self.postpone(due, BROKEN_FOR)
 

@@ -217,7 +217,7 @@ async def forget_keys(stores: Stores) -> None:
 async def end_deliveries(stores: Stores) -> None:
     """Of webhooks: those whose last attempt was lost are over, and those that are long over are forgotten."""
     webhooks = stores.settings.webhooks
-    await deliveries.give_up(stores.pool, webhooks.attempts, BATCH)
+    metrics.webhook_lost.inc(await deliveries.give_up(stores.pool, webhooks.attempts, BATCH))
     await deliveries.forget_old(stores.pool, webhooks.keep, BATCH)
 
 
@@ -238,3 +238,6 @@ STEPS: tuple[Step, ...] = (
     end_deliveries,
     forget_firings,
 )
+
+for each in STEPS:
+    metrics.sweeper_failures.labels(each.__name__)  # told from the beginning, so that the first failure is an increase

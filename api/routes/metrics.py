@@ -1,5 +1,8 @@
 """GET /metrics, for Prometheus: at the root, outside of what accounts may do."""
 
+from asyncio import gather
+from itertools import chain
+
 from fastapi import FastAPI, Request, Response
 
 from api.transport import wire_of
@@ -21,7 +24,8 @@ async def show(request: Request) -> Response:
         raise Unauthenticated if settings.token.get_secret_value() else NotFound("Not Found")
     state = request.app.state
     state.sampler.sample()
-    text = await state.exposition.text(await state.tally.read())
+    known = await gather(state.tally.read(), state.broker_tally.read())
+    text = await state.exposition.text(chain(*known))
     return Response(text, media_type=CONTENT_TYPE)
 
 

@@ -1,13 +1,17 @@
 """What starts a workflow from outside: a webhook whose sender signs it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from agent.workflows import beginning, inputs
 from agent.workflows.beginning import Asked
@@ -18,8 +22,8 @@ from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.errors import invalid
 from api.fields import Text
 from api.routes.projects import Deleted
-from services import workflow_executions, workflows
-from services.errors import Conflict, Unauthenticated, Unavailable, UnsupportedMediaType
+from services import metrics, workflow_executions, workflows
+from services.errors import AppError, Conflict, Unauthenticated, Unavailable, UnsupportedMediaType
 from services.log import logger
 from services.postgres import Connection, transaction
 from services.rate_limit import Rate
@@ -171,6 +175,35 @@ async def trigger(workflow_id: UUID, request: Request, resources: ResourcesDep) 
     Whoever cannot sign is told nothing of the workflow, not even whether there is one. A repeat within a day answers
     the execution that the first one started.
     """
+    with counted():
+        return await answered(workflow_id, request, resources)
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """What comes of a webhook, by how it is answered."""
+    try:
+        yield
+    except Exception as error:
+        metrics.triggers.labels(outcome_of(error)).inc()
+        raise
+    metrics.triggers.labels("accepted").inc()
+
+
+def outcome_of(error: Exception) -> str:
+    match error:
+        case AppError():
+            status = error.status
+        case HTTPException():
+            status = error.status_code
+        case RequestValidationError() | ClientDisconnect():
+            status = 422
+        case _:
+            status = 500
+    return {401: "refused", 429: "limited"}.get(status, "declined" if status < 500 else "failed")
+
+
+async def answered(workflow_id: UUID, request: Request, resources: Resources) -> Response:
     webhook, said = await verified(workflow_id, request, resources)
     if said.challenge is not None:
         return JSONResponse({"challenge": said.challenge})

@@ -1,5 +1,6 @@
 """Schedules of all accounts, for operators."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -29,3 +30,23 @@ async def list_schedules(
         limit,
     )
     return [Schedule(**row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """Schedules that are due and that nobody is firing: how many, and since how many seconds the longest is."""
+
+    due: int
+    seconds: float
+
+
+async def lateness(conn: Executor) -> Lateness:
+    """One that is held up is left out while a worker keeps it from others: it comes back to it within seconds."""
+    row = await conn.fetchrow(
+        """
+        SELECT count(*) AS due, coalesce(extract(epoch FROM now() - min(next_fire_at)), 0)::float8 AS seconds
+        FROM schedules WHERE next_fire_at <= now() AND (claimed_until IS NULL OR claimed_until <= now())
+        """
+    )
+    assert row
+    return Lateness(**row)

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from api.app import create_app
 from services.settings import Settings
 from tests.api.conftest import Person
-from tests.services.metrics.reading import Told
+from tests.services.metrics.reading import Told, series
 
 TOKEN = "a-token-of-the-tests"
 
@@ -74,3 +74,33 @@ async def test_runs_are_told_as_the_database_has_them(ann: Person, app: FastAPI)
     assert answer.value("longrun_database_up") == 1
     assert answer.value("longrun_postgres_pool_limit", pool="main") == app.state.resources.settings.postgres.pool_max
     assert answer.value("longrun_postgres_query_duration_seconds_count") > 0
+    assert answer.value("longrun_broker_up") == 1
+    assert answer.value("longrun_broker_messages", queue="agent_runs", state="dead") == 0
+    assert answer.value("longrun_schedules_due") == answer.value("longrun_webhooks_untold") == 0
+
+
+NAMES = 200
+
+
+async def test_whatever_people_name_makes_no_series(ann: Person) -> None:
+    async def ask(number: int) -> None:
+        """As somebody does who has a name for everything."""
+        name = f"name_{number}"
+        thread_id, _ = await ann.make_thread()
+        await ann.get(f"/{name}/{number}")
+        await ann.get(f"http://test/{name}", headers={"Host": f"{name}.test", "X-Request-ID": name})
+        await ann.request(name.upper(), "/threads")
+        await ann.get(f"/agent-run/{name}")
+        await ann.get(f"/threads?{name}={number}")
+        await ann.post(f"/thread/{thread_id}/agent/start", json={"model_name": f"{name}/{name}"})
+        server = {"name": name, "type": "sse", "config": {"url": f"https://{name}.test/sse"}, "enabledTools": [name]}
+        made = await ann.post("/agents", json={"name": name, "system_prompt": name, "custom_mcps": [server]})
+        assert made.status_code == 200, made.text
+        await ann.post(f"/webhooks/trigger/{name}", json={})
+
+    await ask(0)
+    before = series().keys()
+    for number in range(1, NAMES):
+        await ask(number)
+    assert {each for each in series().keys() - before if "postgres" not in each[0]} == set()
+    assert not [each for each in series() if "name_" in str(each).lower()]

@@ -17,6 +17,7 @@ from httpx2 import Response
 from redis.asyncio import Redis
 
 from api.app import create_app
+from api.routes import triggers
 from services.postgres import Pool
 from services.settings import LimitSettings, Settings
 from services.webhooks import signatures, workflow_webhooks
@@ -24,10 +25,12 @@ from tests.api.conftest import Person
 from tests.api.test_billing import BROKE, OTHER_MODEL, Refusing
 from tests.api.test_executions import ASKING, step_of, workflow_of
 from tests.api.world import made
+from tests.services.metrics.reading import Counted
 
 SLACK, TELEGRAM = "8f742231b10e8888abcd99yyyzzz85a5", "a-token_of-32-characters-or-more"
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
+OUTCOMES = ("accepted", "refused", "limited", "declined", "failed")
 
 
 @pytest.fixture
@@ -425,12 +428,36 @@ async def test_a_sender_is_told_of_limits_and_forgeries_do_not_count(
         assert (full.status_code, full.json()["detail"]["limit"]) == (429, 1)
         assert full.headers["retry-after"]
         await send(sender, workflow_id, signed(secret, BODY))
+        counted = Counted()
         fast = await send(sender, workflow_id, signed(secret, BODY))
         assert fast.status_code == 429
+        assert counted("webhook_triggers_total", outcome="limited") == 1
         assert "minute" in fast.json()["detail"]["message"]
         theirs = (await hook_of(ann, other))["secret"]
         assert "minute" not in (await send(sender, other, signed(theirs, BODY))).text
         assert len(await executions(pool)) == 1
+
+
+async def test_webhooks_that_come_in_are_counted_by_how_they_are_answered(
+    ann: Person, sender: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted()
+    workflow_id = await workflow_of(ann, **ASKING)
+    secret = (await hook_of(ann, workflow_id))["secret"]
+    await send(sender, workflow_id, signed(secret, BODY))
+    await send(sender, workflow_id, signed(signatures.make_secret(), BODY))
+    await send(sender, str(uuid4()), {"content": BODY, "headers": {"content-type": JSON}})
+    await send(sender, workflow_id, signed(secret, b"{}"))
+    await send(sender, workflow_id, signed(secret, BODY, content_type="text/plain"))
+
+    async def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(triggers, "started", broken)
+    assert (await send(sender, workflow_id, signed(secret, BODY))).status_code == 500
+    assert {each: counted("webhook_triggers_total", outcome=each) for each in OUTCOMES} == {
+        "accepted": 1, "refused": 2, "limited": 0, "declined": 2, "failed": 1,
+    }  # fmt: skip
 
 
 async def test_the_gate_refuses_what_a_webhook_would_start_and_the_same_webhook_counts_later(

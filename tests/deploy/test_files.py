@@ -20,7 +20,7 @@ from services.embedded import debian, dependencies
 from services.embedded.environment import CHECKOUT, for_a_server
 from services.embedded.rabbitmq import DAY_MS
 from services.postgres import Pool
-from services.runs.tally import Tally
+from services.tally import Tally
 from tests.deploy import files
 from tests.services.runs.seeds import Place, make_place
 

@@ -1,34 +1,21 @@
 """What a worker counts of the runs that it drives."""
 
-from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from services import metrics
 from services.metrics.values import Value
 from services.runs import events
+from tests.services.metrics.reading import Counted
 from tests.services.runs.seeds import bury, closed, eventually, listed, make_run
 from tests.worker.test_runner import SLOW, drive, driven, said
 from worker.process import Process
 
-Counted = Callable[..., float]
-
 
 @pytest.fixture
 def counted() -> Counted:
-    """`counted("run_ends_total", status="failed")`: how much that grew since the test began."""
-    before: dict[Any, float] = {}
-    for family in metrics.registry.collect():
-        for sample in family.samples:
-            before[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
-
-    def counted(name: str, **labels: str) -> float:
-        now = metrics.registry.get_sample_value(f"longrun_{name}", labels) or 0.0
-        return now - before.get((f"longrun_{name}", tuple(sorted(labels.items()))), 0.0)
-
-    return counted
+    return Counted()
 
 
 async def test_a_run_is_counted_once_at_each_of_its_stations(process: Process, counted: Counted) -> None:

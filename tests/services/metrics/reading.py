@@ -1,8 +1,12 @@
-"""What an answer of /metrics says."""
+"""What an answer of /metrics says, and what this process counts."""
 
 from collections.abc import Iterable
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from services import metrics
+
+Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Told:
@@ -21,3 +25,20 @@ class Told:
     @property
     def names(self) -> set[str]:
         return {sample.name for sample in self.samples}
+
+
+def series() -> dict[Series, float]:
+    """Of this process."""
+    samples = (sample for family in metrics.registry.collect() for sample in family.samples)
+    return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
+
+
+class Counted:
+    """`counted("run_ends_total", status="failed")`: how much that grew in this process since this was made."""
+
+    def __init__(self) -> None:
+        self.before = series()
+
+    def __call__(self, name: str, **labels: str) -> float:
+        key = f"longrun_{name}", tuple(sorted(labels.items()))
+        return series().get(key, 0.0) - self.before.get(key, 0.0)

@@ -4,7 +4,9 @@ import asyncio
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,18 +14,20 @@ import pytest
 from services import metrics
 from services.embedded import debian
 from services.embedded.environment import CHECKOUT
-from services.postgres import Pool
-from services.runs.tally import Tally
+from services.runs.stores import Stores
+from services.tally import BrokerTally, Tally
+from tests.services.metrics.reading import Told
 
 FOLDER = CHECKOUT / "docs" / "observability"
 NAME = re.compile(r"longrun_\w+")
 OF_PARTS = re.compile(r"_(bucket|count|sum)$")
 
 
-async def told_names(pool: Pool) -> set[str]:
+async def told_names(stores: Stores) -> set[str]:
     """Every name of a sample that /metrics may have."""
     suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
-    families = [*metrics.registry.collect(), *await Tally(pool).read()]
+    of_stores = await Tally(stores.pool).read(), await BrokerTally(stores.dispatch.publisher).read()
+    families = chain(metrics.registry.collect(), *of_stores)
     return {f"{family.name}{suffix}" for family in families for suffix in suffixes[family.type]}
 
 
@@ -32,18 +36,41 @@ def expressions() -> Iterator[str]:
         yield from (target["expr"] for target in panel.get("targets", ()))
 
 
-@pytest.mark.parametrize("document", ["dashboard.json", "alerts.yml", "alerts.test.yml"])
-async def test_every_metric_that_is_asked_for_is_told(document: str, pool: Pool) -> None:
+@pytest.mark.parametrize(
+    "document",
+    ["dashboard.json", "alerts.yml", "alerts.test.yml", "../runbook.md", "../operations.md"],
+)
+async def test_every_metric_that_is_asked_for_is_told(document: str, stores: Stores) -> None:
     asked = set(NAME.findall((FOLDER / document).read_text()))
-    told = await told_names(pool)
+    told = await told_names(stores)
     assert asked
     assert asked <= told | {OF_PARTS.sub("", name) for name in told}
 
 
-async def test_the_dashboard_shows_every_metric(pool: Pool) -> None:
+async def test_the_dashboard_shows_every_metric(stores: Stores) -> None:
     shown = set(NAME.findall("\n".join(expressions())))
-    told = {OF_PARTS.sub("", name) for name in await told_names(pool)}
+    told = {OF_PARTS.sub("", name) for name in await told_names(stores)}
     assert told <= {OF_PARTS.sub("", name) for name in shown}
+
+
+TOLD_AT_FIRST = """
+import worker.sweeper
+from prometheus_client import generate_latest
+from services import metrics
+print(generate_latest(metrics.registry).decode())
+"""
+INCREASE = re.compile(r"increase\((longrun_\w+_total)(?:\{(\w+)=\"([^\"]+)\"\})?\[")
+
+
+def test_what_an_alert_waits_for_is_told_before_it_happens() -> None:
+    """Prometheus sees no increase in a series that is new."""
+    command = [sys.executable, "-c", TOLD_AT_FIRST]
+    told = Told(subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout)
+    waited_for = INCREASE.findall((FOLDER / "alerts.yml").read_text())
+    assert len(waited_for) > 5
+    for name, label, value in waited_for:
+        assert told.values(name, {label: value}.items() if label else ()), (name, label, value)
+    assert not [name for name in told.names if name.endswith("_created")]
 
 
 def test_names_and_labels_are_as_prometheus_wants_them() -> None:

@@ -4,10 +4,16 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 
+from services import queues, tally
+from services.broker import Rabbit
 from services.postgres import Pool
-from services.runs import tally
-from services.runs.tally import ENDED, SETTLED_AFTER, Tally
+from services.publisher import Publisher
+from services.queues import lengths
+from services.settings import BrokerSettings, Settings
+from services.tally import ENDED, SETTLED_AFTER, BrokerTally, Kept, Tally
+from tests.services.conftest import Graveyard
 from tests.services.runs.seeds import make_place
 from tests.waiting import eventually
 
@@ -37,11 +43,11 @@ async def add_runs(pool: Pool, status: str, count: int, *, ago: timedelta = time
         )
 
 
-async def told(tally: Tally) -> dict[tuple[str, str], float]:
+async def told(tally: Kept) -> dict[tuple[str, str], float]:
     tally.read_at = float("-inf")
     families = await tally.read()
     return {
-        (sample.name.removeprefix("longrun_"), next(iter(sample.labels.values()), "")): sample.value
+        (sample.name.removeprefix("longrun_"), " ".join(sample.labels.values())): sample.value
         for family in families
         for sample in family.samples
     }
@@ -144,3 +150,95 @@ async def test_a_count_under_way_ends_with_the_process(pool: Pool, monkeypatch: 
     async with asyncio.timeout(5):
         await known.close()
         await pool.close()
+
+
+async def test_schedules_that_nobody_fires_are_told_with_the_age_of_the_longest_due(pool: Pool) -> None:
+    found = await told(Tally(pool))
+    assert (found["schedules_due", ""], found["schedule_due_age_seconds", ""]) == (0, 0)
+    await add_schedule(pool, "- interval '90 seconds'", "NULL")
+    await add_schedule(pool, "- interval '30 seconds'", "now() - interval '1 second'")
+    await add_schedule(pool, "- interval '1 hour'", "now() + interval '10 seconds'")
+    await add_schedule(pool, "+ interval '1 hour'", "NULL")
+    found = await told(Tally(pool))
+    assert found["schedules_due", ""] == 2, "one that a worker has claimed is not left alone"
+    assert 90 <= found["schedule_due_age_seconds", ""] < 100
+
+
+async def add_schedule(pool: Pool, due: str, claimed_until: str) -> None:
+    place = await make_place(pool)
+    await pool.execute(
+        f"""
+        INSERT INTO schedules (account_id, thread_id, prompt, name, config, anchor, next_fire_at, claimed_until)
+        VALUES ($1, $2, 'Water', 'Roses', '{{}}', now(), now() {due}, {claimed_until})
+        """,
+        place.account_id,
+        place.thread_id,
+    )
+
+
+async def test_ends_that_no_webhook_was_told_of_are_told_with_their_age(pool: Pool) -> None:
+    found = await told(Tally(pool))
+    assert [found[f"webhook{each}", ""] for each in ("s_untold", "_untold_age_seconds", "_due_age_seconds")] == [0] * 3
+    await add_runs(pool, "completed", 4, ago=timedelta(seconds=90))
+    await pool.execute("UPDATE agent_runs SET webhook_url = 'http://a.test/', webhook_noted_at = now()")
+    await pool.execute(
+        """
+        INSERT INTO webhook_deliveries (agent_run_id, account_id, receiver, state, created_at, due_at, ended_at)
+        SELECT id, account_id, 'a.test', (ARRAY['pending', 'pending', 'failed', 'delivered'])[number],
+            now() - interval '1 hour' * number, now() + interval '40 seconds' * (2 * number - 3),
+            CASE WHEN number > 2 THEN now() END
+        FROM (SELECT id, account_id, row_number() OVER () AS number FROM agent_runs) AS run
+        """
+    )
+    found = await told(Tally(pool))
+    assert found["webhooks_untold", ""] == 2
+    assert 7200 <= found["webhook_untold_age_seconds", ""] < 7210, "also one that waits to be tried again"
+    assert 40 <= found["webhook_due_age_seconds", ""] < 50, "that one is not due"
+    await pool.execute("UPDATE webhook_deliveries SET state = 'delivered', ended_at = now()")
+    await pool.execute("UPDATE agent_runs SET webhook_noted_at = NULL WHERE id IN (SELECT id FROM agent_runs LIMIT 1)")
+    found = await told(Tally(pool))
+    assert found["webhooks_untold", ""] == 1, "one of which no delivery was made yet"
+    assert 90 <= found["webhook_untold_age_seconds", ""] < 100
+    assert 90 <= found["webhook_due_age_seconds", ""] < 100
+
+
+async def test_messages_at_the_broker_are_told_by_their_state_and_none_is_read(
+    graveyard: Graveyard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues, "QUEUES", (graveyard.queue,))
+    buried = graveyard.bury(2)
+    graveyard.broker.enqueue(graveyard.message())
+    publisher = Publisher(graveyard.settings)
+    publisher.open()
+    try:
+        found = await told(BrokerTally(publisher))
+    finally:
+        await publisher.close()
+    states = {state: found["broker_messages", f"{graveyard.queue} {state}"] for state in ("ready", "delayed", "dead")}
+    assert states == {"ready": 1, "delayed": 0, "dead": 2}
+    assert found["broker_up", ""] == 1
+    assert len(buried) == 2
+
+
+@pytest.mark.parametrize("graveyard", ["rabbitmq"], indirect=True)
+def test_to_look_at_queues_keeps_no_channel_open_and_one_that_is_missing_breaks_nothing(
+    graveyard: Graveyard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(graveyard.broker, Rabbit)
+    monkeypatch.setattr(queues, "QUEUES", (graveyard.queue, f"{graveyard.queue}_missing"))
+    graveyard.bury(1)
+    for _ in range(5):
+        found = lengths(graveyard.broker)
+        assert found[graveyard.queue, "dead"] == 1
+        assert found[f"{graveyard.queue}_missing", "dead"] == 0
+    assert len(graveyard.broker.connection._impl._channels) == 1, "its own, which it sends by"
+
+
+async def test_a_broker_that_is_away_is_told_of() -> None:
+    url = SecretStr("amqp://guest:guest@127.0.0.1:1/%2F?connection_attempts=1")
+    publisher = Publisher(Settings(broker=BrokerSettings(url=url)))
+    publisher.open()
+    try:
+        assert await told(BrokerTally(publisher)) == {("broker_up", ""): 0}
+    finally:
+        await publisher.close()

@@ -1,6 +1,10 @@
-"""What only the database knows of all runs, as metrics: read when somebody asks, and cheap with a million rows."""
+"""What only the database and the message broker know, as metrics: read when somebody asks.
+
+Cheap with a million rows; what cannot be read is left out.
+"""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,12 +15,19 @@ from prometheus_client.metrics_core import Metric
 
 from services import metrics
 from services.background import stop
+from services.errors import Unavailable
 from services.log import logger
 from services.postgres import LONG_SECONDS, Pool, Unreachable
+from services.publisher import Publisher
+from services.queues import lengths
 from services.runs.store import COULD_BEGIN_SINCE, LIVE, PHASE
+from services.schedules import overview
+from services.webhooks import backlog
 
 CACHE_SECONDS = 5.0
+BROKER_CACHE_SECONDS = 15.0
 READ_SECONDS = 4.0
+BROKER_SECONDS = 2.0
 COUNT_SECONDS = 2.0
 """How long ends are waited for; to count tens of millions for the first time takes longer."""
 SETTLED_AFTER = timedelta(minutes=2)
@@ -57,13 +68,11 @@ class Settled:
     by_status: Counter[str] = field(default_factory=Counter)
 
 
-class Tally:
-    """Read at most once in five seconds, by one at a time; what cannot be read is left out."""
+class Kept(ABC):
+    """Read at most once in `seconds`, by one at a time, for all who ask."""
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.settled = Settled()
-        self.counting: asyncio.Task[dict[str, int]] | None = None
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.lock = asyncio.Lock()
         self.read_at = float("-inf")
         self.families: list[Metric] = []
@@ -71,10 +80,47 @@ class Tally:
     async def read(self) -> list[Metric]:
         """Never raises, and takes four seconds at most."""
         async with self.lock:
-            if monotonic() - self.read_at > CACHE_SECONDS:
+            if monotonic() - self.read_at > self.seconds:
                 self.families = await self.read_in_time()
                 self.read_at = monotonic()
             return self.families
+
+    @abstractmethod
+    async def read_in_time(self) -> list[Metric]: ...
+
+
+class BrokerTally(Kept):
+    """By the connection that messages are sent by."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        super().__init__(BROKER_CACHE_SECONDS)
+        self.publisher = publisher
+
+    async def read_in_time(self) -> list[Metric]:
+        says = "Whether the message broker told what it knows of its queues."
+        try:
+            found = await self.publisher.call(lengths, BROKER_SECONDS)
+        except Unavailable as error:
+            logger.warning("tally.broker_unreachable", error=repr(error.__cause__ or error))
+            return [single("broker_up", says, 0)]
+        messages = GaugeMetricFamily(
+            "longrun_broker_messages",
+            "Messages that wait at the broker: for a worker, for their time, or dead.",
+            labels=["queue", "state"],
+        )
+        for (queue, state), count in found.items():
+            messages.add_metric([queue, state], count)
+        return [single("broker_up", says, 1), messages]
+
+
+class Tally(Kept):
+    """What the database knows."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(CACHE_SECONDS)
+        self.pool = pool
+        self.settled = Settled()
+        self.counting: asyncio.Task[dict[str, int]] | None = None
 
     async def read_in_time(self) -> list[Metric]:
         try:
@@ -88,6 +134,7 @@ class Tally:
     async def look(self) -> list[Metric]:
         live = {row["phase"]: row for row in await self.pool.fetch(UNFINISHED)}
         [others] = await self.pool.fetch(OTHERS)
+        schedules, webhooks = await overview.lateness(self.pool), await backlog.look(self.pool)
         ended = await self.ended_if_known()
         phases = {phase: live[phase]["count"] if phase in live else 0 for phase in PHASES}
         queued = live.get("queued")
@@ -104,6 +151,11 @@ class Tally:
             single("runs_unclosed", "Runs that have ended and whose logs are not complete.", others["unclosed"]),
             single("run_silence_seconds", "Since the oldest heartbeat of a running run.", others["silence"]),
             single("removals", "Deletions that are not finished outside of Postgres.", others["removals"]),
+            single("schedules_due", "Schedules that are due and that nobody is firing.", schedules.due),
+            single("schedule_due_age_seconds", "Since when the longest of them is due.", schedules.seconds),
+            single("webhooks_untold", "Ends of runs that their webhooks have not been told of.", webhooks.untold),
+            single("webhook_untold_age_seconds", "Since when the oldest of them is one.", webhooks.age),
+            single("webhook_due_age_seconds", "Since when the longest due waits for a worker.", webhooks.late),
         ]
 
     async def ended_if_known(self) -> list[Metric]:
