@@ -144,6 +144,21 @@ async def test_a_tool_call_that_readers_saw_half_of_is_billed_when_the_run_is_st
     assert (entry.message_id is not None) == bool(words)
 
 
+async def test_a_stop_before_the_first_word_costs_nothing(
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
+) -> None:
+    ctx = await billed(pool, http, settings)
+    fake.script(fakes.hangs(0))
+    work = asyncio.create_task(run_agent(ctx))
+    await eventually(lambda: len(fake.requests) == 1)
+    assert (await ledger.standing(pool, ctx.run.account_id)).reserved
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await keep_draft(ctx)
+    await charges.settle_rest(ctx)
+    assert not await debits(ctx)
+
+
 async def test_a_request_that_was_too_long_costs_nothing(
     pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
