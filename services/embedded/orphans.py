@@ -29,8 +29,8 @@ def dying_with(parent: int, signum: int) -> Callable[[], None]:
     return tie
 
 
-def process_table() -> dict[int, tuple[int, int]]:
-    """Every process that is not a zombie: pid → (parent, session)."""
+def process_table(*, zombies: bool = False) -> dict[int, tuple[int, int]]:
+    """Every process that is not a zombie, or every one that is: pid → (parent, session)."""
     table: dict[int, tuple[int, int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -38,9 +38,14 @@ def process_table() -> dict[int, tuple[int, int]]:
         with suppress(OSError):
             # The name in brackets may itself hold spaces and brackets.
             state, parent, _group, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-            if state not in "ZX":
+            if (state in "ZX") == zombies:
                 table[int(entry.name)] = (int(parent), int(session))
     return table
+
+
+def dead_children() -> set[int]:
+    """Children of this process that have ended and whose end nobody has asked for."""
+    return {pid for pid, (parent, _) in process_table(zombies=True).items() if parent == os.getpid()}
 
 
 def descendants(root: int) -> list[int]:
@@ -72,6 +77,13 @@ def sweep(grace: float = 0.0) -> None:
         reap()
         time.sleep(0.02)
     reap()
+
+
+def bury(pids: set[int]) -> None:
+    """Take these dead children off the process table."""
+    for pid in pids:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def reap() -> None:

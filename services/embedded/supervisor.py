@@ -6,10 +6,13 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from services.embedded import orphans
 from services.embedded.child import Child, Spec
 from services.embedded.console import Console, EmbeddedError
 
 FIRST_DELAY, LONGEST_DELAY, STEADY_AFTER = 0.5, 30.0, 60.0
+BURY_EVERY = 5.0
+"""Seconds; a child of our own is asked for its end every few milliseconds (`child.POLL`)."""
 
 
 T = TypeVar("T")
@@ -52,6 +55,15 @@ class Supervisor:
         else:
             self.console.say(f"{child.spec.name} is running again")
 
+    async def bury_orphans(self) -> None:
+        """Take orphans that have come to us and ended off the process table: what two looks find is nobody else's."""
+        found: set[int] = set()
+        while True:
+            await asyncio.sleep(BURY_EVERY)
+            dead = orphans.dead_children()
+            orphans.bury(found & dead)
+            found = dead
+
     async def stop_all(self) -> None:
         """Stop every process, the one started last first."""
         for keeper in self.keepers:
@@ -76,6 +88,7 @@ async def supervise(console: Console, life: int, body: Callable[[Supervisor], Aw
     loop.add_reader(life, front_is_gone, loop, life, asked)
     work = asyncio.ensure_future(body(supervisor))
     asking = asyncio.create_task(asked.wait())
+    supervisor.keepers.append(asyncio.create_task(supervisor.bury_orphans()))
     try:
         await asyncio.wait({work, asking}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():

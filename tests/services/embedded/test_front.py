@@ -11,8 +11,25 @@ import pytest
 from services.embedded.child import until
 from services.embedded.environment import CHECKOUT
 from services.embedded.orphans import descendants, process_table
+from services.embedded.supervisor import BURY_EVERY
 from tests.services.embedded.conftest import Dev, bare_environment, line_starting
 
+ORPHANS = """
+import os, sys, time
+from services.embedded.orphans import process_table
+def dead():
+    return [pid for pid, (parent, _) in process_table(zombies=True).items() if parent == os.getppid()]
+for _ in range(20):
+    if os.fork() == 0:
+        os._exit(0 if os.fork() else time.sleep(0.1) or 0)
+    os.wait()
+while len(dead()) < 20:
+    time.sleep(0.05)
+deadline = time.monotonic() + float(sys.argv[1])
+while dead() and time.monotonic() < deadline:
+    time.sleep(0.05)
+sys.exit(len(dead()))
+"""
 # A grandchild in a session of its own is what a sweep by process group would miss.
 COMMAND = ("sh", "-c", "setsid sleep 300 & echo started $!; wait")
 
@@ -79,6 +96,13 @@ async def test_asked_to_stop_once_or_twice_it_stops_everything(dev: Dev, folder:
         await asyncio.sleep(0.05)
     assert await asyncio.to_thread(process.wait, 30) == 128 + signal.SIGTERM
     assert not set(everything) & set(process_table())
+
+
+async def test_orphans_that_end_do_not_pile_up(dev: Dev, given: dict[str, str]) -> None:
+    """RabbitMQ starts an epmd every minute, which ends at once: the process table would be full one day."""
+    process = dev("with-services", "--", "python", "-c", ORPHANS, str(5 * 2 * BURY_EVERY), **given)
+    output, _ = await asyncio.to_thread(process.communicate)
+    assert process.returncode == 0, output
 
 
 async def test_the_commands_exit_code_is_ours(dev: Dev, given: dict[str, str]) -> None:
