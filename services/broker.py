@@ -308,13 +308,7 @@ def workflow_message(
         "agent_run_id": str(run_id),
         **came_from.words,
     }
-    return dramatiq.Message(
-        queue_name=RUN_QUEUE,
-        actor_name="run_workflow_background",
-        args=(),
-        kwargs=arguments,
-        options={"broker_priority": priority},
-    )
+    return to_run("run_workflow_background", arguments, priority)
 
 
 def run_message(
@@ -341,10 +335,9 @@ def run_message(
         "attempt": attempt,
         **came_from.words,
     }
-    return dramatiq.Message(
-        queue_name=RUN_QUEUE,
-        actor_name="run_agent_background",
-        args=(),
-        kwargs=arguments,
-        options={"broker_priority": priority},
-    )
+    return to_run("run_agent_background", arguments, priority)
+
+
+def to_run(actor: str, arguments: dict[str, Any], priority: int) -> dramatiq.Message[Any]:
+    options = {"broker_priority": priority}
+    return dramatiq.Message(queue_name=RUN_QUEUE, actor_name=actor, args=(), kwargs=arguments, options=options)

@@ -15,25 +15,6 @@ DETAILS = ("name", "description", "state", "project_id", "agent_id")
 
 
 @dataclass(frozen=True, slots=True)
-class Workflow:
-    """`definition` is that of its current version, as JSON."""
-
-    workflow_id: UUID
-    account_id: UUID
-    project_id: UUID | None
-    agent_id: UUID | None
-    name: str
-    description: str
-    state: str
-    current_version_id: UUID
-    version: int
-    created_by: UUID | None
-    created_at: datetime
-    updated_at: datetime
-    definition: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class ListedWorkflow:
     """What a list shows of a workflow: not its steps, of which there may be many."""
 
@@ -47,6 +28,15 @@ class ListedWorkflow:
     version: int
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow(ListedWorkflow):
+    """`definition` is that of its current version, as JSON."""
+
+    current_version_id: UUID
+    created_by: UUID | None
+    definition: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,11 +240,16 @@ async def get_execution(
 @router.post("/executions/{execution_id}/cancel")
 async def cancel_execution(execution_id: UUID, caller: CallerDep, resources: ResourcesDep) -> Cancelled:
     """As the stop of its run: answers once it is committed; an execution that had ended answers its own status."""
-    execution = await workflow_executions.get(resources.pool, caller.account_id, execution_id)
+    stopped = await stopping.request_stop(resources.stores, await run_of(resources, caller.account_id, execution_id))
+    return Cancelled(execution_id=execution_id, status=status_after_stop(stopped))
+
+
+async def run_of(resources: Resources, account_id: UUID, execution_id: UUID) -> UUID:
+    """The id of its run. Raises: NotFound; Conflict when it has none yet."""
+    execution = await workflow_executions.get(resources.pool, account_id, execution_id)
     if execution.agent_run_id is None:
         raise Conflict(NOT_BEGUN)
-    stopped = await stopping.request_stop(resources.stores, execution.agent_run_id)
-    return Cancelled(execution_id=execution_id, status=status_after_stop(stopped))
+    return execution.agent_run_id
 
 
 @router.get(
@@ -255,11 +260,4 @@ async def cancel_execution(execution_id: UUID, caller: CallerDep, resources: Res
 )
 async def stream_execution(execution_id: UUID, asking: FollowerDep) -> Response:
     """The stream of its run, with the same ids: `workflow_status` events beside what its agent says."""
-
-    async def run_of(account_id: UUID) -> UUID:
-        execution = await workflow_executions.get(asking.resources.pool, account_id, execution_id)
-        if execution.agent_run_id is None:
-            raise Conflict(NOT_BEGUN)
-        return execution.agent_run_id
-
-    return await follow(asking, run_of)
+    return await follow(asking, lambda account_id: run_of(asking.resources, account_id, execution_id))

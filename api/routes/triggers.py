@@ -22,16 +22,15 @@ from api.deps import CallerDep, PoolDep, Resources, ResourcesDep
 from api.errors import invalid
 from api.fields import Text
 from api.routes.projects import Deleted
+from api.routes.webhooks import SecretOut, opened, shown_pair
 from services import metrics, workflow_executions, workflows
-from services.errors import AppError, Conflict, Unauthenticated, Unavailable, UnsupportedMediaType
-from services.log import logger
+from services.errors import AppError, Conflict, Unauthenticated, UnsupportedMediaType
 from services.postgres import Connection, transaction
 from services.rate_limit import Rate
 from services.runs import idempotency, starting
 from services.runs.idempotency import RequestKey
 from services.runs.starting import Started
 from services.runs.store import Run
-from services.secrets import Secrets, SecretUnreadable
 from services.settings import Settings
 from services.webhooks import senders, signatures, workflow_webhooks
 from services.webhooks.senders import BadPayload, Format, Said
@@ -43,7 +42,6 @@ from services.workflows import Workflow
 router = APIRouter(tags=["webhooks"])
 
 REFUSED = "The signature is missing, wrong, or too old; or there is no such webhook."
-UNREADABLE = "The secret cannot be opened any more: rotate it."
 STARTED = "Started."
 NOBODY = signatures.make_secret()
 """What is verified with where there is no webhook: that takes as long."""
@@ -61,17 +59,12 @@ class RotateRequest(BaseModel):
     secret: Text | None = None
 
 
-class WebhookOut(BaseModel):
+class WebhookOut(SecretOut):
     """Whoever signs with `secret`, or until `previous_until` with the one before, may start the workflow at `url`."""
 
     workflow_id: UUID
     url: str
     format: Format
-    secret: str
-    previous_secret: str | None
-    previous_until: datetime | None
-    created_at: datetime
-    rotated_at: datetime | None
 
 
 class Triggered(BaseModel):
@@ -85,25 +78,12 @@ class Triggered(BaseModel):
 
 def shown(kept: WorkflowWebhook, resources: Resources) -> WebhookOut:
     """Raises: Unavailable when no key opens it."""
-    secret, *previous = opened(kept, resources.secrets)
     return WebhookOut(
         workflow_id=kept.workflow_id,
         url=f"{resources.settings.api.public_url.rstrip('/')}/api/webhooks/trigger/{kept.workflow_id}",
         format=kept.format,
-        secret=secret,
-        previous_secret=previous[0] if previous else None,
-        previous_until=kept.previous_until,
-        created_at=kept.created_at,
-        rotated_at=kept.rotated_at,
+        **shown_pair(kept, resources.secrets, workflow_id=str(kept.workflow_id)),
     )
-
-
-def opened(kept: WorkflowWebhook, secrets: Secrets) -> list[str]:
-    try:
-        return kept.keys(secrets)
-    except SecretUnreadable as error:
-        logger.error("webhook.secret_unreadable", workflow_id=str(kept.workflow_id))
-        raise Unavailable(UNREADABLE) from error
 
 
 def chosen_secret(kind: Format, given: str | None) -> str:
@@ -236,7 +216,7 @@ async def verified(workflow_id: UUID, request: Request, resources: Resources) ->
         check_type(kind, headers)
         body = await bounded_body(request, limits.max_body_bytes)
         webhook = await workflow_webhooks.find(resources.pool, workflow_id)
-        keys = opened(webhook, resources.secrets) if webhook else [NOBODY]
+        keys = opened(webhook, resources.secrets, workflow_id=str(workflow_id)) if webhook else [NOBODY]
         kind = webhook.format if webhook else kind
         senders.verify(kind, keys, headers, body, datetime.now(UTC), limits.replay_window)
         if webhook is None:

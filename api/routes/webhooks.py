@@ -1,6 +1,7 @@
 """Webhooks: whether the end of a run was told, and what that is signed with."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -15,6 +16,7 @@ from services.secrets import Secrets, SecretUnreadable
 from services.webhooks import account_secrets, deliveries, sending
 from services.webhooks.account_secrets import AccountSecret
 from services.webhooks.deliveries import Shown
+from services.webhooks.secret_pair import SecretPair
 
 router = APIRouter(tags=["webhooks"])
 
@@ -45,7 +47,7 @@ class Attempts(BaseModel):
 
 
 class SecretOut(BaseModel):
-    """`previous_secret` signs beside the other until `previous_until`."""
+    """`previous_secret` counts beside the other until `previous_until`."""
 
     secret: str
     previous_secret: str | None
@@ -54,20 +56,29 @@ class SecretOut(BaseModel):
     rotated_at: datetime | None
 
 
-def shown_secret(kept: AccountSecret, secrets: Secrets) -> SecretOut:
-    """Raises: Unavailable when no key opens it."""
+def opened(kept: SecretPair, secrets: Secrets, **whose: str) -> list[str]:
+    """What counts now, the newest first. Raises: Unavailable when no key opens it."""
     try:
-        secret, *previous = kept.keys(secrets)
+        return kept.keys(secrets)
     except SecretUnreadable as error:
-        logger.error("webhook.secret_unreadable", account_id=str(kept.account_id))
+        logger.error("webhook.secret_unreadable", **whose)
         raise Unavailable(UNREADABLE) from error
-    return SecretOut(
-        secret=secret,
-        previous_secret=previous[0] if previous else None,
-        previous_until=kept.previous_until,
-        created_at=kept.created_at,
-        rotated_at=kept.rotated_at,
-    )
+
+
+def shown_pair(kept: SecretPair, secrets: Secrets, **whose: str) -> dict[str, Any]:
+    """The fields of SecretOut. Raises: Unavailable."""
+    secret, *previous = opened(kept, secrets, **whose)
+    return {
+        "secret": secret,
+        "previous_secret": previous[0] if previous else None,
+        "previous_until": kept.previous_until,
+        "created_at": kept.created_at,
+        "rotated_at": kept.rotated_at,
+    }
+
+
+def shown_secret(kept: AccountSecret, secrets: Secrets) -> SecretOut:
+    return SecretOut(**shown_pair(kept, secrets, account_id=str(kept.account_id)))
 
 
 @router.get("/agent-run/{run_id}/webhook-attempts")

@@ -135,7 +135,7 @@ def shown(workflow: Workflow) -> WorkflowOut:
     return WorkflowOut(**listed(workflow).model_dump(), **DefinitionOut(**workflow.definition).model_dump())
 
 
-def listed(workflow: Workflow | ListedWorkflow) -> WorkflowListed:
+def listed(workflow: ListedWorkflow) -> WorkflowListed:
     return WorkflowListed(
         id=workflow.workflow_id,
         account_id=workflow.account_id,
