@@ -47,10 +47,16 @@ class Held(Exception):
 
 
 async def fire(
-    place: Place, due: Due, *, early: timedelta = timedelta(0), message_id: str | None = None
+    place: Place,
+    due: Due,
+    *,
+    early: timedelta = timedelta(0),
+    late: timedelta = timedelta(0),
+    message_id: str | None = None,
 ) -> Outcome | None:
     """Fire a schedule once if it is due (or will be within `early`), and send what was started.
 
+    `late`: the clock of `due` is slow by so much: what comes so late still counts as in time, and is told as late.
     None when there is nothing to do any more. Raises: Held; what the store raises while it is away.
     """
     async with transaction(place.stores.pool) as conn:
@@ -68,7 +74,7 @@ async def fire(
         outcome, started = await fire_locked(conn, place, schedule, turn, message_id)
     if started:
         await starting.send(place.stores, started)
-    tell(schedule, outcome, due.now)
+    tell(schedule, outcome, due.now + late)
     return outcome
 
 

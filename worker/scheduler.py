@@ -70,10 +70,10 @@ async def backend_of(process: Process) -> Backend:
 
 
 class Local:
-    """Schedules that are due, by the clock of the database unless another one is given."""
+    """Schedules that are due, by the clock of the database unless another one is given; or have been for `late`."""
 
-    def __init__(self, process: Process, clock: Clock | None = None) -> None:
-        self.process, self.clock = process, clock
+    def __init__(self, process: Process, clock: Clock | None = None, late: timedelta = timedelta(0)) -> None:
+        self.process, self.clock, self.late = process, clock, late
         self.free = asyncio.Semaphore(process.settings.schedules.concurrency)
 
     async def close(self) -> None:
@@ -81,7 +81,9 @@ class Local:
 
     @property
     def now(self) -> datetime | None:
-        return self.clock() if self.clock else None
+        if self.clock:
+            return self.clock()
+        return datetime.now(UTC) - self.late if self.late else None
 
     async def tick(self) -> float | None:
         """Fire what is due, batch by batch; what a worker claims and does not fire is others' after a while."""
@@ -100,7 +102,7 @@ class Local:
         """One that fails holds up no other."""
         async with self.free:
             try:
-                await firing.fire(self.process, due)
+                await firing.fire(self.process, due, late=self.late)
             except (Held, *Unreachable) as error:
                 metrics.schedule_postponed.labels("held" if isinstance(error, Held) else "store away").inc()
                 logger.info("schedule.postponed", schedule_id=str(due.schedule_id), error=repr(error))
@@ -126,7 +128,7 @@ class Remote:
 
     def __init__(self, process: Process, module: Any) -> None:
         self.teller = Teller(process, module)
-        self.overdue = Local(process, lambda: datetime.now(UTC) - OVERDUE)
+        self.overdue = Local(process, late=OVERDUE)
 
     async def close(self) -> None:
         await self.teller.close()

@@ -19,6 +19,7 @@ from services.schedules import store
 from services.settings import QstashSettings, ScheduleSettings, Settings
 from tests.api.conftest import Person
 from tests.api.world import WATERING, made
+from tests.services.metrics.reading import Counted
 from tests.services.schedules.recorder import CURRENT, NEXT, TOKEN, Recorder, recording, signature
 from worker.process import Process
 from worker.scheduler import Leaving, Remote, backend_of
@@ -223,11 +224,13 @@ async def test_a_worker_fires_what_qstash_does_not_come_for_within_a_minute(
     ann: Person, worker: Remote, pool: Pool
 ) -> None:
     schedule = await schedule_of(ann, config={"type": "cron", "cron": {"cron_expression": "0 9 * * *"}}, missed="skip")
+    counted = Counted()
     for seconds, fired in ((30, 0), (65, 1)):
         due = datetime.now(UTC) - timedelta(seconds=seconds)
         await pool.execute("UPDATE schedules SET next_fire_at = $1", due)
         await worker.tick()
         assert [log["status"] for log in await logs(ann, schedule)] == ["started"] * fired
+    assert counted("schedule_late_seconds_sum") >= 65, "it is told as late, and not skipped for it"
     assert (await deliver(ann, schedule)).json()["status"] == "ignored", "QStash comes after all"
     assert len(await logs(ann, schedule)) == 1
 
