@@ -17,10 +17,11 @@ from services.postgres import Connection, Unreachable, transaction
 from services.runs import starting
 from services.runs.starting import NewRun, Started
 from services.runs.stores import Stores
-from services.schedules import firings, missed, store
+from services.schedules import claims, firings, missed
+from services.schedules.claims import Due
 from services.schedules.firings import Outcome
 from services.schedules.missed import Turn
-from services.schedules.store import Due, Schedule
+from services.schedules.store import Schedule
 from services.settings import Settings
 
 LOCK_WAIT = timedelta(seconds=1)
@@ -60,11 +61,11 @@ async def fire(
     None when there is nothing to do any more. Raises: Held; what the store raises while it is away.
     """
     async with transaction(place.stores.pool) as conn:
-        if not await store.take_turns(conn, due, LOCK_WAIT):
+        if not await claims.take_turns(conn, due, LOCK_WAIT):
             raise Held
-        schedule = await store.lock_due(conn, due, early)
+        schedule = await claims.lock(conn, due, early)
         if schedule is None:
-            if await store.is_due(conn, due, early):
+            if await claims.is_due(conn, due, early):
                 raise Held
             return None
         turn = missed.turn_of(schedule, due.now, place.settings.schedules)

@@ -12,8 +12,9 @@ from agent.firing import Held
 from services import metrics
 from services.log import logger
 from services.postgres import Unreachable
-from services.schedules import remotes, store
-from services.schedules.store import Due, Schedule
+from services.schedules import claims, remotes
+from services.schedules.claims import Due
+from services.schedules.store import Schedule
 from worker.process import Process
 
 Clock = Callable[[], datetime]
@@ -90,13 +91,13 @@ class Local:
         settings, pool = self.process.settings.schedules, self.process.stores.pool
         most = settings.concurrency * BATCH_PER_SLOT
         while self.process.begins_runs:
-            batch = await store.claim_due(pool, most=most, lease=settings.claim, at=self.now)
+            batch = await claims.take(pool, most=most, lease=settings.claim, at=self.now)
             if not batch:
                 break
             await asyncio.gather(*map(self.fire, batch))
         if not self.process.begins_runs:
             return None
-        return await store.seconds_to_next(pool, self.now)
+        return await claims.seconds_to_next(pool, self.now)
 
     async def fire(self, due: Due) -> None:
         """One that fails holds up no other."""
@@ -114,7 +115,7 @@ class Local:
 
     async def postpone(self, due: Due, until: timedelta) -> None:
         try:
-            await store.postpone(self.process.stores.pool, due.schedule_id, until, self.now)
+            await claims.postpone(self.process.stores.pool, due.schedule_id, until, self.now)
         except Unreachable as error:
             logger.warning("schedule.not_postponed", schedule_id=str(due.schedule_id), error=repr(error))
 

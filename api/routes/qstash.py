@@ -16,7 +16,8 @@ from agent.firing import Held
 from api.deps import Resources, ResourcesDep
 from api.errors import invalid
 from services.errors import AppError, NotFound, PayloadTooLarge, Unauthenticated, Unavailable
-from services.schedules import firings, store
+from services.schedules import claims, firings, store
+from services.schedules.claims import Due
 from services.schedules.firings import Firing
 from services.schedules.store import Schedule
 
@@ -89,13 +90,13 @@ async def delivered_schedule(resources: Resources, target_id: UUID, body: bytes)
 async def deliver(resources: Resources, schedule: Schedule, message_id: str) -> Delivered:
     """Raises: Unavailable while what it starts is locked: QStash tries again."""
     ignored = Delivered(status="ignored", schedule_id=schedule.schedule_id)
-    place = await store.place_of(resources.pool, schedule.schedule_id)
-    if place is None:
+    due = await claims.of_delivery(resources.pool, schedule.schedule_id)
+    if due is None:
         return ignored
     try:
-        outcome = await firing.fire(resources, place, early=EARLY, message_id=message_id)
+        outcome = await firing.fire(resources, due, early=EARLY, message_id=message_id)
         if outcome and schedule.missed == "all":
-            await make_up(resources, place)
+            await make_up(resources, due)
     except Held as error:
         raise Unavailable from error
     if outcome is None:
@@ -110,11 +111,11 @@ async def deliver(resources: Resources, schedule: Schedule, message_id: str) -> 
     )
 
 
-async def make_up(resources: Resources, place: store.Due) -> None:
+async def make_up(resources: Resources, due: Due) -> None:
     """What was missed before the time of this delivery; what is too much for now is left to the next one."""
     for _ in range(resources.settings.schedules.max_catch_up):
         try:
-            if await firing.fire(resources, place) is None:
+            if await firing.fire(resources, due) is None:
                 return
         except Held:
             return

@@ -12,7 +12,7 @@ from services import workflows
 from services.billing.gate import Verdict
 from services.billing.local import LocalGate
 from services.postgres import Executor, Pool, transaction
-from services.schedules import firings, store
+from services.schedules import claims, firings, store
 from services.schedules.config import Config
 from services.schedules.firings import Firing
 from services.schedules.store import NewSchedule, Schedule
@@ -126,7 +126,7 @@ async def test_a_claim_that_another_worker_has_fired_meanwhile_brings_nothing_fo
     schedule = await make_schedule(pool)
     clock = Clock(due_of(schedule))
     lease = process.settings.schedules.claim
-    (claimed,) = await store.claim_due(pool, most=10, lease=lease, at=clock.now)
+    (claimed,) = await claims.take(pool, most=10, lease=lease, at=clock.now)
     clock.now += lease
     await Local(process, clock).tick()
     await Local(process, clock).fire(claimed)
@@ -137,7 +137,7 @@ async def test_what_a_worker_claimed_and_did_not_fire_is_fired_by_another(proces
     schedule = await make_schedule(pool)
     clock = Clock(due_of(schedule))
     lease = process.settings.schedules.claim
-    assert len(await store.claim_due(pool, most=10, lease=lease, at=clock.now)) == 1
+    assert len(await claims.take(pool, most=10, lease=lease, at=clock.now)) == 1
     await Local(process, clock).tick()
     assert await logs(pool, schedule) == [], "somebody is at it"
     clock.now += lease
