@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -21,6 +22,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from services import origin, reporting
 from services.billing import gate_of
+from services.embedded.orphans import dying_with
 from services.http import open_client
 from services.liveness import shown
 from services.log import logger, name_process
@@ -171,6 +173,8 @@ class Runtime(dramatiq.Middleware):
 
         for number in STOP_SIGNALS:
             signal.signal(number, stop)
+        if (master := multiprocessing.parent_process()) and master.pid:
+            dying_with(master.pid, signal.SIGTERM)()  # killed, it tells nobody: its processes would work on for ever
 
     def leave(self, worker: dramatiq.Worker) -> bool:
         """Whether this is the first time; asked in one step, since a signal may come between any two lines."""

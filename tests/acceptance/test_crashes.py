@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from services.embedded.orphans import process_table
 from tests.acceptance.client import Client, Event, Started, check_whole_log, streamed_text, until
 from tests.acceptance.conftest import Deploy
 from tests.acceptance.operators import REAL, Deployment, Operated
+from tests.waiting import eventually
 
 TEXT = "demo/lorem?chunks=75&delay_ms=20"
 SCALED_SECONDS = 2.0
@@ -28,11 +30,6 @@ def kill_child(worker: Operated) -> None:
     [child] = worker.children
     worker.leaving = True
     os.kill(child, signal.SIGKILL)
-
-
-def kill_master(worker: Operated) -> None:
-    """The child is left alone and drives its runs to their end."""
-    worker.signal(signal.SIGKILL)
 
 
 async def crash_in_mid_run(deployment: Deployment, client: Client, kill: Callable[[Operated], None]) -> float:
@@ -87,15 +84,17 @@ async def all_running(client: Client, runs: list[Started]) -> bool:
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
-async def test_a_worker_whose_master_was_killed_keeps_its_run(system: Deployment, client: Client) -> None:
+async def test_a_worker_whose_master_was_killed_hands_over_and_leaves(system: Deployment, client: Client) -> None:
+    """Nobody else would ever tell it to."""
     started = await client.initiate(TEXT)
     async with client.stream(started.run_id) as stream:
         seen = await stream.take(20)
         worker = await system.driver_of(started.run_id)
-        kill_master(worker)
+        [child] = worker.children
+        worker.signal(signal.SIGKILL)
         events = seen + await stream.rest()
-    await check_went_on(client, started, events, attempts=1)
-    worker.signal_group(signal.SIGKILL)
+    await check_went_on(client, started, events)
+    await eventually(lambda: child not in process_table())
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
