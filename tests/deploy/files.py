@@ -12,6 +12,7 @@ from services.settings import Settings
 
 DEPLOY = CHECKOUT / "docs" / "deploy"
 DOCKERFILE = CHECKOUT / "Dockerfile"
+DOCKERIGNORE = CHECKOUT / ".dockerignore"
 COMPOSE = CHECKOUT / "docker-compose.yml"
 OVERRIDES = (DEPLOY / "docker-compose.tls.yml", CHECKOUT / "docs" / "docker-compose.sandbox.yml")
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))

@@ -210,6 +210,15 @@ def test_redis_forgets_nothing_and_rabbitmq_waits_for_a_day() -> None:
     assert "./docs/deploy/rabbitmq.conf:/etc/rabbitmq/conf.d/20-longrun.conf:ro" in services["rabbitmq"]["volumes"]
 
 
+def test_a_store_is_healthy_when_it_serves_and_no_sooner() -> None:
+    """Whoever depends on it starts then, and migrations do not start again."""
+    tests = {name: " ".join(each["healthcheck"]["test"]) for name, each in files.compose()["services"].items()
+        if name in ("postgres", "redis", "rabbitmq")}  # fmt: skip
+    assert "-h 127.0.0.1" in tests["postgres"], "the server that fills an empty volume answers on its socket"
+    assert "PONG" in tests["redis"], "one that loads its file answers, too"
+    assert "check_port_connectivity" in tests["rabbitmq"], "a node answers a ping before it takes connections"
+
+
 def test_the_compose_files_trust_the_word_of_their_nginx_alone() -> None:
     services = files.compose()["services"]
     trusted = services["api-1"]["environment"]["FORWARDED_ALLOW_IPS"]
@@ -231,6 +240,33 @@ def test_the_image_has_all_the_code_that_its_commands_import(tmp_path: Path) -> 
     code = "import api.app, api.preview, migrations.__main__, services.admin, worker"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def sent_to_the_builder(path: str) -> bool:
+    """As Docker reads it: a pattern fits a path or a folder above it, and the last one that fits counts."""
+    sent = True
+    parts = path.split("/")
+    above = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+    for line in files.DOCKERIGNORE.read_text().splitlines():
+        pattern = line.removeprefix("!")
+        if line and not line.startswith("#"):
+            fits = re.compile(re.escape(pattern).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*"))
+            sent = line.startswith("!") if any(map(fits.fullmatch, above)) else sent
+    return sent
+
+
+def test_whatever_the_image_copies_is_sent_to_its_builder_and_nothing_else() -> None:
+    text = files.DOCKERFILE.read_text()
+    copied = {*re.findall(r"^COPY (\w+) \1$", text, re.MULTILINE), *re.findall(r"^ARG LOCK=(\S+)$", text, re.MULTILINE)}
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    wanted = {path for path in tracked if path.split("/")[0] in copied | {"requirements-browser.lock"}}
+    assert len(wanted) > 100
+    assert {path for path in tracked if sent_to_the_builder(path)} == wanted
+    left = (".git/config", ".env", "api/.env", ".venv/bin/python", ".longrun/state.json", "api/__pycache__/app.pyc",
+        "worker/actors.pyc", "longrun.key", "tests/conftest.py", ".hypothesis/x", "agent/.mypy_cache/x")  # fmt: skip
+    assert [path for path in left if sent_to_the_builder(path)] == []
 
 
 async def test_what_the_autoscaler_asks_is_the_age_of_the_oldest_run_that_could_start(pool: Pool) -> None:
