@@ -59,7 +59,7 @@ def add_credits(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
     listing = commands.add_parser("ledger", help="what came and went, newest first")
     add_account(listing)
-    listing.add_argument("--limit", type=int, default=LISTED, help=f"at most so many ({LISTED})")
+    listing.add_argument("--limit", type=positive, default=LISTED, help=f"at most so many ({LISTED})")
     listing.set_defaults(run=list_entries)
 
 
@@ -141,7 +141,7 @@ def show(settings: Settings, options: argparse.Namespace, output: Output) -> int
 
 def list_entries(settings: Settings, options: argparse.Namespace, output: Output) -> int:
     async def act(conn: Connection, account: Account) -> tuple[list[Entry], bool]:
-        return await ledger.page(conn, account.account_id, limit=max(options.limit, 1))
+        return await ledger.page(conn, account.account_id, limit=options.limit)
 
     account, (entries, more) = run(settings, options, act)
     if options.json:

@@ -14,9 +14,13 @@ def identifier(text: str) -> UUID:
         raise argparse.ArgumentTypeError(f"{text!r} is no id: they look like {UUID(int=0)}") from error
 
 
+MOST = 2**31 - 1
+"""Of whatever is counted: Postgres and AMQP take no more everywhere."""
+
+
 def positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST}")
     return int(text)
 
 

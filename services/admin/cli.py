@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
-            output.fail(f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}")
+            where = ".".join(map(str, problem["loc"]))
+            output.fail(": ".join(filter(None, (where, problem["msg"].removeprefix("Value error, ")))))
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -34,15 +34,21 @@ SECRET_TEXT = (
 )
 
 
+class Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """The end of the command is not decided here. Raises: BrokenPipeError."""
+        raise BrokenPipeError
+
+
 class Output:
     """Where a command says what it found or did."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+        self.console = Screen(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
     def document(self, content: Any) -> None:
         """The whole answer of a command, for scripts."""
-        sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+        sys.stdout.write(json.dumps(content, indent=2, default=plain) + "\n")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Its title alone when there are no rows."""
@@ -50,7 +56,8 @@ class Output:
         if not rows:
             self.say(title)
             return
-        table = Table(*columns, title=Text(title), title_justify="left")
+        self.say(title)  # one of the table's own is broken to the table's width
+        table = Table(*columns)
         table.columns[0].no_wrap = True
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
@@ -70,6 +77,13 @@ class Output:
     def fail(self, sentence: str) -> None:
         """One error line."""
         sys.stderr.write(f"admin: {printable(sentence)}\n")
+
+
+def plain(value: Any) -> Any:
+    """What JSON has no word for: times as ISO 8601, durations in seconds."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.total_seconds() if isinstance(value, timedelta) else str(value)
 
 
 def printable(text: str) -> str:

@@ -21,6 +21,7 @@ NAMES = ("events", "messages", "runs")
 BUSY_TRIES, BUSY_SECONDS = 90, 1.0
 BUSY = "A worker's sweep is under way and does not end: `retention show` says whose."
 OFF = "Nothing is deleted by age: RETENTION_EVENTS, RETENTION_MESSAGES and RETENTION_RUNS are 0."
+CHOOSE = f"{OFF} --events, --messages and --runs choose ages for once."
 
 
 def add(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -43,7 +44,7 @@ def ages(settings: Settings, options: argparse.Namespace) -> RetentionSettings:
     given = {name: age for name in NAMES if (age := getattr(options, name)) is not None}
     chosen = RetentionSettings.model_validate({**settings.retention.model_dump(), **given})
     if not chosen.anything:
-        raise Unprocessable(OFF)
+        raise Unprocessable(CHOOSE)
     return chosen
 
 

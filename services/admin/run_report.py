@@ -230,6 +230,7 @@ CAUSES = (
         "No worker began it in time: `queues` and `workers list` say whether slots were free and the broker answered.",
     ),
     ("it took longer than", "RUN_TIMEOUT is over; the last events say what it spent the time with ({log})."),
+    (" needs a key", "The workers have no key of its provider: set it where they run, and start them anew."),
     ("credits", "The account has too few: `credits show`, `credits grant`."),
     ("cannot be reached", "Is the address right, and does a firewall or proxy let the workers out? See {log}."),
     ("model", "The model or its provider refused: `model.` lines in {log}, the provider's key and its status page."),

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from services import agent_versions
+from services.admin.arguments import add_json
 from services.admin.output import Output
 from services.agent_versions import AgentVersion
 from services.errors import Unavailable
@@ -23,15 +24,20 @@ def add(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     commands = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
     renewing = commands.add_parser("renew", help="encrypt them with the first of SECRETS_KEYS")
     renewing.set_defaults(run=renew)
+    add_json(renewing)
 
 
 def renew(settings: Settings, options: argparse.Namespace, output: Output) -> int:
     renewed, unreadable = asyncio.run(renew_all(settings))
-    output.say(f"Secrets of {renewed} agent versions are encrypted with the first key.")
+    if not options.json:
+        output.say(f"Secrets of {renewed} agent versions are encrypted with the first key.")
     for version in unreadable:
         output.fail(f"no key in SECRETS_KEYS opens version {version.version_number} of agent {version.agent_id}")
     pairs, shut = asyncio.run(renew_webhooks(settings))
-    output.say(f"Secrets of {pairs} webhooks are encrypted with the first key.")
+    if options.json:
+        output.document({"agent_versions": renewed, "webhooks": pairs, "unreadable": len(unreadable) + len(shut)})
+    else:
+        output.say(f"Secrets of {pairs} webhooks are encrypted with the first key.")
     for table, owner in shut:
         output.fail(f"no key in SECRETS_KEYS opens the secret of {owner} in {table}")
     return 1 if unreadable or shut else 0

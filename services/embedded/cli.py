@@ -170,6 +170,8 @@ def admin(arguments: list[str]) -> int:
     except EmbeddedError:
         if options.state:
             raise
+        if "DATABASE_URL" not in os.environ:
+            Console(sys.stderr).say("dev: no instance is running (./dev run); asking what the settings name")
     argv = [sys.executable, "-P", "-m", "services.admin", *rest]
     os.execve(sys.executable, argv, for_our_code(names))  # noqa: S606 - our own module
 
