@@ -59,6 +59,7 @@ class Group:
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, secrets.token_hex(6)
         self.sign_of_life: int | None = None
+        self.books: dict[str, MmapedDict] = {}
 
     def join(self) -> None:
         """Add what the dead have left to the files of the dead, and write into files of our own from now on.
@@ -70,7 +71,8 @@ class Group:
             if alone:
                 self.bury()
         self.sign_of_life = self.live()
-        values.write_into({kind: self.book(kind) for kind in KINDS})
+        self.books = {kind: self.made(kind, self.name, []) for kind in KINDS}
+        values.write_into(self.books)
 
     def live(self) -> int:
         """Held until the process ends, however it does; it is there under its name only with the lock on it."""
@@ -80,11 +82,8 @@ class Group:
         unnamed.rename(self.folder / f"{self.name}.live")
         return held
 
-    def book(self, kind: str) -> MmapedDict:
-        """A file that is there under its name only when it can be read."""
-        return self.made(kind, self.name, [])
-
     def made(self, kind: str, name: str, metrics: Iterable[Metric]) -> MmapedDict:
+        """A file that is there under its name only when it can be read."""
         unnamed = self.folder / f"{kind}_{name}.new"
         with unnamed.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, KINDS[kind])
@@ -129,6 +128,9 @@ class Group:
         finally:
             os.close(found)
 
+    def anybody_lives(self) -> bool:
+        return any(self.lives(sign.stem) for sign in self.folder.glob("*.live"))
+
     def collect(self) -> Iterable[Metric]:
         """As prometheus_client's registries: what counts of every process that was, and the gauges of the living."""
         with locked(self.folder, fcntl.LOCK_SH):
@@ -141,6 +143,8 @@ class Group:
     def leave(self) -> None:
         """Gauges end with the process; what was counted stays."""
         values.write_into({})
+        for book in self.books.values():
+            book.close()
         if self.sign_of_life is not None:
             os.close(self.sign_of_life)
             self.sign_of_life = None
@@ -220,7 +224,7 @@ def own_folder() -> Path:
     for group in folder.iterdir():
         _, _, leader = group.name.partition("-")
         pid, _, started = leader.partition("-")
-        if pid.isdecimal() and str(started_at(int(pid))) != started:
+        if pid.isdecimal() and str(started_at(int(pid))) != started and not Group(group).anybody_lives():
             shutil.rmtree(group, ignore_errors=True)
     return folder
 

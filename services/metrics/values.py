@@ -4,6 +4,7 @@ prometheus_client's own multi-process values cannot be had here (docs/adr/0020-m
 import, under a folder that the environment names, and look at the process id with every step.
 """
 
+from collections.abc import Mapping
 from threading import Lock
 from typing import Any, Protocol
 
@@ -19,12 +20,13 @@ class Book(Protocol):
     def write_value(self, key: str, value: float, timestamp: float) -> None: ...
 
 
-Books = dict[str, Book]
+Books = Mapping[str, Book]
 """By the beginning of the names of their files: `counter`, `histogram`, `gauge_livesum`, `gauge_livemax`."""
 
 _lock = Lock()
 _every: list["Value"] = []
 _books: Books = {}
+_told = False
 
 
 class Value:
@@ -59,7 +61,7 @@ class Value:
                 self.book.write_value(self.key, self.number, 0.0)
             except OSError as error:
                 self.book = None
-                logger.warning("metrics.no_room", key=self.key, error=repr(error))
+                tell_once(error)
 
     def inc(self, amount: float) -> None:
         with _lock:
@@ -81,6 +83,14 @@ class Value:
 
     def get_exemplar(self) -> None:
         return None
+
+
+def tell_once(error: OSError) -> None:
+    """In a process: what has no room for one number has none for the next."""
+    global _told
+    if not _told:
+        logger.warning("metrics.no_room", error=repr(error))
+    _told = True
 
 
 def write_into(books: Books) -> None:

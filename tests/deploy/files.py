@@ -18,6 +18,7 @@ OVERRIDES = (DEPLOY / "docker-compose.tls.yml", CHECKOUT / "docs" / "docker-comp
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 ENVIRONMENT_FILE = DEPLOY / "systemd" / "environment.example"
+PROMETHEUS = CHECKOUT / "docs" / "observability" / "prometheus.yml"
 OUR_IMAGE = "longrun"
 NOT_SETTINGS = {"PATH", "PYTHONUNBUFFERED"}
 """What the image sets for Python itself."""

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from services.embedded import debian, dependencies
 from services.embedded.environment import CHECKOUT, for_a_server
@@ -267,6 +268,23 @@ def test_whatever_the_image_copies_is_sent_to_its_builder_and_nothing_else() -> 
     left = (".git/config", ".env", "api/.env", ".venv/bin/python", ".longrun/state.json", "api/__pycache__/app.pyc",
         "worker/actors.pyc", "longrun.key", "tests/conftest.py", ".hypothesis/x", "agent/.mypy_cache/x")  # fmt: skip
     assert [path for path in left if sent_to_the_builder(path)] == []
+
+
+def test_prometheus_asks_where_workers_and_the_api_answer() -> None:
+    jobs = {job["job_name"]: job for job in yaml.safe_load(files.PROMETHEUS.read_text())["scrape_configs"]}
+    named = {job: config["dns_sd_configs"][0] for job, config in jobs.items()}
+    services = files.compose()["services"]
+    assert set(named["longrun-api"]["names"]) == {name for name in services if name.startswith("api")}
+    assert named["longrun-worker"]["names"] == ["worker"]
+    port = str(named["longrun-worker"]["port"])
+    told = services["worker"]["environment"]
+    assert (told["METRICS_HOST"], told["METRICS_PORT"]) == ("0.0.0.0", port)
+    [pod] = files.pod_specs()["longrun-worker"]["containers"]
+    by_name = {each["name"]: each["value"] for each in pod["env"]}
+    assert (by_name["METRICS_PORT"], pod["ports"][0]["containerPort"]) == (port, int(port))
+    on_a_host = dict(re.findall(r"^(METRICS_\w+)=(.*)$", files.ENVIRONMENT_FILE.read_text(), re.M))
+    assert on_a_host["METRICS_PORT"] == port
+    assert on_a_host["METRICS_DIR"].startswith("/var/lib/longrun/"), "several units answer at one port"
 
 
 async def test_what_the_autoscaler_asks_is_the_age_of_the_oldest_run_that_could_start(pool: Pool) -> None:

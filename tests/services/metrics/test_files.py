@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from services.metrics import files, values
 from services.metrics.exposition import Exposition, open_exposition
 from services.metrics.files import Group, group_of, started_at
+from services.metrics.values import Value
 from services.settings import MetricsSettings
 from tests.services.metrics.reading import Told
 
@@ -76,6 +78,86 @@ async def test_what_many_dead_processes_have_left_is_kept_in_one_place(tmp_path:
     assert len(left) == len(of_dead) + len(files.KINDS) + 2, "files of the dead, ours, two locks"
 
 
+def taken_by(folder: Path) -> int:
+    """Bytes of the disk."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+
+
+def live_and_die(folder: str, rounds: int, together: int, temporary: Path) -> None:
+    command = [sys.executable, "-m", "tests.services.metrics.restarts", folder, str(rounds), str(together)]
+    subprocess.run([*command, str(temporary)], check=True, timeout=60)
+
+
+async def test_a_hundred_restarts_take_no_more_room_than_one_and_no_number_is_lost(tmp_path: Path) -> None:
+    folder, together = tmp_path / "worker", 4
+    live_and_die(str(folder), 25, together, tmp_path)
+    assert taken_by(folder) <= (together + 1) * sum(files.KINDS.values()) + 64 * files.KIB, (
+        "theirs, and those of the dead"
+    )
+    assert len(list(folder.iterdir())) <= together * (len(files.KINDS) + 1) + len(files.LASTING) + 1
+    told = await told_by(folder)
+    assert told.value("longrun_run_ends_total", status="completed") == 100
+    assert told.value("longrun_run_queue_seconds_count") == 100
+    assert told.value("longrun_runs_active") == 0
+
+
+def test_of_masters_that_are_killed_with_their_workers_one_folder_is_left(tmp_path: Path) -> None:
+    live_and_die("-", 20, 1, tmp_path)
+    [shared] = tmp_path.glob("longrun-metrics-*")
+    assert len(list(shared.iterdir())) == 1
+
+
+def test_the_folder_of_a_master_that_is_gone_stays_while_one_of_its_workers_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    orphaned = files.own_folder() / "worker-1-12345"
+    group = Group(orphaned)
+    group.join()
+    files.own_folder()
+    assert orphaned.exists()
+    group.leave()
+    files.own_folder()
+    assert not orphaned.exists()
+
+
+def test_a_file_that_grows_takes_room_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "KINDS", {"counter": 4096})
+    group = Group(tmp_path)
+    group.join()
+    fill(100)
+    [book] = tmp_path.glob("counter_*.db")
+    assert book.stat().st_size > 4096
+    assert book.stat().st_blocks * 512 >= book.stat().st_size, "a hole: to write there may end the process"
+    group.leave()
+
+
+async def test_where_there_is_no_room_to_grow_a_number_goes_on_untold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "KINDS", {"counter": 16 * 1024})
+    group = Group(tmp_path)
+    group.join()
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    numbers = fill(300)
+    for number in numbers:
+        number.inc(1)
+    assert {number.get() for number in numbers} == {1}
+    told = (await told_by(tmp_path)).values("longrun_filling_total")
+    assert 0 < len(told) < 300
+    assert set(told) == {1}
+    group.leave()
+
+
+def full(*_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def fill(count: int) -> list[Value]:
+    names = [str(number) for number in range(count)]
+    return [Value("counter", "longrun_filling", "longrun_filling_total", ("a",), (each,), "Says.") for each in names]
+
+
 def hold(lock: Path) -> "subprocess.Popen[bytes]":
     code = f"import fcntl, os, signal; fcntl.flock(os.open({str(lock)!r}, os.O_RDWR), fcntl.LOCK_EX); print(flush=True)"
     holder = subprocess.Popen(
@@ -135,6 +217,8 @@ async def test_where_no_file_can_be_kept_a_process_tells_of_itself(tmp_path: Pat
 
 @pytest.fixture(autouse=True)
 def in_memory() -> Iterator[None]:
-    """The numbers of this process go into no file after the test."""
+    """The numbers of this process go into no file after the test, and are no more than before."""
+    count = len(values._every)
     yield
     values.write_into({})
+    del values._every[count:]
