@@ -22,11 +22,11 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from services import origin, reporting
 from services.billing import gate_of
-from services.embedded.orphans import dying_with
 from services.http import open_client
 from services.liveness import shown
 from services.log import logger, name_process
 from services.metrics.exposition import Exposition, open_exposition
+from services.parent import dying_with
 from services.projects import wants_network
 from services.runs.naming import requested_by
 from services.runs.sampling import Sampler, keep_sampling
@@ -173,8 +173,10 @@ class Runtime(dramatiq.Middleware):
 
         for number in STOP_SIGNALS:
             signal.signal(number, stop)
-        if (master := multiprocessing.parent_process()) and master.pid:
-            dying_with(master.pid, signal.SIGTERM)()  # killed, it tells nobody: its processes would work on for ever
+        if master := multiprocessing.parent_process():  # killed, it tells nobody: its processes would work on for ever
+            dying_with(os.getppid(), signal.SIGTERM)()  # not always the master: a fork server may stand between
+            if not master.is_alive():
+                signal.raise_signal(signal.SIGTERM)
 
     def leave(self, worker: dramatiq.Worker) -> bool:
         """Whether this is the first time; asked in one step, since a signal may come between any two lines."""

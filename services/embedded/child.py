@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.embedded.console import EmbeddedError, tail
-from services.embedded.orphans import dying_with, kill_session
+from services.embedded.orphans import kill_session
+from services.parent import dying_with
 
 POLL = 0.02
 Probe = Callable[[], Awaitable[bool]]

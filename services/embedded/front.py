@@ -2,7 +2,7 @@
 
 Each of the two watches the other. When this one is killed the supervisor reads the end of a pipe and stops
 everything in order; when the supervisor is killed this one sweeps what it started. When both are killed at once,
-every direct child still gets its own stop signal from the kernel (`orphans.dying_with`).
+every direct child still gets its own stop signal from the kernel (`services.parent`).
 """
 
 import os

@@ -1,14 +1,12 @@
-"""Nothing outlives `./dev`: what ties a process to its parent, and the sweep of what got away (Linux)."""
+"""Nothing outlives `./dev`: the sweep of what got away from its parent (Linux)."""
 
 import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -16,17 +14,6 @@ libc = ctypes.CDLL(None, use_errno=True)
 def become_subreaper() -> None:
     """Have orphaned descendants, daemonised ones too, become children of this process instead of init's."""
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def dying_with(parent: int, signum: int) -> Callable[[], None]:
-    """What a child calls before exec, so that it gets `signum` when `parent` dies, however that happens."""
-
-    def tie() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return tie
 
 
 def process_table(*, zombies: bool = False) -> dict[int, tuple[int, int]]:
