@@ -1,8 +1,8 @@
 """Fires schedules, in every worker: those that are due by themselves, or by keeping what QStash knows up to date."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any, Protocol
 from uuid import UUID
@@ -12,12 +12,14 @@ from agent.firing import Held
 from services import metrics
 from services.log import logger
 from services.postgres import Unreachable
-from services.schedules import claims, remotes
+from services.schedules import claims, remotes, store
 from services.schedules.claims import Due
 from services.schedules.store import Schedule
 from worker.process import Process
 
 Clock = Callable[[], datetime]
+Step = Callable[[], Awaitable[float | None]]
+"""Does what is to be done; seconds until there is more, None when nobody knows of any."""
 
 BATCH_PER_SLOT = 5
 SHORTEST_SECONDS = 0.005
@@ -33,8 +35,9 @@ OVERDUE = timedelta(minutes=1)
 class Backend(Protocol):
     """Who wakes schedules."""
 
-    async def tick(self) -> float | None:
-        """Do what is to be done; seconds until there is more, None when nobody knows of any."""
+    @property
+    def steps(self) -> Sequence[Step]:
+        """Each is done over and over beside the others: no call of QStash makes what is fired here late."""
         ...
 
     async def close(self) -> None: ...
@@ -44,16 +47,22 @@ async def keep_scheduling(process: Process) -> None:
     backend = await backend_of(process)
     longest = process.settings.schedules.poll_interval.total_seconds()
     try:
-        while True:
-            wait = await attempt(backend)
-            await asyncio.sleep(longest if wait is None else min(max(wait, SHORTEST_SECONDS), longest))
+        async with asyncio.TaskGroup() as group:
+            for step in backend.steps:
+                group.create_task(keep_at(step, longest))
     finally:
         await backend.close()
 
 
-async def attempt(backend: Backend) -> float | None:
+async def keep_at(step: Step, longest: float) -> None:
+    while True:
+        wait = await attempt(step)
+        await asyncio.sleep(longest if wait is None else min(max(wait, SHORTEST_SECONDS), longest))
+
+
+async def attempt(step: Step) -> float | None:
     try:
-        return await backend.tick()
+        return await step()
     except Unreachable as error:
         logger.warning("scheduler.postponed", error=repr(error))
     except Exception:
@@ -77,27 +86,30 @@ class Local:
         self.process, self.clock, self.late = process, clock, late
         self.free = asyncio.Semaphore(process.settings.schedules.concurrency)
 
+    @property
+    def steps(self) -> Sequence[Step]:
+        return (self.tick,)
+
     async def close(self) -> None:
         """It has opened nothing."""
 
-    @property
-    def now(self) -> datetime | None:
+    async def now(self) -> datetime | None:
         if self.clock:
             return self.clock()
-        return datetime.now(UTC) - self.late if self.late else None
+        return await store.moment(self.process.stores.pool) - self.late if self.late else None
 
     async def tick(self) -> float | None:
         """Fire what is due, batch by batch; what a worker claims and does not fire is others' after a while."""
         settings, pool = self.process.settings.schedules, self.process.stores.pool
         most = settings.concurrency * BATCH_PER_SLOT
         while self.process.begins_runs:
-            batch = await claims.take(pool, most=most, lease=settings.claim, at=self.now)
+            batch = await claims.take(pool, most=most, lease=settings.claim, at=await self.now())
             if not batch:
                 break
             await asyncio.gather(*map(self.fire, batch))
         if not self.process.begins_runs:
             return None
-        return await claims.seconds_to_next(pool, self.now)
+        return await claims.seconds_to_next(pool, await self.now())
 
     async def fire(self, due: Due) -> None:
         """One that fails holds up no other."""
@@ -115,7 +127,7 @@ class Local:
 
     async def postpone(self, due: Due, until: timedelta) -> None:
         try:
-            await claims.postpone(self.process.stores.pool, due.schedule_id, until, self.now)
+            await claims.postpone(self.process.stores.pool, due.schedule_id, until, await self.now())
         except Unreachable as error:
             logger.warning("schedule.not_postponed", schedule_id=str(due.schedule_id), error=repr(error))
 
@@ -131,12 +143,12 @@ class Remote:
         self.teller = Teller(process, module)
         self.overdue = Local(process, late=OVERDUE)
 
+    @property
+    def steps(self) -> Sequence[Step]:
+        return self.overdue.tick, self.teller.tell_news
+
     async def close(self) -> None:
         await self.teller.close()
-
-    async def tick(self) -> float | None:
-        await self.overdue.tick()
-        return 0 if await self.teller.tell_news() else None
 
 
 class Leaving(Local):
@@ -146,16 +158,16 @@ class Leaving(Local):
         super().__init__(process)
         self.teller = Teller(process, module)
 
+    @property
+    def steps(self) -> Sequence[Step]:
+        return self.tick, self.teller.forget_all
+
     async def close(self) -> None:
         await self.teller.close()
 
-    async def tick(self) -> float | None:
-        wait = await super().tick()
-        return 0 if await self.teller.forget_all() else wait
-
 
 class Teller:
-    """What QStash is told by this process; each returns whether there may be more to tell."""
+    """What QStash is told by this process, some at a time; one that it does not hear is told again after a while."""
 
     def __init__(self, process: Process, module: Any) -> None:
         self.pool, self.failure = process.stores.pool, module.TellingFailed
@@ -164,30 +176,38 @@ class Teller:
     async def close(self) -> None:
         await self.qstash.close()
 
-    async def tell_news(self) -> bool:
+    async def tell_news(self) -> float | None:
         untold = await remotes.claim_untold(self.pool, most=TOLD_AT_ONCE, lease=TELLING)
         orphans = await remotes.claim_orphans(self.pool, most=TOLD_AT_ONCE, lease=TELLING)
-        await asyncio.gather(*map(self.tell, untold), *map(self.forget, orphans))
-        return len(untold) == TOLD_AT_ONCE or len(orphans) == TOLD_AT_ONCE
+        heard = await asyncio.gather(*map(self.tell, untold), *map(self.forget, orphans))
+        return until_more(heard, max(len(untold), len(orphans)))
 
-    async def forget_all(self) -> bool:
+    async def forget_all(self) -> float | None:
         known = await remotes.claim_all(self.pool, most=TOLD_AT_ONCE, lease=TELLING)
-        await asyncio.gather(*map(self.forget, known))
-        return len(known) == TOLD_AT_ONCE
+        return until_more(await asyncio.gather(*map(self.forget, known)), len(known))
 
-    async def tell(self, schedule: Schedule) -> None:
+    async def tell(self, schedule: Schedule) -> bool:
+        """Whether QStash has heard it."""
         try:
             await self.qstash.tell(schedule)
         except self.failure as error:
             logger.warning("schedule.not_told", schedule_id=str(schedule.schedule_id), error=str(error))
             await remotes.note_failed(self.pool, schedule, str(error), TELLING)
-            return
+            return False
         await remotes.note_told(self.pool, schedule)
+        return True
 
-    async def forget(self, schedule_id: UUID) -> None:
+    async def forget(self, schedule_id: UUID) -> bool:
+        """Whether QStash has heard it."""
         try:
             await self.qstash.forget(schedule_id)
         except self.failure as error:
             logger.warning("schedule.not_forgotten", schedule_id=str(schedule_id), error=str(error))
-            return
+            return False
         await remotes.forget(self.pool, schedule_id)
+        return True
+
+
+def until_more(heard: Sequence[bool], claimed: int) -> float | None:
+    """At once when there may be more to tell, and QStash listens: one that refuses is not asked as fast as it can."""
+    return 0 if claimed == TOLD_AT_ONCE and all(heard) else None

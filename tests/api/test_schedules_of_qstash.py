@@ -1,7 +1,9 @@
 """Schedules that QStash wakes: what it is told of them, and which of its deliveries fire them."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta, tzinfo
 from importlib import import_module
 from time import time
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from httpx2 import Response
 from pydantic import SecretStr
 
+from services.background import stop
 from services.http import open_client
 from services.postgres import Pool, transaction
 from services.runs.stores import open_stores
@@ -21,8 +24,10 @@ from tests.api.conftest import Person
 from tests.api.world import WATERING, made
 from tests.services.metrics.reading import Counted
 from tests.services.schedules.recorder import CURRENT, NEXT, TOKEN, Recorder, recording, signature
+from tests.waiting import eventually
+from worker import scheduler
 from worker.process import Process
-from worker.scheduler import Leaving, Remote, backend_of
+from worker.scheduler import TOLD_AT_ONCE, Backend, Leaving, Remote, backend_of, keep_scheduling
 
 MINUTELY = {"type": "advanced", "advanced": {"cron_expression": "* * * * *", "timezone": "Europe/Berlin"}}
 MODEL = {"model_name": "demo/echo"}
@@ -65,6 +70,11 @@ async def local(settings: Settings) -> AsyncIterator[Leaving]:
         await backend.close()
 
 
+async def ticked(backend: Backend) -> None:
+    for step in backend.steps:
+        await step()
+
+
 async def schedule_of(person: Person, **fields: Any) -> dict[str, Any]:
     return await made(person, "/schedules", {"config": MINUTELY, "prompt": "Water", **MODEL, **fields})
 
@@ -97,7 +107,7 @@ async def test_qstash_is_told_of_all_that_becomes_of_a_schedule(
     schedule = await schedule_of(ann)
     path = f"/schedules/{schedule['id']}"
     assert (schedule["sync"], recorder.calls) == ("pending", [])
-    await worker.tick()
+    await ticked(worker)
     known = recorder.schedules[schedule["id"]]
     assert known["cron"] == "CRON_TZ=Europe/Berlin * * * * *"
     assert known["destination"] == f"{HOST}/api/schedules/trigger/{schedule['id']}"
@@ -106,14 +116,14 @@ async def test_qstash_is_told_of_all_that_becomes_of_a_schedule(
     hourly = {"type": "simple", "simple": {"interval_type": "hours", "interval_value": 1}}
     for verb, tail, body in (("PUT", "", {"config": hourly}), ("POST", "/pause", None), ("POST", "/resume", None)):
         (await ann.request(verb, f"{path}{tail}", json=body)).raise_for_status()
-        await worker.tick()
+        await ticked(worker)
         assert recorder.schedules[schedule["id"]]["paused"] == (tail == "/pause")
     assert recorder.schedules[schedule["id"]]["cron"].endswith(",23 * * *")
     await ann.delete(path)
-    await worker.tick()
+    await ticked(worker)
     assert recorder.schedules == {}
     told = len(recorder.calls)
-    await worker.tick()
+    await ticked(worker)
     assert len(recorder.calls) == told, "nothing is told twice"
 
 
@@ -122,13 +132,13 @@ async def test_what_qstash_does_not_hear_is_pending_and_told_once_it_is_back(
 ) -> None:
     recorder.away = True
     schedule = await schedule_of(ann)
-    await worker.tick()
+    await ticked(worker)
     shown = (await ann.get(f"/schedules/{schedule['id']}")).json()
     assert (shown["sync"], shown["status"]) == ("pending", "active")
     assert "503" in shown["sync_error"]
     recorder.away = False
     await pool.execute("UPDATE schedules SET telling_until = now()")
-    await worker.tick()
+    await ticked(worker)
     assert list(recorder.schedules) == [schedule["id"]]
 
 
@@ -136,10 +146,10 @@ async def test_what_a_worker_told_before_it_died_is_deleted_with_its_thread(
     ann: Person, recorder: Recorder, worker: Remote, pool: Pool
 ) -> None:
     schedule = await schedule_of(ann)
-    await worker.tick()
+    await ticked(worker)
     await pool.execute("UPDATE schedules SET told_revision = NULL")
     (await ann.delete(f"/threads/{schedule['thread_id']}")).raise_for_status()
-    await worker.tick()
+    await ticked(worker)
     assert recorder.schedules == {}
     assert await pool.fetchval("SELECT count(*) FROM schedule_remotes") == 0
 
@@ -228,7 +238,7 @@ async def test_a_worker_fires_what_qstash_does_not_come_for_within_a_minute(
     for seconds, fired in ((30, 0), (65, 1)):
         due = datetime.now(UTC) - timedelta(seconds=seconds)
         await pool.execute("UPDATE schedules SET next_fire_at = $1", due)
-        await worker.tick()
+        await ticked(worker)
         assert [log["status"] for log in await logs(ann, schedule)] == ["started"] * fired
     assert counted("schedule_late_seconds_sum") >= 65, "it is told as late, and not skipped for it"
     assert (await deliver(ann, schedule)).json()["status"] == "ignored", "QStash comes after all"
@@ -247,7 +257,7 @@ async def test_a_time_that_clocks_never_show_is_fired_though_qstash_knows_of_non
     await pool.execute("UPDATE schedules SET next_fire_at = $1", gap_ends)
     for clock, fired in ((gap_ends - timedelta(seconds=1), []), (gap_ends, [gap_ends])):
         worker.overdue.clock = lambda shown=clock: shown
-        await worker.tick()
+        await ticked(worker)
         assert [datetime.fromisoformat(log["scheduled_time"]) for log in await logs(ann, schedule)] == fired
     moved = (await ann.get(f"/schedules/{schedule['id']}")).json()["next_execution"]
     assert datetime.fromisoformat(moved) == datetime(2026, 3, 9, 6, 30, tzinfo=UTC), "the next day, at half past two"
@@ -257,17 +267,88 @@ async def test_qstash_forgets_all_schedules_once_workers_wake_them_again(
     ann: Person, recorder: Recorder, worker: Remote, local: Leaving, pool: Pool
 ) -> None:
     schedule = await schedule_of(ann)
-    await worker.tick()
+    await ticked(worker)
     recorder.away = True
     await make_due(pool, schedule)
-    await local.tick()
+    await ticked(local)
     assert (len(recorder.schedules), len(await logs(ann, schedule))) == (1, 1), "it fires, whatever QStash does"
     recorder.away = False
     await pool.execute("UPDATE schedule_remotes SET telling_until = now()")
-    await local.tick()
+    await ticked(local)
     assert recorder.schedules == {}
     told = len(recorder.calls)
-    await local.tick()
+    await ticked(local)
     assert len(recorder.calls) == told, "it is told once"
-    await worker.tick()
+    await ticked(worker)
     assert list(recorder.schedules) == [schedule["id"]], "with SCHEDULES=qstash again it is told anew"
+
+
+@pytest.mark.parametrize("backend", ["qstash", "local"])
+async def test_a_qstash_that_never_answers_makes_nothing_late_that_workers_fire(
+    backend: str, ann: Person, settings: Settings, recorder: Recorder, worker: Remote, pool: Pool
+) -> None:
+    schedule = await schedule_of(ann)
+
+    async def fired() -> bool:
+        return bool(await logs(ann, schedule))
+
+    await ticked(worker)
+    await pool.execute("UPDATE schedules SET told_revision = NULL")
+    recorder.answers.clear()
+    before = recorder.asked
+    schedules = ScheduleSettings.model_validate({"SCHEDULES": backend, "poll_interval": timedelta(milliseconds=50)})
+    qstash = settings.qstash.model_copy(update={"timeout": timedelta(seconds=20)})
+    async with scheduling(settings.model_copy(update={"schedules": schedules, "qstash": qstash})):
+        await eventually(lambda: recorder.asked > before)
+        await pool.execute("UPDATE schedules SET next_fire_at = now() - interval '2 minutes'")
+        late: bool = await eventually(fired, within=15.0)
+        assert late
+    assert recorder.asked == before + 1, "it was still being told"
+
+
+@asynccontextmanager
+async def scheduling(settings: Settings) -> AsyncIterator[None]:
+    """A worker's loop of schedules."""
+    async with open_stores(settings) as stores, open_client(settings) as http:
+        task = asyncio.create_task(keep_scheduling(Process(settings, stores, http)))
+        try:
+            yield
+        finally:
+            await stop([task])
+
+
+async def test_a_worker_whose_clock_is_fast_fires_nothing_before_qstash_could(
+    ann: Person, worker: Remote, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fast(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(minutes=10)
+
+    schedule = await schedule_of(ann)
+    await pool.execute("UPDATE schedules SET next_fire_at = now() + interval '5 minutes'")
+    monkeypatch.setattr(scheduler, "datetime", Fast)
+    await ticked(worker)
+    assert await logs(ann, schedule) == []
+
+
+async def test_a_qstash_that_refuses_is_not_asked_as_fast_as_it_refuses(
+    ann: Person, recorder: Recorder, worker: Remote, local: Leaving, pool: Pool
+) -> None:
+    schedule = await schedule_of(ann)
+    for _ in range(2 * TOLD_AT_ONCE):
+        await pool.execute(
+            """
+            INSERT INTO schedules (account_id, thread_id, prompt, name, config, anchor)
+            SELECT account_id, thread_id, prompt, name, config, anchor FROM schedules WHERE schedule_id = $1::uuid
+            """,
+            schedule["id"],
+        )
+    assert await worker.teller.tell_news() == 0, "there is more to tell"
+    recorder.away = True
+    assert await worker.teller.tell_news() is None
+    await pool.execute("UPDATE schedule_remotes SET telling_until = NULL")
+    assert await local.teller.forget_all() is None
+    recorder.away = False
+    await pool.execute("UPDATE schedule_remotes SET telling_until = NULL")
+    assert await local.teller.forget_all() == 0

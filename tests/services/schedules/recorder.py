@@ -22,15 +22,19 @@ CURRENT, NEXT = "sig_current_of_the_tests_0123456789ab", "sig_next_of_the_tests_
 
 
 class Recorder:
-    """`schedules` by id; `calls` as `VERB id`; while it is `away` it answers 503."""
+    """`schedules` by id; `calls` as `VERB id`; while it is `away` it answers 503, and nothing before it `answers`."""
 
     def __init__(self) -> None:
         self.schedules: dict[str, dict[str, Any]] = {}
         self.calls: list[str] = []
-        self.away = False
+        self.away, self.asked = False, 0
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.url = ""
 
     async def take(self, request: Request) -> Response:
+        self.asked += 1
+        await self.answers.wait()
         verb, path = request.method, request.path_params["path"]
         schedule_id = request.headers.get("Upstash-Schedule-Id") or path.split("/")[0]
         if request.headers["Authorization"] != f"Bearer {TOKEN}":
@@ -62,6 +66,7 @@ async def recording() -> AsyncIterator[Recorder]:
     try:
         yield recorder
     finally:
+        recorder.answers.set()
         server.should_exit = True
         await task
 
