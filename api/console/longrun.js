@@ -11,19 +11,10 @@ import {newKey} from './longrun/key.js';
 import {detailOf, LongrunError} from './longrun/refusal.js';
 import {RunStream} from './longrun/stream.js';
 import {backoff, pause, retryAfter} from './longrun/waiting.js';
+/** @import {InitiateOptions, Initiated, LongrunOptions, RequestOptions, Run, StartOptions, Started, StreamOptions} from './longrun.d.js' */
 
 export {LongrunError, RunStream};
 
-/**
- * @typedef {import('./longrun.d.ts').LongrunOptions} LongrunOptions
- * @typedef {import('./longrun.d.ts').RequestOptions} RequestOptions
- * @typedef {import('./longrun.d.ts').InitiateOptions} InitiateOptions
- * @typedef {import('./longrun.d.ts').StartOptions} StartOptions
- * @typedef {import('./longrun.d.ts').StreamOptions} StreamOptions
- * @typedef {import('./longrun.d.ts').Initiated} Initiated
- * @typedef {import('./longrun.d.ts').Started} Started
- * @typedef {import('./longrun.d.ts').Run} Run
- */
 
 const RETRIES = 3;
 const NEVER = new AbortController().signal;

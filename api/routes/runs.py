@@ -44,6 +44,8 @@ class RunOut(BaseModel):
     thread_id: UUID
     status: str
     phase: str
+    model_name: str
+    usage: dict[str, Any]
     started_at: datetime
     completed_at: datetime | None
     error: str | None
@@ -92,6 +94,8 @@ def listed_run(run: ListedRun) -> dict[str, Any]:
         "thread_id": run.thread_id,
         "status": run.public_status,
         "phase": run.phase,
+        "model_name": run.model_name,
+        "usage": run.usage,
         "started_at": run.started_at or run.created_at,
         "completed_at": run.completed_at,
         "error": run.error,

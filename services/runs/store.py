@@ -86,6 +86,8 @@ class ListedRun:
     thread_id: UUID
     status: str
     phase: str
+    model_name: str
+    usage: dict[str, Any]
     started_at: datetime | None
     completed_at: datetime | None
     error: str | None

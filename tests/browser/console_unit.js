@@ -5,6 +5,7 @@ import {button, form, h} from '/console/app/dom.js';
 import {render} from '/console/app/markdown.js';
 import {conversation} from '/console/app/pages/conversation.js';
 import {runPage} from '/console/app/pages/run.js';
+import {byDay, byModel} from '/console/app/pages/usage.js';
 import {session, signIn, signOut, tokenOfAddress} from '/console/app/session.js';
 import {Timeline} from '/console/app/timeline.js';
 import {readEvent} from '/console/longrun/event.js';
@@ -163,6 +164,33 @@ const tests = [
     const [first] = element.children;
     render(element, '# A\n\none two');
     equal([element.firstChild === first, element.lastChild.textContent], [true, 'one two']);
+  },
+  function a_long_text_that_grows_is_in_pieces_of_which_only_the_last_one_changes() {
+    const words = Array.from({length: 40_000}, (_, n) => `word${n % 97} `);
+    const lines = Array.from({length: 8_000}, (_, n) => `line ${n % 97}\n`);
+    for (const [before, pieces, after, whole] of [['', words, '', words.join('').trim()], ['```js\n', lines, '```\n\nend', `${lines.join('').trimEnd()}end`]]) {
+      const element = h('div');
+      let text = before;
+      const made = new Set();
+      for (let n = 0; n < pieces.length; n += 997) {
+        render(element, (text += pieces.slice(n, n + 997).join('')));
+        made.add(element.lastChild);
+        const long = [...element.querySelectorAll('div')].map((each) => each.textContent.length).filter((length) => length > 9_000);
+        equal(long, []);
+      }
+      if (made.size > 12) throw new Error(`made anew ${made.size} times`);
+      equal(element.textContent.trim(), text.slice(before.length).trim());
+      render(element, text + after);
+      equal(element.textContent.trim(), whole);
+      const anew = shown(text + after);
+      equal(element.textContent, anew.textContent);
+    }
+  },
+  function usage_is_summed_by_day_and_by_model() {
+    const days = byDay([['2026-01-14T23:59:59Z', 2, 'completed'], ['2026-01-14T00:00:00Z', 1, 'failed'], ['2026-01-01T05:00:00Z', 1, 'completed'], ['2025-12-31T05:00:00Z', 9, 'completed']], Date.parse('2026-01-14T12:00:00Z'));
+    equal([days.length, days[0], days.at(-1)], [14, {day: '2026-01-01', sum: 1, kinds: {completed: 1}}, {day: '2026-01-14', sum: 3, kinds: {completed: 2, failed: 1}}]);
+    const use = (model, tokens, cost) => ({created_at: '', model, tokens, cost});
+    equal(byModel([use('a', 1, 2), use('__proto__', 0, 0), use('b', 5, 0), use('a', 2, 3)]), [{model: 'b', count: 1, tokens: 5, cost: 0}, {model: 'a', count: 2, tokens: 3, cost: 5}, {model: '__proto__', count: 1, tokens: 0, cost: 0}]);
   },
   // Sending.
   async function a_message_whose_run_was_refused_is_said_once_however_often_it_is_sent() {

@@ -44,6 +44,12 @@ addEventListener('securitypolicyviolation', (event) => reports.push(`${event.vio
 """What the policy of the page forbade."""
 NONSENSE = re.compile(r"undefined|NaN|\[object|^false$|Invalid Date", re.M)
 """What a page shows whose code forgot a case."""
+WATCH_TASKS = """() => {
+    window.tasks = [];
+    new PerformanceObserver((list) => tasks.push(...list.getEntries().map((each) => each.duration)))
+        .observe({type: "longtask", buffered: true});
+    window.tasks.length = 0;
+}"""
 
 
 @dataclass
@@ -147,3 +153,21 @@ async def open_console(context: BrowserContext, url: str, token: str) -> Console
     await page.goto(f"{url}/#token={token}")
     await expect(page.locator("#prompt")).to_be_visible(timeout=PATIENT_MS)
     return console
+
+
+async def copy_of(console: Console, path: str) -> Console:
+    """A second tab of the same person."""
+    token = await console.page.evaluate("sessionStorage.getItem('longrun.token')")
+    copy = await open_console(console.page.context, console.url, token)
+    await copy.go(path)
+    return copy
+
+
+async def watch_tasks(page: Page) -> None:
+    await page.evaluate(WATCH_TASKS)
+
+
+async def longest_task(page: Page) -> float:
+    """In milliseconds, since the last time; 0 when none took over 50."""
+    longest: float = await page.evaluate("() => { const most = Math.max(0, ...tasks); tasks.length = 0; return most; }")
+    return longest

@@ -17,7 +17,7 @@ from api import pages
 from services.runs import archive, keys
 from tests.acceptance.client import Client, until
 from tests.acceptance.operators import Deployment
-from tests.browser.pages import PATIENT_MS, Console, open_console
+from tests.browser.pages import PATIENT_MS, Console, longest_task, open_console, watch_tasks
 from tests.fakes import FakeModel, Reply, calls, contents, refuses, says
 
 MOST_SCRIPT_BYTES = 150 * 1024
@@ -72,6 +72,11 @@ WORKFLOW = {
         {"id": "end", "name": "Tell", "type": "TRANSFORM", "config": {"expression": "variables.when"}},
     ],
 }
+LONG = (
+    "Quarterly numbers of all regions, compared with those of the two years before, " * 2,
+    "a_name_without_a_gap" * 7,
+)
+"""Names that some have."""
 FORBIDDEN = """() => {
     new Image().src = "https://127.0.0.1:1/x.png";
     const style = document.createElement("style");
@@ -110,12 +115,6 @@ TALK = """
     FROM messages message, generate_series(1, $2::int / 2) nth
     WHERE message.thread_id = (SELECT thread_id FROM agent_runs WHERE id = $1) AND message.type IN ('user', 'assistant')
 """
-WATCH_TASKS = """() => {
-    window.tasks = [];
-    new PerformanceObserver((list) => tasks.push(...list.getEntries().map((each) => each.duration)))
-        .observe({type: "longtask", buffered: true});
-    window.tasks.length = 0;
-}"""
 SCROLL = """async () => {
     const element = %s;
     const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
@@ -319,7 +318,7 @@ async def test_a_thousand_runs_and_twenty_thousand_events_stay_smooth(
     await client.get(run.run_id, wait_seconds=20)
     await until_closed(system, run.run_id)
     await make_many(system, run.run_id)
-    await page.evaluate(WATCH_TASKS)
+    await watch_tasks(page)
 
     began = time.monotonic()
     await console.go("/runs")
@@ -408,8 +407,7 @@ def event_of(n: int) -> dict[str, Any]:
 async def scroll(page: Page, what: str) -> float:
     """To the end and back, a screen a frame; the longest task since the last time, in milliseconds."""
     await page.evaluate(SCROLL % what)
-    longest: float = await page.evaluate("() => { const most = Math.max(0, ...tasks); tasks.length = 0; return most; }")
-    return longest
+    return await longest_task(page)
 
 
 async def hostile_things(client: Client, model: FakeModel) -> list[str]:
@@ -463,8 +461,9 @@ async def hostile_things(client: Client, model: FakeModel) -> list[str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [{"width": 1280, "height": 800}, PHONE], ids=["desktop", "phone"])
 async def test_every_page_is_there_in_both_schemes_and_sizes_and_fits(
-    system: Deployment, client: Client, context: BrowserContext, scheme: Any, size: Any
+    system: Deployment, client: Client, context: BrowserContext, fake_model: FakeModel, scheme: Any, size: Any
 ) -> None:
+    fake_model.script(refuses(400, "This model does not take images of more than 20 megapixels. " * 3))
     console = await open_console(context, system.url, client.token)
     page = console.page
     await page.set_viewport_size(size)
@@ -506,9 +505,15 @@ async def things_of_all_kinds(client: Client) -> dict[str, str]:
     (await client.http.put(f"/agents/{agent['agent_id']}", json={"system_prompt": "Find out more."})).raise_for_status()
     workflow = await made("/workflows", WORKFLOW)
     execution = await made(f"/workflows/{workflow['id']}/execute", {"variables": {}})
+    for name in LONG:
+        await made("/agents", {"name": name, "description": name, "system_prompt": name})
+        await made("/workflows", {**WORKFLOW, "name": name})
+        named = await client.initiate("demo/echo", prompt=name)
+        (await client.http.patch(f"/threads/{named.thread_id}", json={"title": name})).raise_for_status()
+    refused = await client.initiate("openai/refused")
     cron = {"type": "cron", "cron": {"cron_expression": "0 9 * * 1-5"}}
     schedule = await made("/schedules", {"name": "Every morning", "workflow_id": workflow["id"], "config": cron})
-    for run_id in (tour.run_id, text.run_id, execution["agent_run_id"]):
+    for run_id in (tour.run_id, text.run_id, execution["agent_run_id"], refused.run_id):
         await client.get(run_id, wait_seconds=30)
     paths = {name: f"/{name}" for name in ("new", "conversations", "runs", "agents", "workflows", "schedules")}
     return {
@@ -518,6 +523,8 @@ async def things_of_all_kinds(client: Client) -> dict[str, str]:
         "conversation": f"/conversations/{tour.thread_id}",
         "markdown": f"/conversations/{text.thread_id}",
         "run": f"/runs/{tour.run_id}",
+        "refused": f"/runs/{refused.run_id}",
+        "failed": f"/conversations/{refused.thread_id}",
         "agent": f"/agents/{agent['agent_id']}",
         "workflow": f"/workflows/{workflow['id']}",
         "execution": f"/executions/{execution['execution_id']}",

@@ -4,12 +4,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-from playwright.async_api import Page, expect
+from playwright.async_api import expect
 
 from tests.acceptance.brokers import messages_of
 from tests.acceptance.client import Client
 from tests.acceptance.operators import Deployment
-from tests.browser.pages import PATIENT_MS, Console
+from tests.browser.pages import PATIENT_MS, Console, copy_of
 from tests.fakes import FakeModel, says
 
 STEPS = [
@@ -84,8 +84,7 @@ async def test_a_run_and_a_conversation_that_are_opened_while_queued_go_on_witho
     await console.show(f"/runs/{run_id}")
     await page.evaluate(ONCE)
     await expect(page.locator(".facts .badge")).to_have_text("waiting")
-    other = await page.context.new_page()
-    conversation = await copy_of(console, other, f"/conversations/{first.thread_id}")
+    conversation = await copy_of(console, f"/conversations/{first.thread_id}")
     await expect(page.locator("svg.timeline .bar.queue")).to_be_visible(timeout=PATIENT_MS)
     await expect(page.locator(".facts .badge")).to_have_text("completed", timeout=PATIENT_MS)
     await expect(page.locator(".many .line").last).to_contain_text("completed")
@@ -94,11 +93,20 @@ async def test_a_run_and_a_conversation_that_are_opened_while_queued_go_on_witho
     await conversation.state("completed")
 
 
-async def copy_of(console: Console, page: Page, path: str) -> Console:
-    """A second tab of the same person."""
-    token = await console.page.evaluate("sessionStorage.getItem('longrun.token')")
-    await page.goto(f"{console.url}/#token={token}")
-    await expect(page.locator("#prompt")).to_be_visible()
-    copy = Console(page, console.url)
-    await copy.go(path)
-    return copy
+async def test_usage_shows_runs_and_tokens_where_nothing_is_billed(client: Client, console: Console) -> None:
+    page = console.page
+    await console.show("/usage")
+    await expect(page.locator("main")).to_contain_text("Nothing was run in the last 14 days.")
+    await expect(page.locator("svg")).to_have_count(0)
+    run = await client.initiate("demo/echo")
+    tokens = (await client.get(run.run_id, wait_seconds=20))["usage"]["total_tokens"]
+    await page.reload()
+    row = page.locator("table.list tbody tr")
+    await expect(row).to_have_text(f"demo/echo1{tokens}—")
+    charts = page.locator("svg.chart")
+    await expect(charts).to_have_count(2)
+    for chart, told in zip(await charts.all(), ("1", str(tokens)), strict=True):
+        assert str(await chart.get_attribute("aria-label")).endswith(f": {told}")
+    await console.show("/runs")
+    await expect(row.first).to_contain_text("demo/echo")
+    await expect(row.first.locator("[data-label=Tokens]")).to_have_text(str(tokens))

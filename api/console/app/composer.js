@@ -1,6 +1,6 @@
 /** Where one writes: text, files, model, agent. */
 
-import {button, h, select, show} from './dom.js';
+import {button, h, select, show, wrong} from './dom.js';
 import {newKey} from '../longrun/key.js';
 import {ask} from './session.js';
 import {problem} from './format.js';
@@ -9,12 +9,12 @@ import {problem} from './format.js';
  * @param {{label: string, files: boolean, submit: (given: {text: string, files: File[], model: string, agent: string, key: string}) => Promise<void>}} options
  */
 export function composer({label, files, submit}) {
-  const text = h('textarea', {id: 'prompt', rows: 3, required: true, placeholder: 'What is to be done?', 'aria-label': label});
+  const text = h('textarea', {id: 'prompt', rows: 2, required: true, placeholder: 'What is to be done?', 'aria-label': label});
   const model = select({'aria-label': 'Model', id: 'model'}, [['', 'Default model']]);
   const agent = select({'aria-label': 'Agent', id: 'agent'}, [['', 'Default agent']]);
   const chooser = h('input', {type: 'file', id: 'files', multiple: true, class: 'unseen', tabindex: '-1', 'aria-label': 'Files'});
   const chosen = h('ul', {class: 'chips', 'aria-label': 'Chosen files'});
-  const said = h('p', {role: 'alert', class: 'problem'});
+  const said = wrong();
   const send = h('button', {class: 'primary', id: 'send'}, 'Send');
   /** @type {File[]} */
   let picked = [];

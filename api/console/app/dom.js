@@ -70,7 +70,7 @@ function once(act) {
 
 /** A form that is sent once at a time, and says what was wrong with it. @param {any[]} fields @param {string} label @param {() => Promise<void>} send */
 export function form(fields, label, send) {
-  const said = h('p', {role: 'alert', class: 'problem'});
+  const said = wrong();
   const sendOnce = once(async () => {
     said.textContent = '';
     await send().catch((error) => (said.textContent = problem(error)));
@@ -81,6 +81,15 @@ export function form(fields, label, send) {
   };
   return h('form', {class: 'card', onsubmit}, fields, said, h('button', {class: 'primary'}, label));
 }
+
+/** Where what is wrong is said, and heard. @param {...any} words */
+export const wrong = (...words) => h('p', {role: 'alert', class: 'problem'}, words);
+
+/** What may be wider than its place: keys scroll it. @param {string} label @param {string} kind @param {...any} children */
+export const region = (label, kind, ...children) => h('div', {class: kind, tabindex: '0', role: 'region', 'aria-label': label}, children);
+
+/** A text as it is. @param {string} label @param {string} text @param {string} [kind] */
+export const pre = (label, text, kind) => h('pre', {class: kind, tabindex: '0', 'aria-label': label}, text);
 
 /** A labelled control. @param {string} label @param {any} control @param {string} [hint] */
 export function field(label, control, hint) {

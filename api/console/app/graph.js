@@ -75,10 +75,10 @@ export function graph(steps, entry, live = new Map()) {
   /** @type {Map<string, {x: number, y: number}>} */
   const places = new Map();
   rows.forEach((row, level) => row?.forEach((step, nth) => places.set(step.id, {x: (width - row.length * (W + GAP_X)) / 2 + nth * (W + GAP_X) + GAP_X / 2, y: 8 + level * (H + GAP_Y)})));
-  const height = rows.length * (H + GAP_Y);
+  const height = rows.length * (H + GAP_Y) - GAP_Y + 16;
   const arrows = arrowsOf(steps);
   const told = steps.map((step) => `${step.name || step.id} (${step.type}${live.has(step.id) ? `, ${live.get(step.id)?.status}` : ''})`).join(', ');
-  return svg('svg', {class: 'graph', viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': `Steps: ${told}`},
+  return svg('svg', {class: width > 620 ? 'graph wide' : 'graph', viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': `Steps: ${told}`},
     svg('defs', {}, svg('marker', {id: 'tip', viewBox: '0 0 8 8', refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: 'auto-start-reverse'}, svg('path', {d: 'M0 0L8 4L0 8z', class: 'tip'}))),
     arrows.map((arrow) => drawArrow(arrow, places, width)),
     steps.map((step) => drawStep(step, /** @type {any} */ (places.get(step.id)), live.get(step.id)?.status ?? '')));

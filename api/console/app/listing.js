@@ -1,7 +1,8 @@
 /** What pages have in common: states as words, tables, pages of a list, a list of very many lines. */
 
-import {button, h, show} from './dom.js';
+import {button, h, region, show} from './dom.js';
 import {problem} from './format.js';
+import {ask} from './session.js';
 
 /** @param {string} state */
 export const badge = (state) => h('span', {class: `badge ${state}`}, state);
@@ -18,6 +19,28 @@ export function announce(text) {
   if (place) place.textContent = text;
 }
 
+/** A table, and how rows are put into it. @param {string} label @param {string[]} columns */
+export function table(label, columns) {
+  const body = h('tbody');
+  const element = region(label, 'scroll sheet', h('table', {class: 'list'}, h('caption', {class: 'unseen'}, label), h('thead', {}, h('tr', {}, columns.map((name) => h('th', {scope: 'col'}, name)))), body));
+  return {
+    element,
+    body,
+    /** @param {any[][]} rows */
+    add(rows) {
+      body.append(...rows.map((cells) => h('tr', {}, cells.map((cell, nth) => (nth ? h('td', {'data-label': columns[nth]}, cell) : h('th', {scope: 'row'}, cell))))));
+      return element;
+    },
+  };
+}
+
+/** How a list is read that has pages with numbers. @param {string} path @param {string} key @param {(each: any) => any[]} row */
+export const numbered = (path, key, row) => async (/** @type {string | null} */ cursor) => {
+  const page = Number(cursor ?? 1);
+  const found = await ask(path, {query: {page, limit: 50, page_size: 50}});
+  return {rows: found[key].map(row), next: page * 50 < (found.pagination ?? found).total ? String(page + 1) : null};
+};
+
 /**
  * A table that reads one page after the other.
  * @param {string} label
@@ -26,10 +49,9 @@ export function announce(text) {
  * @param {string} none what it says when it is empty
  */
 export function pages(label, columns, read, none) {
-  const body = h('tbody');
+  const {element, body, add} = table(label, columns);
   const status = h('p', {role: 'status', class: 'quiet'});
   const more = button('Show more', () => void load());
-  const table = h('table', {class: 'list'}, h('caption', {class: 'unseen'}, label), h('thead', {}, h('tr', {}, columns.map((name) => h('th', {scope: 'col'}, name)))), body);
   /** @type {string | null} */
   let cursor = null;
   let generation = 0;
@@ -43,8 +65,9 @@ export function pages(label, columns, read, none) {
       const {rows, next} = await read(cursor);
       if (mine !== generation) return;
       cursor = next;
-      body.append(...rows.map((cells) => h('tr', {}, cells.map((cell, nth) => (nth ? h('td', {'data-label': columns[nth]}, cell) : h('th', {scope: 'row'}, cell))))));
-      status.textContent = body.childElementCount ? '' : none;
+      add(rows);
+      element.hidden = !body.childElementCount;
+      status.textContent = element.hidden ? none : '';
       more.hidden = next === null;
     } catch (error) {
       if (mine === generation) status.textContent = problem(error);
@@ -54,7 +77,7 @@ export function pages(label, columns, read, none) {
   }
 
   return {
-    element: h('div', {}, h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': label}, table), status, more),
+    element: h('div', {}, element, status, more),
     load,
     again() {
       generation += 1;
@@ -76,7 +99,7 @@ const BEYOND = 20;
 export function manyLines(label, line) {
   const spacer = h('div', {class: 'spacer'});
   const seen = h('div', {class: 'seen'});
-  const element = h('div', {class: 'many', tabindex: '0', role: 'region', 'aria-label': label}, spacer, seen);
+  const element = region(label, 'many', spacer, seen);
   let count = 0;
   let drawn = '';
   let waiting = false;

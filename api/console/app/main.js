@@ -1,6 +1,6 @@
 /** The frame of the console: who is signed in, where one is, and what there is. */
 
-import {button, field, form, h, link, show} from './dom.js';
+import {button, field, form, h, link, show, wrong} from './dom.js';
 import {problem} from './format.js';
 import {agentPage, agentsPage} from './pages/agents.js';
 import {conversation, newConversation} from './pages/conversation.js';
@@ -51,13 +51,14 @@ let visit = null;
 function frame() {
   const menu = button('Menu', () => showMenu(!nav.classList.contains('open')), {id: 'menu', 'aria-expanded': 'false', 'aria-controls': 'nav'});
   const accounts = h('select', {'aria-label': 'Account', hidden: true});
-  const nav = h('nav', {id: 'nav', 'aria-label': 'Console'},
+  const brand = () => link('/new', 'Longrun', {class: 'brand'});
+  const nav = h('nav', {id: 'nav', 'aria-label': 'Console'}, brand(),
     link('/new', 'New conversation', {class: 'button primary'}),
     h('ul', {}, PLACES.map(([to, text]) => h('li', {}, link(to, text, {'data-place': to})))),
     h('div', {class: 'foot'}, accounts, h('a', {href: 'docs', target: '_blank', rel: 'noopener'}, 'API reference'), button('Sign out', () => signOut())));
   const main = h('main', {id: 'main', tabindex: '-1'});
   const announce = h('div', {id: 'announce', class: 'unseen', role: 'status'});
-  show(app, h('header', {class: 'top'}, menu, link('/new', 'Longrun', {class: 'brand'})), nav, main, h('p', {id: 'problem', role: 'alert', class: 'problem'}), announce);
+  show(app, h('header', {class: 'top'}, menu, brand()), nav, main, h('p', {id: 'problem', role: 'alert', class: 'problem'}), announce);
   void listAccounts(accounts);
 }
 
@@ -115,7 +116,7 @@ async function route() {
   try {
     await (found?.page ?? nowhere)({place, title, signal, args: found?.match?.slice(1) ?? [], go});
   } catch (error) {
-    if (!signal.aborted && session.longrun) show(place, h('h1', {}, 'This cannot be shown'), h('p', {role: 'alert', class: 'problem'}, problem(error)), button('Try again', () => void route()));
+    if (!signal.aborted && session.longrun) show(place, h('h1', {}, 'This cannot be shown'), wrong(problem(error)), button('Try again', () => void route()));
   }
   if (signal.aborted) return;
   main.dataset.shown = path;

@@ -3,7 +3,7 @@
  * to http, https and mailto only. A text that grows is rendered anew from the block that changed.
  */
 
-import {h} from './dom.js';
+import {h, region} from './dom.js';
 
 // Every pattern takes time in proportion to its text, whoever wrote that: no two parts in a row can match the same characters.
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
@@ -20,6 +20,7 @@ const DEEPEST = 8;
 /** A block that is longer is shown as it is, and so is what follows so much of a text: nobody formats it, and every piece is an element. */
 const LONGEST = 20_000;
 const MOST = 200_000;
+const PIECE = 8_000;
 const MOST_BLOCKS = 3_000;
 const PLAIN = '\0';
 
@@ -31,6 +32,11 @@ export function render(element, text) {
   const before = element.blocks ?? [];
   let same = 0;
   while (same < before.length && before[same] === blocks[same]) same += 1;
+  const [was, now, grows] = [before[same], blocks[same], element.lastChild?.grows];
+  if (was && grows && same === before.length - 1 && now?.startsWith(was) && !(grows.fence && closes(now.slice(now.lastIndexOf('\n') + 1), grows.fence))) {
+    pour(grows, now.slice(was.length));
+    same += 1;
+  }
   while (element.childNodes.length > same) element.lastChild.remove();
   for (const block of blocks.slice(same)) element.append(blockOf(block, 0));
   element.blocks = blocks;
@@ -103,11 +109,11 @@ function closes(line, fence) {
 
 /** @param {string} source @param {number} depth @returns {any} */
 function blockOf(source, depth) {
-  if (source.startsWith(PLAIN)) return h('pre', {class: 'wrap'}, source.slice(1));
+  if (source.startsWith(PLAIN)) return plain(source.slice(1));
   const lines = source.split('\n');
   const fence = FENCE.exec(lines[0]);
   if (fence) return code(lines, fence[1], fence[2]);
-  if (source.length > LONGEST) return h('pre', {class: 'wrap'}, source);
+  if (source.length > LONGEST) return plain(source);
   const heading = HEADING.exec(lines[0]);
   if (heading) return h(`h${Math.min(heading[1].length + 2, 6)}`, {}, inline(heading[2].trim().replace(/(^| )#+$/, ''), depth));
   if (RULE.test(lines[0])) return h('hr');
@@ -126,7 +132,36 @@ const nested = (source, depth) => blocksOf(source).map((block) => blockOf(block,
 function code(lines, fence, language) {
   const closed = lines.length > 1 && closes(lines[lines.length - 1], fence);
   const body = lines.slice(1, closed ? -1 : undefined).join('\n');
-  return h('pre', {tabindex: '0', role: 'group', 'aria-label': `Code ${language.trim()}`.trim()}, h('code', {}, body));
+  const text = h('code');
+  const element = h('pre', {tabindex: '0', role: 'group', 'aria-label': `Code ${language.trim()}`.trim()}, text);
+  if (!closed && lines.length > 1) element.grows = text;
+  Object.assign(text, {fence, gap: /\n/});
+  pour(text, body);
+  return element;
+}
+
+/** @param {string} text */
+function plain(text) {
+  const element = h('pre', {class: 'wrap'});
+  element.grows = Object.assign(element, {gap: /\s/});
+  pour(element, text);
+  return element;
+}
+
+/** Put a text at the end of an element, in pieces that end in a gap: what grows is laid out anew, and that takes as long as it is. @param {any} element @param {string} text */
+function pour(element, text) {
+  while (text) {
+    if (!element.room) {
+      element.tail = element.tail ? element.appendChild(h('div')) : element;
+      element.room = PIECE;
+    }
+    const end = text.slice(element.room - 1).search(element.gap);
+    const piece = end < 0 ? text : text.slice(0, element.room + end);
+    if (element.tail.firstChild) element.tail.firstChild.appendData(piece);
+    else element.tail.append(piece);
+    element.room = end < 0 ? Math.max(element.room - piece.length, 1) : 0;
+    text = text.slice(piece.length);
+  }
 }
 
 /** @param {string[]} lines @param {number} depth */
@@ -158,7 +193,7 @@ const cellsOf = (line) => line.trim().replace(/^\||\|$/g, '').split('|').map((ce
 function table(lines, depth) {
   const head = h('tr', {}, cellsOf(lines[0]).map((cell) => h('th', {scope: 'col'}, inline(cell, depth))));
   const rows = lines.slice(2).map((line) => h('tr', {}, cellsOf(line).map((cell) => h('td', {}, inline(cell, depth)))));
-  return h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Table'}, h('table', {}, h('thead', {}, head), h('tbody', {}, rows)));
+  return region('Table', 'scroll', h('table', {}, h('thead', {}, head), h('tbody', {}, rows)));
 }
 
 /** @param {string} text @param {number} depth @returns {any[]} */

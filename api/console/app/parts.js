@@ -1,18 +1,13 @@
 /** What is said and done in a conversation, as elements; one that did not change is not touched. */
 
-import {h, show} from './dom.js';
+import {h, pre, show} from './dom.js';
 import {between, pretty, short} from './format.js';
 import {render} from './markdown.js';
+/** @import {AnswerPart, NotePart, Part, ToolPart} from '../longrun.d.ts' */
 
 const SHOWN_CHARS = 20_000;
 const NOTES = {mcp_error: 'MCP server', error: 'Error', summary: 'Summary of what came before', workflow_started: 'Workflow started', workflow_completed: 'Workflow completed', workflow_failed: 'Workflow failed'};
 
-/**
- * @typedef {import('../longrun.d.ts').Part} Part
- * @typedef {import('../longrun.d.ts').AnswerPart} AnswerPart
- * @typedef {import('../longrun.d.ts').ToolPart} ToolPart
- * @typedef {import('../longrun.d.ts').NotePart} NotePart
- */
 
 /** A list of parts that follows a view. */
 export class Parts {
@@ -124,7 +119,7 @@ function fillTool(element, body, part) {
 }
 
 /** @param {string} label @param {string | null} text */
-const piece = (label, text) => (text ? [h('h4', {}, label), h('pre', {tabindex: '0', 'aria-label': label}, short(text, SHOWN_CHARS))] : null);
+const piece = (label, text) => (text ? [h('h4', {}, label), pre(label, short(text, SHOWN_CHARS))] : null);
 
 function note() {
   const element = h('article');

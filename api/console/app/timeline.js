@@ -2,10 +2,10 @@
 
 import {h, svg} from './dom.js';
 import {duration} from './format.js';
+/** @import {RunEvent} from '../longrun.d.ts' */
 
 /**
  * @typedef {{lane: string, label: string, from: number, to: number | null, kind: string}} Span
- * @typedef {import('../longrun.d.ts').RunEvent} RunEvent
  */
 
 const LANES = ['queue', 'attempts', 'model', 'tools', 'steps'];
@@ -36,7 +36,12 @@ export class Timeline {
     this.latest = Math.max(this.latest, at);
     if (event.final) this.endAll(this.latest);
     else if (event.type === 'status') this.foldStatus(event, at);
-    else if (event.type === 'assistant' && event.streamStatus === 'complete') this.end('model', at);
+    else if (event.type === 'assistant' && event.streamStatus === 'complete') {
+      const span = this.open.get('model');
+      const tokens = event.metadata.usage?.total_tokens;
+      if (span && tokens) span.label += `, ${tokens} tokens`;
+      this.end('model', at);
+    }
     else if (event.type === 'workflow_status' && event.content.step_id) this.foldStep(event, at);
   }
 

@@ -1,6 +1,5 @@
 /** A frame of the stream → what it says. Pure; docs/protocol.md, "The stream". */
-
-/** @typedef {import('../longrun.d.ts').RunEvent} RunEvent */
+/** @import {RunEvent} from '../longrun.d.ts' */
 
 export const FINAL = new Set(['completed', 'failed', 'stopped']);
 

@@ -1,6 +1,5 @@
 /** Events that wait for whoever iterates over a stream. */
-
-/** @typedef {import('../longrun.d.ts').RunEvent} RunEvent */
+/** @import {RunEvent} from '../longrun.d.ts' */
 
 const QUEUE_EVENTS = 1_000;
 const QUEUE_CHARS = 8 * 1024 * 1024;

@@ -8,15 +8,11 @@ import {TooLarge} from './sse.js';
 import {canShare, Tabs} from './tabs.js';
 import {View} from './view.js';
 import {around, backoff, LONGEST_DELAY, pause, visible} from './waiting.js';
+/** @import {Run, RunEnd, RunEvent, RunState, RunView, StreamOptions} from '../longrun.d.ts' */
+/** @import {Longrun} from '../longrun.js' */
+/** @import {Outcome} from './connection.js' */
+/** @import {Batch, Position} from './tabs.js' */
 
-/**
- * @typedef {import('../longrun.d.ts').RunEvent} RunEvent
- * @typedef {import('../longrun.d.ts').RunState} RunState
- * @typedef {import('../longrun.d.ts').RunEnd} RunEnd
- * @typedef {import('../longrun.d.ts').StreamOptions} StreamOptions
- * @typedef {import('../longrun.js').Longrun} Longrun
- * @typedef {import('./connection.js').Outcome} Outcome
- */
 
 /** The server says something every 15 s. */
 export const SILENT_AFTER = 40_000;
@@ -42,7 +38,7 @@ export class RunStream {
     this.attempt = 0;
     /** The id of the newest event. */
     this.cursor = options.after ?? -1;
-    /** The row, as it was last read; null when there was no need to. @type {import('../longrun.d.ts').Run | null} */
+    /** The row, as it was last read; null when there was no need to. @type {Run | null} */
     this.run = null;
     /** @type {Error | null} */
     this.error = null;
@@ -83,7 +79,7 @@ export class RunStream {
     queueMicrotask(() => this.open());
   }
 
-  /** What there is to see: the same object until it changes. @returns {import('../longrun.d.ts').RunView} */
+  /** What there is to see: the same object until it changes. @returns {RunView} */
   get view() {
     return this.folded.snapshot();
   }
@@ -218,7 +214,7 @@ export class RunStream {
     this.connectAgain(alone || this.cursor < this.leaderAt);
   }
 
-  /** @private @param {import('./tabs.js').Batch} batch */
+  /** @private @param {Batch} batch */
   hearBatch(batch) {
     if (this.over || !batch.length) return;
     this.leaderAt = Math.max(this.leaderAt, batch[batch.length - 1][0]);
@@ -230,7 +226,7 @@ export class RunStream {
     if (!this.own) this.say('streaming');
   }
 
-  /** @private @param {import('./tabs.js').Position} position */
+  /** @private @param {Position} position */
   hearPosition({last, state, attempt}) {
     if (this.over) return;
     this.leaderAt = Math.max(this.leaderAt, last);
@@ -415,7 +411,7 @@ export class RunStream {
 
   /** @private @param {{id: string, data: string}[]} frames */
   receive(frames) {
-    /** @type {import('./tabs.js').Batch} */
+    /** @type {Batch} */
     const news = [];
     for (const {id, data} of frames) {
       if (/^\d{1,15}$/.test(id) && Number(id) > (news.at(-1)?.[0] ?? this.cursor)) news.push([Number(id), data]);
@@ -426,7 +422,7 @@ export class RunStream {
     if (!this.over && this.tabs && !this.alone && this.cursor >= this.leaderAt) this.needOwn(false);
   }
 
-  /** @private @param {import('./tabs.js').Batch} batch */
+  /** @private @param {Batch} batch */
   accept(batch) {
     for (const [id, data] of batch) {
       if (this.over) return;

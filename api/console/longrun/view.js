@@ -1,15 +1,10 @@
 /** Events → what there is to see of a run: text, reasoning, tool calls, steps, usage. Pure, and bounded. */
 
 import {objectOf} from './event.js';
+/** @import {AnswerPart, NotePart, Part, RunEvent, RunView, Step, ToolPart} from '../longrun.d.ts' */
 
 /**
- * @typedef {import('../longrun.d.ts').RunEvent} RunEvent
- * @typedef {import('../longrun.d.ts').Part} Part
- * @typedef {import('../longrun.d.ts').AnswerPart} AnswerPart
- * @typedef {import('../longrun.d.ts').ToolPart} ToolPart
- * @typedef {import('../longrun.d.ts').NotePart} NotePart
- * @typedef {import('../longrun.d.ts').Step} Step
- * @typedef {import('../longrun.d.ts').RunView} Snapshot
+ * @typedef {RunView} Snapshot
  */
 
 export const LIMITS = {parts: 5_000, chars: 16 * 1024 * 1024, toolChars: 256 * 1024, steps: 1_000};

@@ -1,23 +1,17 @@
 /** Agents, and the versions of one. */
 
-import {button, field, form as formOf, h, link, show} from '../dom.js';
+import {button, field, form as formOf, h, link, pre, show} from '../dom.js';
 import {date, short, shortDate} from '../format.js';
-import {badge, facts, heading, pages} from '../listing.js';
+import {badge, facts, heading, numbered, pages} from '../listing.js';
 import {ask} from '../session.js';
+/** @import {Visit} from '../main.js' */
 
-const SIZE = 50;
-
-/** @param {import('../main.js').Visit} visit */
+/** @param {Visit} visit */
 export function agentsPage({place, title, go}) {
   title('Agents');
-  const list = pages('Agents', ['Name', 'Description', 'Version', 'Changed'], async (cursor) => {
-    const page = Number(cursor ?? 1);
-    const {agents, pagination} = await ask('agents', {query: {page, limit: SIZE}});
-    const rows = agents.map((/** @type {any} */ agent) => [
-      link(`/agents/${agent.agent_id}`, agent.name), short(agent.description ?? '', 120), `${agent.version_count}`, shortDate(agent.updated_at),
-    ]);
-    return {rows, next: page < pagination.pages ? String(page + 1) : null};
-  }, 'There is no agent yet.');
+  const list = pages('Agents', ['Name', 'Description', 'Version', 'Changed'], numbered('agents', 'agents', (agent) => [
+    link(`/agents/${agent.agent_id}`, agent.name), short(agent.description ?? '', 120), `${agent.version_count}`, shortDate(agent.updated_at),
+  ]), 'There is no agent yet.');
   const form = h('div');
   const add = button('New agent', () => show(form, editor({name: '', description: '', system_prompt: ''}, async (given) => {
     const made = await ask('agents', {method: 'POST', json: given});
@@ -36,7 +30,7 @@ function editor(agent, save) {
     () => save({name: name.value, description: description.value, system_prompt: prompt.value}));
 }
 
-/** @param {import('../main.js').Visit} visit */
+/** @param {Visit} visit */
 export async function agentPage({place, title, signal, args: [agentId]}) {
   const [agent, versions] = await Promise.all([ask(`agents/${agentId}`, {signal}), ask(`agents/${agentId}/versions`, {signal, query: {limit: 100}})]);
   if (signal.aborted) return;
@@ -55,11 +49,11 @@ export async function agentPage({place, title, signal, args: [agentId]}) {
     })));
     show(place, heading(agent.name, edit), form,
       facts([['Description', agent.description || '—'], ['Default', agent.is_default ? 'yes' : 'no'], ['Tools', tools.join(', ') || 'none'], ['MCP servers', servers.join(', ') || 'none'], ['Changed', date(agent.updated_at)]]),
-      h('h2', {}, 'Instructions'), h('pre', {class: 'wrap', tabindex: '0', 'aria-label': 'Instructions'}, agent.system_prompt || '—'),
+      h('h2', {}, 'Instructions'), pre('Instructions', agent.system_prompt || '—', 'wrap'),
       h('h2', {}, 'Versions'),
       h('ol', {class: 'versions', reversed: true}, versions.map((version) => h('li', {},
         h('details', {}, h('summary', {}, `${version.version_name} `, h('span', {class: 'quiet'}, `${shortDate(version.created_at)} `), version.version_id === agent.current_version_id ? badge('current') : ''),
-          h('pre', {class: 'wrap', tabindex: '0', 'aria-label': `Instructions of ${version.version_name}`}, version.system_prompt || '—'),
+          pre(`Instructions of ${version.version_name}`, version.system_prompt || '—', 'wrap'),
           version.version_id !== agent.current_version_id && button('Work with this one', async () => {
             await ask(`agents/${agentId}/versions/${version.version_id}/activate`, {method: 'PUT'});
             await again();

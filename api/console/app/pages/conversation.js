@@ -24,7 +24,7 @@ export function newConversation({place, title, go}) {
     },
   });
   place.classList.add('begin');
-  place.append(h('h1', {}, 'New conversation'), write.element);
+  place.append(h('h1', {}, 'New conversation'), h('p', {class: 'quiet'}, 'Agents work for as long as it takes. Close the page and come back when you like: nothing is lost.'), write.element);
   write.focus();
 }
 

@@ -1,8 +1,8 @@
 /** Whether what Longrun stands on answers. */
 
-import {h, show} from '../dom.js';
+import {h, show, wrong} from '../dom.js';
 import {date} from '../format.js';
-import {badge, facts, heading} from '../listing.js';
+import {badge, facts, heading, table} from '../listing.js';
 import {client} from '../session.js';
 
 const EVERY = 10_000;
@@ -14,7 +14,7 @@ export async function healthPage({place, title, signal}) {
   place.append(heading('Health'), body);
   const look = async () => {
     const found = await read(signal);
-    if (!signal.aborted) show(body, found ? table(found) : h('p', {class: 'problem'}, 'The API does not answer.'));
+    if (!signal.aborted) show(body, found ? told(found) : wrong('The API does not answer.'));
   };
   const timer = setInterval(() => void look(), EVERY);
   signal.addEventListener('abort', () => clearInterval(timer));
@@ -31,11 +31,9 @@ async function read(signal) {
 }
 
 /** @param {any} found */
-function table(found) {
-  const rows = Object.entries(found.dependencies ?? {});
+function told(found) {
   return [
     facts([['State', badge(found.status)], ['At', date(found.timestamp)], ['Answered by', h('code', {}, found.instance_id)]]),
-    h('table', {class: 'list'}, h('thead', {}, h('tr', {}, ['Dependency', 'State', 'Latency', 'Error'].map((name) => h('th', {scope: 'col'}, name)))),
-      h('tbody', {}, rows.map(([name, each]) => h('tr', {}, h('th', {scope: 'row'}, name), h('td', {}, badge(each.ok ? 'ok' : 'down')), h('td', {}, each.latency_ms === undefined ? '—' : `${each.latency_ms} ms`), h('td', {}, each.error ?? ''))))),
+    table('Dependencies', ['Dependency', 'State', 'Latency', 'Error']).add(Object.entries(found.dependencies ?? {}).map(([name, each]) => [name, badge(each.ok ? 'ok' : 'down'), each.latency_ms === undefined ? '—' : `${each.latency_ms} ms`, each.error ?? ''])),
   ];
 }

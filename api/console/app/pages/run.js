@@ -1,7 +1,7 @@
 /** A run: how it stands, where its time went, and all of its events. */
 
 import {readEvent} from '../../longrun/event.js';
-import {button, h, link, show} from '../dom.js';
+import {button, h, link, pre, region, show, wrong} from '../dom.js';
 import {between, date, number, pretty, problem, short} from '../format.js';
 import {badge, facts, heading, manyLines} from '../listing.js';
 import {ask, client} from '../session.js';
@@ -31,13 +31,15 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
   const timeline = new Timeline(row ? Date.parse(row.created_at) : null);
   /** @type {Array<{id: number, kind: string, at: string | null, data: string}>} */
   const events = [];
-  const drawing = h('div', {class: 'drawing', tabindex: '0', role: 'region', 'aria-label': 'Timeline'});
+  const drawing = region('Timeline', 'drawing');
   const about = h('div');
   const actions = h('span', {class: 'actions'});
   const count = h('p', {class: 'quiet'});
-  const said = h('p', {role: 'alert', class: 'problem'});
+  const took = h('span');
+  const said = wrong();
   let dropped = 0;
-  const detail = h('pre', {class: 'detail', tabindex: '0', 'aria-label': 'The chosen event', hidden: true});
+  const detail = pre('The chosen event', '');
+  detail.hidden = true;
   const log = manyLines('Events', (nth) => {
     const event = events[nth];
     return h('div', {class: 'line'}, button(`${event.id}`, () => choose(event), {'aria-label': `Show event ${event.id}`}), h('span', {class: 'kind'}, event.kind), h('span', {class: 'words'}, wordsOf(event.data)));
@@ -55,9 +57,9 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
     const ended = run.completedAt !== null;
     show(about, facts([
       ['State', badge(run.phase)], ['Conversation', link(`/conversations/${run.threadId}`, 'open')], ['Model', run.model_name ?? '—'],
-      ['Started', date(run.startedAt)], ['Took', between(run.startedAt, run.completedAt)], ['Attempts', number(run.attempt)],
+      ['Started', date(run.startedAt)], ['Took', took], ['Attempts', number(run.attempt)],
       ...Object.entries(run.usage ?? {}).filter(([, value]) => typeof value === 'number').map(([name, value]) => /** @type {[string, any]} */ ([name.replaceAll('_', ' '), number(value)])),
-    ]), run.error && h('p', {class: 'problem', role: 'alert'}, run.error));
+    ]), run.error && wrong(run.error));
     show(actions, ended ? button('Run again', async () => go(`/runs/${(await ask(`agent-run/${runId}/retry`, {method: 'POST'})).agent_run_id}`))
       : button('Stop', () => client().stop(runId), {class: 'danger'}));
   }
@@ -75,6 +77,7 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
     due = false;
     if (signal.aborted) return;
     show(drawing, timeline.draw(Date.now()));
+    took.textContent = between(run.startedAt, run.completedAt);
     log.set(events.length, dropped !== before);
     before = dropped;
     count.textContent = `${number(dropped + events.length)} events${dropped ? `; the newest ${number(events.length)} are shown` : ''}${timeline.dropped ? `; the oldest ${timeline.dropped} spans are not drawn` : ''}`;

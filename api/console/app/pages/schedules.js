@@ -2,10 +2,9 @@
 
 import {button, field, form, h, link, select, show} from '../dom.js';
 import {date, problem, shortDate} from '../format.js';
-import {badge, facts, heading, pages} from '../listing.js';
+import {badge, facts, heading, numbered, pages} from '../listing.js';
 import {ask} from '../session.js';
-
-const SIZE = 50;
+/** @import {Visit} from '../main.js' */
 
 /** @param {any} config */
 function words(config) {
@@ -14,15 +13,12 @@ function words(config) {
   return `${cron}${config.advanced?.timezone ? ` (${config.advanced.timezone})` : ''}`;
 }
 
-/** @param {import('../main.js').Visit} visit */
+/** @param {Visit} visit */
 export function schedulesPage({place, title, go}) {
   title('Schedules');
-  const list = pages('Schedules', ['Name', 'State', 'When', 'Next', 'Fired'], async (cursor) => {
-    const page = Number(cursor ?? 1);
-    const {schedules, total} = await ask('schedules', {query: {page, page_size: SIZE}});
-    const rows = schedules.map((/** @type {any} */ each) => [link(`/schedules/${each.id}`, each.name), badge(each.status), h('code', {}, words(each.config)), shortDate(each.next_execution), `${each.execution_count}`]);
-    return {rows, next: page * SIZE < total ? String(page + 1) : null};
-  }, 'There is no schedule yet.');
+  const list = pages('Schedules', ['Name', 'State', 'When', 'Next', 'Fired'], numbered('schedules', 'schedules', (each) => [
+    link(`/schedules/${each.id}`, each.name), badge(each.status), h('code', {}, words(each.config)), shortDate(each.next_execution), `${each.execution_count}`,
+  ]), 'There is no schedule yet.');
   const sheet = h('div');
   place.append(heading('Schedules', button('New schedule', () => add(sheet, go), {class: 'primary'})), sheet, list.element);
   return list.load();
@@ -41,7 +37,7 @@ async function add(place, go) {
     const asked = [cron.value, zone.value].join();
     const found = await ask('schedules/validate/cron', {method: 'POST', json: {cron_expression: cron.value, timezone: zone.value}}).catch((error) => ({error: problem(error)}));
     if (asked !== [cron.value, zone.value].join()) return;
-    times.textContent = found.valid ? `${found.description ?? ''} Next: ${found.next_executions.map(shortDate).join(', ')}` : found.error;
+    times.textContent = found.valid ? `${found.description ?? ''}. Next: ${found.next_executions.map(shortDate).join(', ')}` : found.error;
   }
   cron.addEventListener('change', () => void check());
   zone.addEventListener('change', () => void check());
@@ -52,7 +48,7 @@ async function add(place, go) {
   void check();
 }
 
-/** @param {import('../main.js').Visit} visit */
+/** @param {Visit} visit */
 export async function schedulePage({place, title, signal, go, args: [scheduleId]}) {
   const schedule = await ask(`schedules/${scheduleId}`, {signal});
   if (signal.aborted) return;

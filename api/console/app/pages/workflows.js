@@ -1,26 +1,23 @@
 /** Workflows, one with its graph, and an execution as it goes. */
 
-import {add, button, field, form, h, link, select, show} from '../dom.js';
+import {add, button, field, form, h, link, pre, region, select, show, wrong} from '../dom.js';
 import {between, date, pretty, problem, short, shortDate} from '../format.js';
 import {graph} from '../graph.js';
-import {badge, facts, heading, pages} from '../listing.js';
+import {badge, facts, heading, numbered, pages} from '../listing.js';
 import {newKey} from '../../longrun/key.js';
 import {pause} from '../../longrun/waiting.js';
 import {paced, Parts} from '../parts.js';
 import {ask, client} from '../session.js';
+/** @import {Visit} from '../main.js' */
 
-const SIZE = 50;
 const READ_EVERY = 500;
 
-/** @param {import('../main.js').Visit} visit */
+/** @param {Visit} visit */
 export function workflowsPage({place, title, go}) {
   title('Workflows');
-  const list = pages('Workflows', ['Name', 'State', 'Description', 'Version', 'Changed'], async (cursor) => {
-    const page = Number(cursor ?? 1);
-    const {workflows, pagination} = await ask('workflows', {query: {page, limit: SIZE}});
-    const rows = workflows.map((/** @type {any} */ each) => [link(`/workflows/${each.id}`, each.name), badge(each.state.toLowerCase()), short(each.description ?? '', 120), `${each.version}`, shortDate(each.updated_at)]);
-    return {rows, next: page < pagination.pages ? String(page + 1) : null};
-  }, 'There is no workflow yet.');
+  const list = pages('Workflows', ['Name', 'State', 'Description', 'Version', 'Changed'], numbered('workflows', 'workflows', (each) => [
+    link(`/workflows/${each.id}`, each.name), badge(each.state.toLowerCase()), short(each.description ?? '', 120), `${each.version}`, shortDate(each.updated_at),
+  ]), 'There is no workflow yet.');
   const offered = h('div', {class: 'cards'});
   place.append(heading('Workflows', button('From a template', async () => {
     const {templates} = await ask('workflows/templates');
@@ -33,7 +30,7 @@ export function workflowsPage({place, title, go}) {
   return list.load();
 }
 
-/** @param {import('../main.js').Visit} visit */
+/** @param {Visit} visit */
 export async function workflowPage({place, title, signal, go, args: [workflowId]}) {
   const workflow = await ask(`workflows/${workflowId}`, {signal});
   if (signal.aborted) return;
@@ -51,7 +48,7 @@ export async function workflowPage({place, title, signal, go, args: [workflowId]
     return {rows, next: next_cursor};
   }, 'It has not been executed yet.');
   add(place, heading(workflow.name, badge(workflow.state.toLowerCase())), workflow.description && h('p', {}, workflow.description),
-    h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Graph'}, graph(workflow.steps, workflow.entry_point)),
+    region('Graph', 'drawing', graph(workflow.steps, workflow.entry_point)),
     h('h2', {}, 'Execute'), sheet, h('h2', {}, 'Executions'), executions.element);
   return executions.load();
 }
@@ -74,7 +71,7 @@ function valueOf(variable, text) {
   }
 }
 
-/** @param {import('../main.js').Visit} visit */
+/** @param {Visit} visit */
 export async function executionPage({place, title, signal, args: [executionId]}) {
   const read = () => ask(`workflows/executions/${executionId}`, {signal});
   let execution = await read();
@@ -82,12 +79,12 @@ export async function executionPage({place, title, signal, args: [executionId]})
   if (signal.aborted) return;
   title(`Execution of ${workflow.name}`);
   const about = h('div');
-  const drawing = h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Graph'});
+  const drawing = region('Graph', 'drawing');
   const steps = h('div', {class: 'steps'});
   const said = new Parts();
-  const wrong = h('p', {role: 'alert', class: 'problem'});
+  const refused = wrong();
   const cancel = button('Cancel', () => ask(`workflows/executions/${executionId}/cancel`, {method: 'POST'}), {class: 'danger'});
-  place.append(heading(`Execution of ${workflow.name}`, cancel), about, wrong, drawing, h('h2', {}, 'Steps'), steps, h('h2', {}, 'What was said'), said.element);
+  place.append(heading(`Execution of ${workflow.name}`, cancel), about, refused, drawing, h('h2', {}, 'Steps'), steps, h('h2', {}, 'What was said'), said.element);
 
   function showAll() {
     cancel.hidden = execution.completed_at !== null || !execution.agent_run_id;
@@ -96,7 +93,7 @@ export async function executionPage({place, title, signal, args: [executionId]})
       ['Run', execution.agent_run_id ? link(`/runs/${execution.agent_run_id}`, execution.agent_run_id.slice(0, 8)) : 'none yet'],
       ['Conversation', execution.thread_id ? link(`/conversations/${execution.thread_id}`, 'open') : '—'],
       ['Started', date(execution.started_at)], ['Took', execution.completed_at ? between(execution.started_at, execution.completed_at) : '—'], ['By', execution.triggered_by.toLowerCase()],
-    ]), execution.error && h('p', {class: 'problem', role: 'alert'}, execution.error));
+    ]), execution.error && wrong(execution.error));
     const open = new Set([...steps.querySelectorAll('details[open]')].map((each) => each.dataset.key));
     show(steps, execution.steps.map((/** @type {any} */ step) => stepOf(step, open)), !execution.steps.length && h('p', {class: 'quiet'}, 'No step has begun yet.'),
       execution.next_cursor && h('p', {class: 'quiet'}, 'There are more steps; their events are in the run.'));
@@ -134,7 +131,7 @@ export async function executionPage({place, title, signal, args: [executionId]})
         due = true;
       }),
       onEnd: readAgain,
-      onError: (error) => (wrong.textContent = problem(error)),
+      onError: (error) => (refused.textContent = problem(error)),
     });
   }
   signal.addEventListener('abort', () => said.close());
@@ -145,7 +142,7 @@ export async function executionPage({place, title, signal, args: [executionId]})
 /** @param {any} step @param {Set<string>} open those that are to be open */
 function stepOf(step, open) {
   const key = `${step.step_id} ${step.visit}`;
-  const piece = (/** @type {string} */ label, /** @type {any} */ value) => [h('h4', {}, label), h('pre', {tabindex: '0', 'aria-label': label}, short(pretty(value), 10_000))];
+  const piece = (/** @type {string} */ label, /** @type {any} */ value) => [h('h4', {}, label), pre(label, short(pretty(value), 10_000))];
   return h('details', {class: 'tool', 'data-status': step.status, 'data-key': key, open: open.has(key)},
     h('summary', {}, h('code', {}, step.step_id), step.visit === '0' ? '' : ` ${step.visit}`, h('span', {class: 'state'}, step.status), h('span', {class: 'quiet'}, step.completed_at ? between(step.started_at, step.completed_at) : '')),
     h('div', {class: 'body'}, step.error && h('p', {class: 'problem'}, step.error), piece('Inputs', step.inputs), piece('Output', step.output)));
