@@ -323,6 +323,32 @@ const tests = [
     equal(set.place.querySelector('.badge').textContent, 'completed');
     set.end();
   },
+  async function a_run_shows_what_it_cost_and_that_its_connection_is_lost() {
+    const run = {id: RUN, threadId: THREAD, status: 'running', phase: 'running', model_name: 'm', startedAt: '2026-01-01T00:00:00Z', completedAt: null, error: null, attempt: 1, usage: {total_tokens: 7}, metadata: {}};
+    const log = (run_id, cost) => ({agent_run_id: run_id, estimated_cost: cost});
+    const set = stage({
+      'GET agent-run/R': run,
+      'GET thread/T/agent-runs': {agent_runs: []},
+      'GET billing/usage-logs': {logs: [log(RUN, 1.5), log('another', 9), log(RUN, 2)], has_more: false},
+      'GET agent-run/R/stream': frames([status('thread_run_start')]),
+    });
+    await runPage({...set.visit, args: [RUN]});
+    const wrong = set.place.querySelector('[role=alert]');
+    await until(() => set.place.querySelector('.kind'));
+    set.controllers[0].close();
+    await until(() => wrong.textContent.includes('trying again'), 'it says that the connection is lost');
+    set.answers['GET agent-run/R/stream'] = frames([status('thread_run_start'), last('completed')]);
+    set.answers['GET agent-run/R'] = {...run, phase: 'completed', status: 'completed', completedAt: '2026-01-01T00:00:01Z'};
+    await until(() => set.place.querySelector('.facts').textContent.includes('Credits3.5'), 'its cost is shown');
+    equal([wrong.textContent, set.place.querySelector('.badge').textContent], ['', 'completed']);
+    set.end();
+  },
+  function the_timeline_tells_the_tokens_of_a_call() {
+    const timeline = new Timeline(null);
+    const said = [status('thread_run_start'), status('assistant_response_start'), stored('Hello', 'm1', {usage: {total_tokens: 42}})];
+    for (const [n, data] of said.entries()) timeline.fold(readEvent(n, data));
+    equal(timeline.spans.find(({lane}) => lane === 'model').label, 'model, 42 tokens');
+  },
   function a_time_that_is_none_draws_no_nonsense() {
     const timeline = new Timeline(Date.parse('2026-01-01T00:00:00Z'));
     for (const [n, kind] of ['thread_run_start', 'assistant_response_start'].entries()) timeline.fold(readEvent(n, status(kind).replace('2026-01-01T00:00:00Z', 'yesterday')));

@@ -110,3 +110,15 @@ async def test_usage_shows_runs_and_tokens_where_nothing_is_billed(client: Clien
     await console.show("/runs")
     await expect(row.first).to_contain_text("demo/echo")
     await expect(row.first.locator("[data-label=Tokens]")).to_have_text(str(tokens))
+
+
+async def test_a_schedule_tells_when_it_fires_next_and_after_that(client: Client, console: Console) -> None:
+    for config in (
+        {"type": "cron", "cron": {"cron_expression": "0 9 * * *"}},
+        {"type": "advanced", "advanced": {"cron_expression": "0 9 * * *", "timezone": "Asia/Tokyo"}},
+    ):
+        asked = {"name": "Every morning", "prompt": "Good morning", "config": config}
+        made = (await client.http.post("/schedules", json=asked)).raise_for_status().json()
+        await console.show(f"/schedules/{made['id']}")
+        times = console.page.locator(".facts div", has_text="After that").locator("dd")
+        assert (await times.inner_text()).count(":00") == 4

@@ -48,11 +48,5 @@ export function pretty(value) {
   }
 }
 
-/** What is wrong, as a sentence; of a 422 the fields. @param {any} error */
-export function problem(error) {
-  const {detail} = error ?? {};
-  if (Array.isArray(detail)) return detail.map((each) => `${(each.loc ?? []).slice(1).join('.')}: ${each.msg}`).join('; ');
-  if (typeof detail === 'string') return detail;
-  if (detail?.message) return String(detail.message);
-  return error?.status === 0 ? 'The server cannot be reached.' : String(error?.message ?? error);
-}
+/** What is wrong, as a sentence. @param {any} error */
+export const problem = (error) => String(error?.message ?? error);

@@ -20,27 +20,19 @@ import {ask, begin, session, signIn, signOut, tokenOfAddress} from './session.js
  * @typedef {(visit: Visit) => void | Promise<void>} Page
  */
 
-/** @type {Array<[RegExp, Page]>} */
-const PAGES = [
-  [/^\/new$/, newConversation],
-  [/^\/conversations$/, conversations],
-  [/^\/conversations\/([\w-]+)$/, conversation],
-  [/^\/runs$/, runsPage],
-  [/^\/runs\/([\w-]+)$/, runPage],
-  [/^\/agents$/, agentsPage],
-  [/^\/agents\/([\w-]+)$/, agentPage],
-  [/^\/workflows$/, workflowsPage],
-  [/^\/workflows\/([\w-]+)$/, workflowPage],
-  [/^\/executions\/([\w-]+)$/, executionPage],
-  [/^\/schedules$/, schedulesPage],
-  [/^\/schedules\/([\w-]+)$/, schedulePage],
-  [/^\/usage$/, usagePage],
-  [/^\/health$/, healthPage],
-];
-const PLACES = [
-  ['/conversations', 'Conversations'], ['/runs', 'Runs'], ['/agents', 'Agents'], ['/workflows', 'Workflows'],
-  ['/schedules', 'Schedules'], ['/usage', 'Usage'], ['/health', 'Health'],
-];
+/** By the first word of an address: a list, and one of it. @type {Record<string, Array<Page | null>>} */
+const PAGES = {
+  new: [newConversation],
+  conversations: [conversations, conversation],
+  runs: [runsPage, runPage],
+  agents: [agentsPage, agentPage],
+  workflows: [workflowsPage, workflowPage],
+  executions: [null, executionPage],
+  schedules: [schedulesPage, schedulePage],
+  usage: [usagePage],
+  health: [healthPage],
+};
+const PLACES = ['Conversations', 'Runs', 'Agents', 'Workflows', 'Schedules', 'Usage', 'Health'];
 
 const LOCAL = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 
@@ -54,7 +46,7 @@ function frame() {
   const brand = () => link('/new', 'Longrun', {class: 'brand'});
   const nav = h('nav', {id: 'nav', 'aria-label': 'Console'}, brand(),
     link('/new', 'New conversation', {class: 'button primary'}),
-    h('ul', {}, PLACES.map(([to, text]) => h('li', {}, link(to, text, {'data-place': to})))),
+    h('ul', {}, PLACES.map((text) => h('li', {}, link(`/${text.toLowerCase()}`, text)))),
     h('div', {class: 'foot'}, accounts, h('a', {href: 'docs', target: '_blank', rel: 'noopener'}, 'API reference'), button('Sign out', () => signOut())));
   const main = h('main', {id: 'main', tabindex: '-1'});
   const announce = h('div', {id: 'announce', class: 'unseen', role: 'status'});
@@ -91,7 +83,7 @@ async function route() {
   if (!session.longrun) return;
   if (!document.getElementById('main')) frame();
   const path = location.hash.slice(1) || '/new';
-  const found = PAGES.map(([pattern, page]) => ({page, match: pattern.exec(path)})).find(({match}) => match);
+  const [, name, id] = /^\/(\w+)(?:\/([\w-]+))?$/.exec(path) ?? [];
   visit?.abort();
   visit = new AbortController();
   const {signal} = visit;
@@ -102,11 +94,7 @@ async function route() {
   scrollTo(0, 0);
   /** @type {any} */ (document.getElementById('problem')).textContent = '';
   showMenu(false);
-  for (const each of document.querySelectorAll('[data-place]')) {
-    const here = path.startsWith(/** @type {any} */ (each).dataset.place);
-    if (here) each.setAttribute('aria-current', 'page');
-    else each.removeAttribute('aria-current');
-  }
+  for (const each of /** @type {any} */ (document.querySelectorAll('nav li a'))) each.ariaCurrent = `#${path}`.startsWith(each.hash) ? 'page' : null;
   const title = (/** @type {string} */ text) => {
     if (!signal.aborted) document.title = `${text} · Longrun`;
   };
@@ -114,7 +102,7 @@ async function route() {
     if (!signal.aborted) location.hash = `#${to}`;
   };
   try {
-    await (found?.page ?? nowhere)({place, title, signal, args: found?.match?.slice(1) ?? [], go});
+    await (PAGES[name]?.[id ? 1 : 0] ?? nowhere)({place, title, signal, args: [id], go});
   } catch (error) {
     if (!signal.aborted && session.longrun) show(place, h('h1', {}, 'This cannot be shown'), wrong(problem(error)), button('Try again', () => void route()));
   }

@@ -43,6 +43,7 @@ export class Timeline {
       this.end('model', at);
     }
     else if (event.type === 'workflow_status' && event.content.step_id) this.foldStep(event, at);
+    this.said = Date.parse(event.createdAt ?? '') || this.said;
   }
 
   /** @private @param {RunEvent} event @param {number} at */
@@ -51,8 +52,7 @@ export class Timeline {
       if (this.createdAt !== null && at > this.createdAt) this.add({lane: 'queue', label: 'waited for a worker', from: this.createdAt, to: at, kind: 'queue'});
       this.begin('attempt', {lane: 'attempts', label: 'attempt 1', kind: 'attempt'}, at);
     } else if (statusType === 'run_resumed') {
-      const before = this.latestBefore(at);
-      this.endAll(before);
+      this.endAll(Math.min(this.said ?? at, at)); // the one before ended when it said its last, as far as anybody knows
       this.attempt = Number(content.attempt) || this.attempt + 1;
       this.begin('attempt', {lane: 'attempts', label: `attempt ${this.attempt}: another worker took over`, kind: 'resumed'}, at);
     } else if (statusType === 'assistant_response_start') this.begin('model', {lane: 'model', label: 'model', kind: 'model'}, at);
@@ -69,11 +69,6 @@ export class Timeline {
     else if (statusType === 'step_completed') this.end(key, at);
     else if (statusType === 'step_failed') this.end(key, at, 'broken');
     else if (statusType === 'step_waiting') this.begin(key, {lane: 'steps', label: `${content.step_name || content.step_id} waits`, kind: 'wait'}, at);
-  }
-
-  /** When something was last said before a moment: an attempt that died ended then, as far as anybody knows. @private @param {number} at */
-  latestBefore(at) {
-    return Math.min(this.said ?? at, at);
   }
 
   /** @private @param {string} key @param {Omit<Span, 'from' | 'to'>} span @param {number} at */
@@ -106,31 +101,26 @@ export class Timeline {
     this.dropped += 1;
   }
 
-  /** Keep when the newest event was said. @param {RunEvent} event */
-  note(event) {
-    this.said = Date.parse(event.createdAt ?? '') || this.said;
-  }
-
   /** @param {number} now milliseconds @returns {any} */
   draw(now) {
     if (!this.spans.length) return h('p', {class: 'quiet'}, 'Nothing has happened yet.');
     const from = Math.min(...this.spans.map((span) => span.from));
     const to = Math.max(this.open.size ? now : this.latest, from + 1);
     const lanes = LANES.filter((lane) => this.spans.some((span) => span.lane === lane));
-    const x = (/** @type {number} */ at) => LEFT + ((at - from) / (to - from)) * (WIDTH - LEFT - 8);
+    const x = (/** @type {number} */ at) => Math.round(LEFT * 10 + ((at - from) / (to - from)) * (WIDTH - LEFT - 8) * 10) / 10;
     const bottom = lanes.length * HEIGHT;
     const ticks = Array.from({length: TICKS + 1}, (_, nth) => from + ((to - from) * nth) / TICKS);
     const bars = this.spans.map((span) => {
       const [start, end] = [x(span.from), x(span.to ?? now)];
       const y = lanes.indexOf(span.lane) * HEIGHT + 4;
       const words = `${span.label}: ${duration((span.to ?? now) - span.from)}${span.to === null ? ' so far' : ''}`;
-      return svg('rect', {class: `bar ${span.kind}`, x: start.toFixed(1), y, width: Math.max(end - start, 1.5).toFixed(1), height: HEIGHT - 8, rx: 3}, svg('title', {}, words));
+      return svg('rect', {class: `bar ${span.kind}`, x: start, y, width: Math.max(end - start, 1.5), height: HEIGHT - 8, rx: 3}, svg('title', {}, words));
     });
     return svg('svg', {class: 'timeline', viewBox: `0 0 ${WIDTH} ${bottom + 22}`, role: 'img', 'aria-label': this.summary(now)},
       lanes.map((lane, nth) => svg('text', {x: 0, y: nth * HEIGHT + HEIGHT / 2 + 4}, lane)),
       ticks.map((at, nth) => [
-        svg('line', {class: 'tick', x1: x(at).toFixed(1), x2: x(at).toFixed(1), y1: 0, y2: bottom}),
-        svg('text', {class: 'quiet', x: x(at).toFixed(1), y: bottom + 16, 'text-anchor': nth === TICKS ? 'end' : 'middle'}, duration(at - from)),
+        svg('line', {class: 'tick', x1: x(at), x2: x(at), y1: 0, y2: bottom}),
+        svg('text', {class: 'quiet', x: x(at), y: bottom + 16, 'text-anchor': nth === TICKS ? 'end' : 'middle'}, duration(at - from)),
       ]),
       bars);
   }

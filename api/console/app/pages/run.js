@@ -38,6 +38,7 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
   const took = h('span');
   const said = wrong();
   let dropped = 0;
+  let cost = 0;
   const detail = pre('The chosen event', '');
   detail.hidden = true;
   const log = manyLines('Events', (nth) => {
@@ -58,6 +59,7 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
     show(about, facts([
       ['State', badge(run.phase)], ['Conversation', link(`/conversations/${run.threadId}`, 'open')], ['Model', run.model_name ?? '—'],
       ['Started', date(run.startedAt)], ['Took', took], ['Attempts', number(run.attempt)],
+      ['Credits', cost ? number(cost) : '—'],
       ...Object.entries(run.usage ?? {}).filter(([, value]) => typeof value === 'number').map(([name, value]) => /** @type {[string, any]} */ ([name.replaceAll('_', ' '), number(value)])),
     ]), run.error && wrong(run.error));
     show(actions, ended ? button('Run again', async () => go(`/runs/${(await ask(`agent-run/${runId}/retry`, {method: 'POST'})).agent_run_id}`))
@@ -88,17 +90,24 @@ export async function runPage({place, title, signal, go, args: [runId]}) {
     due = true;
   }
 
+  /** As far as its calls are among the newest of the account. */
+  async function readCost() {
+    const {logs} = await ask('billing/usage-logs', {signal}).catch(() => ({logs: []}));
+    for (const log of logs) if (log.agent_run_id === runId) cost += log.estimated_cost;
+    showRun();
+  }
+
   const stream = client().stream(runId, {
     limits: {parts: 50, chars: 100_000, toolChars: 1_000, steps: 50},
     onEvent(event) {
       events.push({id: event.id, kind: event.statusType ?? (event.final ? event.final : `${event.type}${event.streamStatus ? ` ${event.streamStatus}` : ''}`), at: event.createdAt, data: event.data});
       if (events.length >= MOST + SURPLUS) dropped += events.splice(0, SURPLUS).length;
       timeline.fold(event);
-      timeline.note(event);
       if (run.completedAt === null && (event.statusType === 'thread_run_start' || event.statusType === 'run_resumed')) void readAgain();
       later();
     },
-    onEnd: () => readAgain().then(redraw),
+    onState: (state, attempt) => (said.textContent = state === 'reconnecting' ? `The connection was lost; trying again (${attempt})…` : ''),
+    onEnd: () => readAgain().then(redraw).then(readCost),
     onError: (error) => (said.textContent = problem(error)),
   });
   signal.addEventListener('abort', () => stream.close());

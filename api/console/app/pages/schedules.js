@@ -54,6 +54,7 @@ export async function schedulePage({place, title, signal, go, args: [scheduleId]
   if (signal.aborted) return;
   title(schedule.name);
   const active = schedule.status === 'active';
+  const {next_executions} = active && schedule.config.type !== 'simple' ? await ask('schedules/validate/cron', {method: 'POST', json: {timezone: 'UTC', ...schedule.config.cron, ...schedule.config.advanced}}) : {};
   /** @param {string} path @param {any} options @param {string} to */
   const act = (path, options, to) => async () => {
     await ask(path, options);
@@ -68,7 +69,7 @@ export async function schedulePage({place, title, signal, go, args: [scheduleId]
   place.append(heading(schedule.name,
     button(active ? 'Pause' : 'Resume', act(`schedules/${scheduleId}/${active ? 'pause' : 'resume'}`, {method: 'POST'}, `/schedules/${scheduleId}`)),
     button('Delete', act(`schedules/${scheduleId}`, {method: 'DELETE'}, '/schedules'), {class: 'danger'})),
-  facts([['State', badge(schedule.status)], ['When', h('code', {}, words(schedule.config))], ['Next', date(schedule.next_execution)], ['Last', date(schedule.last_execution)], ['Fired', `${schedule.execution_count}`],
+  facts([['State', badge(schedule.status)], ['When', h('code', {}, words(schedule.config))], ['Next', date(schedule.next_execution)], ['After that', next_executions?.slice(1).map(shortDate).join(', ') || '—'], ['Last', date(schedule.last_execution)], ['Fired', `${schedule.execution_count}`],
     ['Starts', schedule.workflow_id ? link(`/workflows/${schedule.workflow_id}`, 'a workflow') : schedule.prompt ?? '—']]),
   h('h2', {}, 'History'), history.element);
   return history.load();
