@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from services.postgres import LONG_SECONDS, Connection
+from services.postgres import Connection
 
 REMOVED_AT_ONCE = 500
 QUIET_THREADS = """
@@ -18,10 +18,15 @@ SELECT thread_id FROM threads AS thread WHERE thread_id = ANY($1) AND NOT EXISTS
 """Those of the threads in $1 that have no run which is live, waits for its time, or has not said its last words."""
 
 
-async def count_old(conn: Connection, age: timedelta) -> int:
-    """How many messages are older than `age`, in threads that are in use as well."""
-    query = "SELECT count(*) FROM messages WHERE created_at < now() - $1::interval"
-    return int(await conn.fetchval(query, age, timeout=LONG_SECONDS))
+async def count_old(conn: Connection, age: timedelta, seconds: float) -> int:
+    """How many messages are older than `age`, in threads where nothing goes on. Raises: TimeoutError."""
+    query = """
+        SELECT count(*) FROM messages AS message WHERE created_at < now() - $1::interval AND NOT EXISTS (
+            SELECT FROM agent_runs AS run WHERE run.thread_id = message.thread_id
+              AND (run.status IN ('queued', 'running') OR run.completed_at IS NOT NULL AND run.closed_at IS NULL)
+        )
+    """
+    return int(await conn.fetchval(query, age, timeout=seconds))
 
 
 async def remove_old(

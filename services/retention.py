@@ -1,7 +1,8 @@
 """Retention: what is older than the settings say is deleted, a small batch at a time, by one sweep at a time."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
@@ -21,13 +22,13 @@ Behind = tuple[datetime, int] | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is removed when it is older than `age`. `remove(conn, age, behind)` removes one batch: how many, and where
-    to go on.
+    """What is removed when it is older than `age`. `count(conn, age, seconds)`: how much; `remove(conn, age, behind)`
+    removes one batch: how many, and where to go on.
     """
 
     name: str
     age: timedelta
-    count: Callable[[Connection, timedelta], Awaitable[int]]
+    count: Callable[[Connection, timedelta, float], Awaitable[int]]
     remove: Callable[[Connection, timedelta, Behind], Awaitable[tuple[int, Behind]]]
 
 
@@ -78,19 +79,28 @@ async def remove_runs(conn: Connection, age: timedelta, _behind: Behind) -> tupl
     return await old_runs.remove_old(conn, age)
 
 
+async def count(pool: Pool, chosen: Sequence[Rule], seconds: float) -> dict[str, int]:
+    """How much a sweep would remove at this moment, by rule. Raises: TimeoutError; Postgres errors."""
+    async with transaction(pool) as conn:
+        await conn.execute("SET LOCAL statement_timeout = 0")  # of a great many it takes long
+        return {rule.name: await rule.count(conn, rule.age, seconds) for rule in chosen}
+
+
 async def sweep(
     pool: Pool, settings: RetentionSettings, owner: str, *, within: timedelta | None = None
 ) -> AsyncGenerator[Removed, None]:
     """Remove what is old until there is no more, or for `within`; each batch is committed when it is told.
 
-    Between batches it rests for as long as they took: others and autovacuum come along.
-    Raises: NotOurTurn; Postgres errors.
+    Between batches it rests for as long as they took: others and autovacuum come along. Each rule has its share of the
+    time, and what those before it left of theirs. Raises: NotOurTurn; Postgres errors.
     """
-    deadline = monotonic() + within.total_seconds() if within else None
+    deadline = monotonic() + (within.total_seconds() if within else math.inf)
+    chosen = rules(settings)
     try:
-        for rule in rules(settings):
+        for nth, rule in enumerate(chosen):
+            until = monotonic() + (deadline - monotonic()) / (len(chosen) - nth)
             behind: Behind = True
-            while behind and (deadline is None or monotonic() < deadline):
+            while behind and monotonic() < until:
                 began = monotonic()
                 async with transaction(pool) as conn:
                     await keep_turn(conn, owner)

@@ -52,6 +52,8 @@ def told(settings: Settings) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise
+    except TimeoutError as error:
+        raise Unavailable(f"Postgres at {where} cannot be reached, or took too long.") from error
     except Refused as error:
         raise Unavailable(f"Postgres at {where} refuses us: {error}.") from error
     except Older as error:

@@ -19,6 +19,7 @@ from services.settings import RetentionSettings, Settings
 
 NAMES = ("events", "messages", "runs")
 BUSY_TRIES, BUSY_SECONDS = 90, 1.0
+COUNT_SECONDS, BAR_SECONDS = 3600.0, 10.0
 BUSY = "A worker's sweep is under way and does not end: `retention show` says whose."
 OFF = "Nothing is deleted by age: RETENTION_EVENTS, RETENTION_MESSAGES and RETENTION_RUNS are 0."
 CHOOSE = f"{OFF} --events, --messages and --runs choose ages for once."
@@ -48,17 +49,11 @@ def ages(settings: Settings, options: argparse.Namespace) -> RetentionSettings:
     return chosen
 
 
-async def count(pool: Pool, rules: list[Rule]) -> dict[str, int]:
-    """How much is older than it may be; some of it may be in use and stay."""
-    async with pool.acquire() as conn:
-        return {rule.name: await rule.count(conn, rule.age) for rule in rules}
-
-
 def show(settings: Settings, options: argparse.Namespace, output: Output) -> int:
     rules = retention.rules(settings.retention)
 
     async def act(pool: Pool) -> tuple[dict[str, int], Turn | None]:
-        return await count(pool, rules), await retention.last_turn(pool)
+        return await retention.count(pool, rules, COUNT_SECONDS), await retention.last_turn(pool)
 
     older, turn = on_pool(settings, act)
     if options.json:
@@ -74,7 +69,8 @@ def show(settings: Settings, options: argparse.Namespace, output: Output) -> int
 
 def last(turn: Turn) -> str:
     removed = ", ".join(f"{count} {name}" for name, count in turn.removed.items() if count) or "nothing"
-    when = "is under way" if turn.taken else f"ended {ago(turn.ended_at, datetime.now(UTC))}"
+    ended = f"ended {ago(turn.ended_at, datetime.now(UTC))}" if turn.ended_at else "was cut off"
+    when = "is under way" if turn.taken else ended
     return f"The last sweep ({turn.owner}) {when} and removed {removed}."
 
 
@@ -83,11 +79,12 @@ def run(settings: Settings, options: argparse.Namespace, output: Output) -> int:
     rules = retention.rules(chosen)
 
     async def act(pool: Pool) -> dict[str, int]:
-        older = await count(pool, rules)
-        return older if options.dry_run else await remove(pool, chosen, older, output)
+        if options.dry_run:
+            return await retention.count(pool, rules, COUNT_SECONDS)
+        return await remove(pool, chosen, output)
 
     done = on_pool(settings, act)
-    what = "would be removed, but for what is in use" if options.dry_run else "removed"
+    what = "would be removed" if options.dry_run else "removed"
     if options.json:
         output.document({"removed": done, "dry_run": options.dry_run})
     else:
@@ -96,10 +93,19 @@ def run(settings: Settings, options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-async def remove(pool: Pool, chosen: RetentionSettings, older: dict[str, int], output: Output) -> dict[str, int]:
+async def total(pool: Pool, rules: list[Rule]) -> int | None:
+    """For a bar: what takes long to count is removed all the same."""
+    try:
+        return sum((await retention.count(pool, rules, BAR_SECONDS)).values())
+    except TimeoutError:
+        return None
+
+
+async def remove(pool: Pool, chosen: RetentionSettings, output: Output) -> dict[str, int]:
     owner = f"admin on {socket.gethostname()}, process {os.getpid()}"
-    removed = dict.fromkeys(older, 0)
-    with output.progress("removing", sum(older.values())) as told:
+    rules = retention.rules(chosen)
+    removed = {rule.name: 0 for rule in rules}
+    with output.progress("removing", await total(pool, rules)) as told:
         for _ in range(BUSY_TRIES):
             try:
                 async with aclosing(retention.sweep(pool, chosen, owner)) as batches:

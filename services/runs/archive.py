@@ -7,7 +7,7 @@ from itertools import chain
 from struct import Struct
 from uuid import UUID
 
-from services.postgres import LONG_SECONDS, Connection, Executor
+from services.postgres import Connection, Executor
 from services.runs.fence import Fence
 
 LENGTH = Struct(">I")
@@ -122,10 +122,10 @@ async def size(conn: Executor, run_id: UUID) -> int:
     return int(total or 0)
 
 
-async def count_old(conn: Connection, age: timedelta) -> int:
-    """How many blocks belong to runs that ended longer than `age` ago."""
+async def count_old(conn: Connection, age: timedelta, seconds: float) -> int:
+    """How many blocks belong to runs that ended longer than `age` ago. Raises: TimeoutError."""
     query = f"SELECT count(*) FROM agent_run_event_blocks JOIN agent_runs ON id = agent_run_id WHERE {OLD}"
-    return int(await conn.fetchval(query, age, timeout=LONG_SECONDS))
+    return int(await conn.fetchval(query, age, timeout=seconds))
 
 
 async def remove_old(conn: Connection, age: timedelta) -> tuple[int, bool]:

@@ -14,8 +14,9 @@ AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE agent_run_id = id AND state
 """Of runs: that ended so long ago and have said so to all who are to hear it; their files are in the sandbox."""
 
 
-async def count_old(conn: Connection, age: timedelta) -> int:
-    return int(await conn.fetchval(f"SELECT count(*) FROM agent_runs WHERE {OLD}", age, timeout=LONG_SECONDS))
+async def count_old(conn: Connection, age: timedelta, seconds: float) -> int:
+    """Raises: TimeoutError."""
+    return int(await conn.fetchval(f"SELECT count(*) FROM agent_runs WHERE {OLD}", age, timeout=seconds))
 
 
 async def remove_old(conn: Connection, age: timedelta) -> tuple[int, bool]:

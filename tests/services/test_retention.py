@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from services import messages, old_messages, retention
 from services.messages import NewMessage
-from services.postgres import Pool, open_pool, transaction
-from services.retention import NotOurTurn
+from services.postgres import Connection, Pool, open_pool, transaction
+from services.retention import Behind, NotOurTurn, Removed, Rule
 from services.runs import archive, events, starting, store
 from services.runs.starting import NewRun
 from services.runs.stores import Stores
@@ -158,6 +158,71 @@ async def test_messages_of_one_moment_are_removed_though_some_of_them_stay(
         await make_run(stores.pool, place)
     await stores.pool.execute("UPDATE messages SET created_at = now() - $1::interval", OLD)
     assert await swept(stores.pool, MESSAGES) == {"messages": 4}
+
+
+async def test_what_would_be_removed_is_counted_as_it_is_removed_then(stores: Stores) -> None:
+    """With a thread in use, a run that has not said its last words, and files that are not in their sandbox."""
+    live, unclosed, quiet = [await make_place(stores.pool) for _ in range(3)]
+    for place in (live, unclosed, quiet):
+        await age_messages(stores.pool, place.thread_id)
+    await make_run(stores.pool, live)
+    ended = [await ended_run(stores, 5) for _ in range(3)]
+    for run_id in ended:
+        await age_run(stores.pool, run_id)
+    await stores.pool.execute(
+        "UPDATE agent_runs SET closed_at = NULL, thread_id = $2, project_id = $3 WHERE id = $1",
+        ended[0],
+        unclosed.thread_id,
+        unclosed.project_id,
+    )
+    await stores.pool.execute(
+        "INSERT INTO uploads (project_id, agent_run_id, name, content_type, size, sha256)"
+        " SELECT project_id, id, 'a', 'text/plain', 1, '' FROM agent_runs WHERE id = $1",
+        ended[1],
+    )
+    for settings in (EVENTS, MESSAGES, RUNS):
+        counted = await retention.count(stores.pool, retention.rules(settings), PATIENT)
+        assert sum(counted.values()), settings
+        assert await swept(stores.pool, settings) == counted
+        assert sum((await retention.count(stores.pool, retention.rules(settings), PATIENT)).values()) == 0
+    assert await said_in(stores.pool, live.thread_id) == await said_in(stores.pool, unclosed.thread_id) == 1
+
+
+async def test_a_rule_that_has_no_end_leaves_the_others_their_time(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(_conn: Connection, _age: timedelta, _behind: Behind) -> tuple[int, Behind]:
+        return 1, True
+
+    [rule] = retention.rules(MESSAGES)
+    place = await make_place(stores.pool)
+    await age_messages(stores.pool, place.thread_id)
+    monkeypatch.setattr(retention, "rules", lambda _: [Rule("endless", AGE, rule.count, endless), rule])
+    removed: Counter[str] = Counter()
+    async with aclosing(retention.sweep(stores.pool, MESSAGES, "a", within=timedelta(seconds=1))) as batches:
+        async for batch in batches:
+            removed[batch.rule] += batch.count
+    assert removed["messages"] == 1
+    assert removed["endless"] > 0
+
+
+async def test_a_sweep_that_was_killed_between_two_batches_is_gone_on_with(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it removed stays removed, and nobody waits for longer than its turn lasts."""
+    monkeypatch.setattr(old_messages, "REMOVED_AT_ONCE", 2)
+    for _ in range(5):
+        await age_messages(stores.pool, (await make_place(stores.pool)).thread_id)
+    dead = retention.sweep(stores.pool, MESSAGES, "dead")
+    assert await anext(dead) == Removed("messages", 2)
+    with pytest.raises(NotOurTurn):
+        await swept(stores.pool, MESSAGES)
+    await stores.pool.execute("UPDATE retention_turns SET until = now()")
+    assert await swept(stores.pool, MESSAGES) == {"messages": 3}
+    await stores.pool.execute("UPDATE retention_turns SET owner = 'other', until = now() + interval '1 minute'")
+    with pytest.raises(NotOurTurn):
+        await anext(dead)
+    assert await count(stores.pool, "messages") == 0
 
 
 async def test_an_old_run_goes_with_its_rest_and_its_messages_stay(stores: Stores) -> None:

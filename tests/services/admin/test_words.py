@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from services import settings
+from services import old_messages, settings
 from services.admin.cli import main
 from services.admin.output import Output
 from services.embedded.environment import CHECKOUT
@@ -82,6 +82,18 @@ def test_retention_says_in_a_sentence_why_it_does_nothing(capsys: pytest.Capture
     assert "--events" in capsys.readouterr().err
     assert main(["retention", "run", "--events", "5m"]) == 1
     assert capsys.readouterr().err == "admin: RETENTION_EVENTS must be 0 (never) or at least 1h\n"
+
+
+def test_what_takes_long_to_count_is_removed_all_the_same(
+    account: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def too_long(*_arguments: object) -> int:
+        raise TimeoutError
+
+    monkeypatch.setattr(old_messages, "count_old", too_long)
+    assert answer(capsys, "retention", "run", "--messages", "30d") == {"removed": {"messages": 0}, "dry_run": False}
+    assert main(["retention", "run", "--messages", "30d", "--dry-run"]) == 1
+    assert "took too long" in capsys.readouterr().err
 
 
 def test_a_title_that_is_longer_than_its_table_stays_whole(account: str, capsys: pytest.CaptureFixture[str]) -> None:
