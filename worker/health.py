@@ -1,6 +1,7 @@
 """`python -m worker.health [--within SECONDS]`: whether any worker takes messages; status 0 or 1, and a sentence."""
 
 import argparse
+import math
 import os
 import sys
 import threading
@@ -57,9 +58,20 @@ def send(key: str, within: float) -> None:
         raise NotHealthy(f"The message broker did not take the message within {within:g} s.")
 
 
+def seconds(text: str) -> float:
+    try:
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above zero")
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m worker.health", description="Ask whether any worker takes messages.")
-    parser.add_argument("--within", type=float, default=WITHIN_SECONDS, metavar="SECONDS", help="how long to wait (10)")
+    parser.add_argument(
+        "--within", type=seconds, default=WITHIN_SECONDS, metavar="SECONDS", help="how long to wait (10)"
+    )
     within = parser.parse_args(arguments).within
     log.silence()
     try:

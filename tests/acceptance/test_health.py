@@ -56,6 +56,7 @@ async def test_a_worker_answers_while_every_slot_is_busy_and_none_answers_when_n
     assert (code, said) == (
         1, "Not healthy. No worker answered within 1 s: none is running, or none takes messages.\n"
     )  # fmt: skip
+    assert (await ask(deployment, "worker.health", "--within", "-1"))[0] == 2
     assert (await ask(deployment, "services.liveness"))[0] == 1
     deployment.environment["RABBITMQ_URL"] = "amqp://guest:guest@127.0.0.1:1/%2F?connection_attempts=1"
     code, said = await ask(deployment, "worker.health", "--within", "5")

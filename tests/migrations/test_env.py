@@ -234,3 +234,13 @@ async def test_an_address_may_say_all_that_the_driver_understands(
 ) -> None:
     assert await migrated(f"{database}?sslmode=disable&application_name=migrations", "0001") == 0
     assert await connections[0].fetchval(VERSION) == "0001"
+
+
+@pytest.mark.parametrize("path", ["longrun_that_is_not_there", ""], ids=["no database", "no server"])
+async def test_without_a_database_there_is_a_sentence_and_no_traceback(path: str) -> None:
+    url = with_path(named("DATABASE_URL"), path) if path else "postgresql://a:hush@127.0.0.1:1/a"
+    process = await migration(url, output=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.startswith(b"migrations: Postgres does not let us in")
+    assert b"hush" not in said
