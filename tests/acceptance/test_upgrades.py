@@ -140,7 +140,7 @@ async def test_an_upgrade_under_load_loses_no_run_and_answers_nothing_worse_than
     async with AsyncExitStack() as stack:
         nginx = await stack.enter_async_context(running(Nginx(made(tmp_path / "nginx"), addresses)))
         client = await stack.enter_async_context(Client.signed_in(nginx.url, SECRET, transport=answers))
-        load = Load(client, chunks=300, delay_ms=60, readers=2)
+        load = Load(client, chunks=900, delay_ms=60, readers=2)
         await load.begin(RUNS)
         await load.flowing()
         async with AsyncExitStack() as busy:
@@ -152,7 +152,7 @@ async def test_an_upgrade_under_load_loses_no_run_and_answers_nothing_worse_than
                 await upgraded.replace_worker(worker)
                 await upgraded.replace_api(api)
             assert load.live, "the runs ended before the upgrade did"
-        tally = await load.finish(within=90)
+        tally = await load.finish(within=150)
         await upgraded.new.check_settled(within=30)
     print(f"{tally}; {dict(answers.statuses)}")  # noqa: T201 - the measured figures
     assert not answers.wrong, answers.wrong
