@@ -61,7 +61,8 @@ def told(settings: Settings) -> Iterator[None]:
     except RedisUnreachable as error:
         if isinstance(error, OSError):
             raise Unavailable(f"Postgres at {where} cannot be reached.") from error
-        raise Unavailable(f"Redis cannot be reached: {error}.") from error
+        why = str(error).rstrip(".")
+        raise Unavailable(f"Redis cannot be reached: {why}.") from error
     except Unreachable as error:
         raise Unavailable(f"Postgres at {where} cannot be reached.") from error
 
