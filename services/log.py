@@ -4,8 +4,10 @@ import json
 import logging
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import TracebackType
 from typing import TextIO
 
 import orjson
@@ -16,14 +18,14 @@ from services.settings import Settings
 logger: structlog.stdlib.BoundLogger = structlog.get_logger("longrun")
 
 CREDENTIAL = re.compile(
-    r"""(?<![\w-])(?:eyJ[\w-]+\.[\w.-]+|sk[_-][\w-]{16,}|whsec_[\w+/=-]{8,})"""
+    r"""(?:(?<![\w-])|(?<=\\[nrtbf])|(?<=\\u[0-9a-f]{4}))(?:eyJ[\w-]+\.[\w.-]+|sk[_-][\w-]{16,}|whsec_[\w+/=-]{8,})"""
     r"""|(?<=token=)[^&\s"']+"""
     r"""|(?<=://)[^\s/@:"']{0,256}:[^\s/@"']{1,512}(?=@)"""
     r"""|(?:(?<=[Bb]earer )|(?<=[Bb]asic ))[\w.~+/=-]{16,}""",
     re.ASCII,
 )
 """A token, a secret key (an API key's secret half too), a webhook's secret, whatever stands in a query for a token, the
-user and password of a URL, and what follows Bearer or Basic."""
+user and password of a URL, and what follows Bearer or Basic. A line break before it may be an escape by now."""
 NAMED = re.compile(
     r"""((?:authorization|x-api-key|api[_-]?key|passw(?:or)?d|client[_-]secret|secret[_-]key)"""
     r"""(?:[\\"']{1,3}\s{0,4}[:=,]|\s{0,4}[:=])\s{0,4}(?:b(?=[\\"']))?)"""
@@ -179,6 +181,37 @@ def configure(settings: Settings) -> None:
     adopt("uvicorn", "uvicorn.error", "uvicorn.access")
     for noisy in ("pika", "httpx2", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    heed_uncaught()
+
+
+def heed_uncaught() -> None:
+    """Have warnings, and what nobody caught, written as lines; the hooks of somebody else stay."""
+    logging.captureWarnings(True)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = tell_of_the_end
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = tell_of_a_thread
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = tell_of_the_unraisable
+
+
+def tell_of_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Of a command that logs nothing, or was interrupted, as the interpreter does."""
+    if issubclass(kind, KeyboardInterrupt) or not logging.getLogger().isEnabledFor(logging.CRITICAL):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        logger.critical("process.failed", exc_info=(kind, error, trace))
+
+
+def tell_of_a_thread(told: threading.ExceptHookArgs) -> None:
+    if told.exc_type is not SystemExit:
+        name = told.thread.name if told.thread else None
+        logger.error("thread.failed", thread=name, exc_info=(told.exc_type, told.exc_value, told.exc_traceback))
+
+
+def tell_of_the_unraisable(told: "sys.UnraisableHookArgs") -> None:
+    exc_info = told.exc_type, told.exc_value, told.exc_traceback
+    logger.error("process.unraisable", where=repr(told.object), exc_info=exc_info)
 
 
 def adopt(*names: str) -> None:
@@ -191,4 +224,4 @@ def adopt(*names: str) -> None:
 def silence() -> None:
     """For commands that answer in sentences of their own: nothing is logged."""
     logging.disable(logging.CRITICAL)
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())

@@ -4,6 +4,7 @@ What is an error is decided by whoever logs one: a line at level error is an eve
 of what nobody has caught.
 """
 
+import atexit
 import logging
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,6 @@ from sentry_sdk.integrations import Integration
 from sentry_sdk.integrations.asyncpg import AsyncPGIntegration
 from sentry_sdk.integrations.dedupe import DedupeIntegration
 from sentry_sdk.integrations.dramatiq import DramatiqIntegration
-from sentry_sdk.integrations.excepthook import ExcepthookIntegration
 from sentry_sdk.integrations.fastapi import FastApiIntegration
 from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.types import Event, Hint
@@ -61,6 +61,7 @@ def start(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, Reporter)]
     root.addHandler(Reporter(logging.ERROR))
+    atexit.register(flush)  # what ends a process, or keeps it from starting, is told last
 
 
 def integrations() -> list[Integration]:
@@ -70,7 +71,6 @@ def integrations() -> list[Integration]:
         FastApiIntegration(middleware_spans=False),
         DramatiqIntegration(),
         AsyncPGIntegration(),
-        ExcepthookIntegration(),
         DedupeIntegration(),
     ]
 

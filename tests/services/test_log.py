@@ -1,7 +1,10 @@
 import contextvars
 import io
 import logging
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextvars import copy_context
 from datetime import timedelta
@@ -15,6 +18,8 @@ from services import log
 from services.log import logger
 from services.settings import LogSettings, Settings
 from services.tokens import sign_access_token
+from tests.collector import Collector
+from tests.services import uncaught
 
 TOKEN = sign_access_token("a-secret-for-these-tests-of-32-bytes-or-more", uuid4(), lifetime=timedelta(hours=1))
 SECRET = "sk_0123456789abcdefghij-_0123456789"
@@ -100,6 +105,9 @@ def test_what_was_told_to_be_silent_stays_silent(written: io.StringIO, library: 
         ("authorization=Negotiate,hush", "authorization=[hidden],hush"),
         ("Bearer hush-hush-hush-hush", "Bearer [hidden]"),
         ("a bearer of news", "a bearer of news"),
+        (r"keys:\nsk_0123456789abcdefghij\teyJhbGciOi.eyJzdWIi", r"keys:\n[hidden]\t[hidden]"),
+        (r"\u0001sk-0123456789abcdefghij \\nwhsec_aHVzaGh1c2g=", r"\u0001[hidden] \\n[hidden]"),
+        ("task-sk_0123456789abcdefghij", "task-sk_0123456789abcdefghij"),
         ("whsec_aHVzaGh1c2g=", "[hidden]"),
         ("pk_12:sk_0123456789abcdef", "pk_12:[hidden]"),
         ("sk-ant-0123456789abcdef", "[hidden]"),
@@ -145,3 +153,35 @@ def test_a_long_line_without_credentials_is_looked_through_in_no_time() -> None:
     for part in ("eyJ", "token=", "sk_", "eyJ ", "://", "://a:", "api", "password", "api_key=", "Bearer ", "key':"):
         text = part * (900_000 // len(part))
         assert len(log.without_credentials(text)) <= len(text)
+
+
+def say_uncaught(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", uncaught.__name__, *arguments]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+
+def test_what_nobody_caught_is_a_line_like_any_other_and_an_event_each() -> None:
+    with Collector() as sentry:
+        done = say_uncaught(SENTRY_DSN=f"{sentry.url.replace('://', '://key@')}/7")
+        events = sentry.events
+    assert done.returncode == 1
+    lines = {line["event"].partition(":")[0]: line for line in map(orjson.loads, done.stderr.splitlines())}
+    [warning] = [line for line in lines.values() if line.get("logger") == "py.warnings"]
+    assert "a warning" in warning["event"]
+    for event, error in UNCAUGHT.items():
+        assert f"{error}: " in lines[event]["exception"]
+    assert lines["thread.failed"]["thread"] == "publisher"
+    assert uncaught.SECRET not in done.stderr
+    told = [(event["logentry"]["message"], event["exception"]["values"][-1]["type"]) for event in events]
+    assert sorted(told) == sorted(UNCAUGHT.items()), "one error, one event, told before the process is gone"
+    assert uncaught.SECRET not in str(events)
+
+
+def test_what_ends_a_command_that_logs_nothing_is_told_by_the_interpreter() -> None:
+    done = say_uncaught("silent")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("RuntimeError: in the main thread:\nthe end\n")
+
+
+UNCAUGHT = {"thread.failed": "LookupError", "process.unraisable": "ValueError", "process.failed": "RuntimeError"}
