@@ -1,10 +1,11 @@
 """Pages that are opened before there is anything to see: they go on by themselves."""
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-from playwright.async_api import expect
+from playwright.async_api import Request, Route, expect
 
 from tests.acceptance.brokers import messages_of
 from tests.acceptance.client import Client
@@ -32,11 +33,8 @@ ONCE = "() => { window.opened = (window.opened ?? 0) + 1; }"
 """Gone after a reload."""
 
 
-async def test_an_execution_that_is_opened_before_it_has_a_run_goes_on_without_a_reload(
-    system: Deployment, client: Client, console: Console, fake_model: FakeModel
-) -> None:
-    page = console.page
-    fake_model.script(says(*GREETING, delay=0.05))
+async def begun_without_a_run(system: Deployment, client: Client) -> tuple[str, str]:
+    """A workflow and an execution of it that a message has begun."""
     workflow = (await client.http.post("/workflows", json=DEFINED)).raise_for_status().json()
     execution_id = uuid4()
     conn = await asyncpg.connect(system.database_url)
@@ -44,12 +42,21 @@ async def test_an_execution_that_is_opened_before_it_has_a_run_goes_on_without_a
         await conn.execute(BEGUN_WITHOUT_A_RUN, execution_id, UUID(workflow["id"]))
     finally:
         await conn.close()
+    return workflow["id"], str(execution_id)
+
+
+async def test_an_execution_that_is_opened_before_it_has_a_run_goes_on_without_a_reload(
+    system: Deployment, client: Client, console: Console, fake_model: FakeModel
+) -> None:
+    page = console.page
+    fake_model.script(says(*GREETING, delay=0.05))
+    workflow_id, execution_id = await begun_without_a_run(system, client)
     await console.show(f"/executions/{execution_id}")
     await page.evaluate(ONCE)
     await expect(page.locator(".facts")).to_contain_text("none yet")
     await expect(page.locator(".steps")).to_contain_text("No step has begun yet.")
     with messages_of(system) as messages:
-        messages.send(actor="run_workflow_background", execution_id=str(execution_id), workflow_id=workflow["id"])
+        messages.send(actor="run_workflow_background", execution_id=execution_id, workflow_id=workflow_id)
     await expect(page.locator(".answer")).to_contain_text("Good morning", timeout=PATIENT_MS)
     await expect(page.locator(".graph .running")).to_contain_text("Greet")
     await expect(page.locator(".steps")).to_contain_text("greet")
@@ -58,6 +65,49 @@ async def test_an_execution_that_is_opened_before_it_has_a_run_goes_on_without_a
     await expect(page.locator(".steps [data-status=completed]")).to_have_count(2)
     await expect(page.locator(".facts .badge")).to_have_text("completed")
     assert await page.evaluate("window.opened") == 1
+
+
+async def test_an_execution_that_waits_for_a_worker_takes_few_of_the_requests_that_a_user_may_make(
+    system: Deployment, client: Client, console: Console
+) -> None:
+    page, asked = console.page, 0
+
+    def count(request: Request) -> None:
+        nonlocal asked
+        asked += f"/executions/{execution_id}" in request.url
+
+    _, execution_id = await begun_without_a_run(system, client)
+    await console.show(f"/executions/{execution_id}")
+    page.on("request", count)
+    await page.wait_for_timeout(12_000)
+    assert 1 <= asked <= 8, "a minute of it must leave room for others: RATE_LIMIT_PER_MINUTE is 100"
+
+
+async def test_a_look_that_was_asked_for_before_the_end_does_not_bring_an_execution_back(
+    client: Client, console: Console, fake_model: FakeModel
+) -> None:
+    page, ended, late = console.page, asyncio.Event(), asyncio.Event()
+    fake_model.script(says(*GREETING, delay=0.06))
+    workflow = (await client.http.post("/workflows", json=DEFINED)).raise_for_status().json()
+    answer = await client.http.post(f"/workflows/{workflow['id']}/execute", json={"variables": {}})
+    execution_id = answer.raise_for_status().json()["execution_id"]
+    await console.show(f"/executions/{execution_id}")
+
+    async def hold(route: Route) -> None:
+        found = await route.fetch()
+        if (await found.json())["completed_at"] is None:
+            await ended.wait()
+            late.set()
+        await route.fulfill(response=found)
+
+    await page.route(f"**/executions/{execution_id}", hold)
+    badge = page.locator(".facts .badge")
+    await expect(badge).to_have_text("completed", timeout=PATIENT_MS)
+    await page.wait_for_timeout(3000)  # for the looks that the last steps had asked for
+    ended.set()
+    await asyncio.wait_for(late.wait(), PATIENT_MS / 1000)
+    await page.wait_for_timeout(1000)
+    await expect(badge).to_have_text("completed")
 
 
 async def test_a_step_that_somebody_reads_stays_open_while_others_begin(

@@ -5,12 +5,14 @@ import {between, date, pretty, problem, short, shortDate} from '../format.js';
 import {graph} from '../graph.js';
 import {badge, facts, heading, numbered, pages} from '../listing.js';
 import {newKey} from '../../longrun/key.js';
-import {pause} from '../../longrun/waiting.js';
+import {backoff, pause} from '../../longrun/waiting.js';
 import {paced, Parts} from '../parts.js';
 import {ask, client} from '../session.js';
 /** @import {Visit} from '../main.js' */
 
-const READ_EVERY = 500;
+/** Milliseconds: a page that is left open takes little of the requests that a user may make in a minute. */
+const READ_EVERY = 2000;
+const LONGEST_WAIT = 5000;
 
 /** @param {Visit} visit */
 export function workflowsPage({place, title, go}) {
@@ -105,7 +107,8 @@ export async function executionPage({place, title, signal, args: [executionId]})
 
   async function readAgain() {
     due = false;
-    execution = await read().catch(() => execution);
+    const found = await read().catch(() => execution);
+    if (execution.completed_at === null) execution = found; // else it was asked before the end, and is late
     if (!signal.aborted) showAll();
   }
 
@@ -113,8 +116,8 @@ export async function executionPage({place, title, signal, args: [executionId]})
   let told = '';
   /** It may have been opened before there is a run: a message may ask for one, and a worker makes it. */
   async function follow() {
-    while (!execution.agent_run_id) {
-      await pause(READ_EVERY, signal);
+    for (let looks = 1; !execution.agent_run_id; looks++) {
+      await pause(Math.min(backoff(looks), LONGEST_WAIT), signal);
       await readAgain();
       if (signal.aborted) return;
     }
