@@ -1,5 +1,6 @@
 """The message broker: one `make_broker()` for API and workers, and what their consumers do besides."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -218,6 +219,16 @@ class Rabbit(Leaving, RabbitmqBroker):
     @property
     def consumer_class(self) -> type[StampedConsumer]:
         return StampedConsumer
+
+    def close(self) -> None:
+        """Without pika's tracebacks over what the server has closed: threads that send nothing send no heartbeats."""
+        pika_says = logging.getLogger("pika")
+        level = pika_says.level
+        pika_says.setLevel(logging.CRITICAL)
+        try:
+            super().close()
+        finally:
+            pika_says.setLevel(level)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         if self.leaving:

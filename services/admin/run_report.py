@@ -115,7 +115,8 @@ def lock(redis: InRedis) -> str:
 
 
 def messages(run: Run, now: datetime) -> str:
-    sent = f"confirmed {ago(run.message_sent_at, now)}" if run.message_sent_at else "none confirmed"
+    begun = "begun before one was confirmed" if run.attempt else "none confirmed"
+    sent = f"confirmed {ago(run.message_sent_at, now)}" if run.message_sent_at else begun
     return f"{sent}; a sweeper tried {ago(run.message_tried_at, now)}" if run.message_tried_at else sent
 
 

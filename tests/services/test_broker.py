@@ -1,3 +1,5 @@
+import logging
+import socket
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any, cast
@@ -128,3 +130,15 @@ def test_a_quorum_queue_takes_and_gives_messages_and_is_no_classic_one() -> None
             quorum.channel.queue_delete(f"{queue}{suffix}")
         quorum.close()
         classic.close()
+
+
+def test_connections_that_the_server_has_closed_are_closed_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    """Those of threads that send nothing send no heartbeats either: every worker that leaves has some."""
+    url = SecretStr(named("RABBITMQ_URL"))
+    broker = cast(RabbitmqBroker, make_broker(Settings(broker=BrokerSettings(kind="rabbitmq", url=url))))
+    assert broker.channel.is_open
+    broker.connection._impl._transport._sock.shutdown(socket.SHUT_RDWR)
+    broker.close()
+    assert [record for record in caplog.records if record.name.startswith("pika")] == []
+    logging.getLogger("pika.adapters").warning("said later")
+    assert [record.getMessage() for record in caplog.records] == ["said later"]
