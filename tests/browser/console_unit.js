@@ -4,6 +4,7 @@ import {composer} from '/console/app/composer.js';
 import {button, form, h} from '/console/app/dom.js';
 import {render} from '/console/app/markdown.js';
 import {conversation} from '/console/app/pages/conversation.js';
+import {Parts} from '/console/app/parts.js';
 import {runPage} from '/console/app/pages/run.js';
 import {byDay, byModel} from '/console/app/pages/usage.js';
 import {session, signIn, signOut, tokenOfAddress} from '/console/app/session.js';
@@ -191,6 +192,19 @@ const tests = [
     equal([days.length, days[0], days.at(-1)], [14, {day: '2026-01-01', sum: 1, kinds: {completed: 1}}, {day: '2026-01-14', sum: 3, kinds: {completed: 2, failed: 1}}]);
     const use = (model, tokens, cost) => ({created_at: '', model, tokens, cost});
     equal(byModel([use('a', 1, 2), use('__proto__', 0, 0), use('b', 5, 0), use('a', 2, 3)]), [{model: 'b', count: 1, tokens: 5, cost: 0}, {model: 'a', count: 2, tokens: 3, cost: 5}, {model: '__proto__', count: 1, tokens: 0, cost: 0}]);
+  },
+  function what_a_model_asks_in_tags_is_shown_without_them() {
+    const shows = (text) => {
+      const parts = new Parts();
+      parts.set([{kind: 'answer', key: 'a', text, reasoning: '', live: false, messageId: null, createdAt: null}]);
+      return parts.element.textContent.replace('Reasoning', '').trim();
+    };
+    equal(shows('Done.\n\n<ask attachments="a.md">What *next*?'), 'Done.What next?');
+    equal(shows('<complete>All is done.</complete>\n'), 'All is done.');
+    equal(shows('Say `<ask>` to ask.'), 'Say <ask> to ask.');
+    const began = performance.now();
+    shows('\n<ask>\n<ask '.repeat(OFTEN));
+    if (performance.now() - began > LONGEST_MS) throw new Error('it takes long');
   },
   // Sending.
   async function a_message_whose_run_was_refused_is_said_once_however_often_it_is_sent() {

@@ -191,6 +191,7 @@ async def test_a_person_starts_reloads_reads_along_stops_and_goes_on(
     await page.click("#send")
     await console.state("completed")
     await expect(page.locator(".said").last).to_contain_text("Go on")
+    await expect(page.locator("#prompt")).to_be_focused()
 
     await page.click("text=Details of this run")
     await expect(page.locator("svg.timeline .bar.model").first).to_be_visible()

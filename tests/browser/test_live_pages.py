@@ -143,6 +143,25 @@ async def test_a_run_and_a_conversation_that_are_opened_while_queued_go_on_witho
     await conversation.state("completed")
 
 
+async def test_a_conversation_that_is_looked_at_again_shows_what_others_have_begun(
+    client: Client, console: Console
+) -> None:
+    page = console.page
+    first = await client.initiate("demo/echo", prompt="One")
+    await client.get(first.run_id, wait_seconds=20)
+    await console.show(f"/conversations/{first.thread_id}")
+    await console.state("completed")
+    run_id = await client.start(first.thread_id, "demo/lorem?chunks=200&delay_ms=20")
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await console.state("streaming")
+    await expect(page.locator(".answer").last).to_contain_text("Lorem")
+    await client.stop(run_id)
+    await console.state("stopped")
+    (await client.http.post(f"/threads/{first.thread_id}/messages/add", json={"message": "Two"})).raise_for_status()
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(page.locator(".said").last).to_contain_text("Two")
+
+
 async def test_usage_shows_runs_and_tokens_where_nothing_is_billed(client: Client, console: Console) -> None:
     page = console.page
     await console.show("/usage")

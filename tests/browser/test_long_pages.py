@@ -73,6 +73,7 @@ async def test_twenty_thousand_events_as_they_are_said_cost_a_page_no_more_than_
         return chars, [await scale.held() for scale in scales]
 
     chars, early = await heard(EARLY)
+    await expect(talk.page.locator("#stop")).to_be_in_viewport()
     more_chars, late = await heard(LATE - 200)
     talked, logged = (one - other for one, other in zip(late, early, strict=True))
     longest = [await longest_task(each.page) for each in (talk, log)]

@@ -60,6 +60,7 @@ export function composer({label, files, submit}) {
       said.textContent = problem(error);
     }
     send.disabled = text.readOnly = false;
+    if (document.activeElement === document.body) text.focus();
   });
   void offer(model, agent);
   return {element, text, focus: () => text.focus()};

@@ -23,35 +23,25 @@ export function arrowsOf(steps) {
 
 /** How far from the entry each step is: its longest way, arrows that lead back left out. Pure. @param {Step[]} steps @param {string | null} entry @returns {Map<string, number>} */
 export function levelsOf(steps, entry) {
-  const arrows = arrowsOf(steps);
   /** @type {Map<string, string[]>} */
   const leads = new Map(steps.map((step) => [step.id, []]));
-  for (const {from, to} of arrows) leads.get(from)?.push(to);
+  for (const {from, to} of arrowsOf(steps)) leads.get(from)?.push(to);
   /** @type {Map<string, number>} */
   const levels = new Map();
   /** @type {string[]} */
   const order = [];
   const state = new Map();
   const back = new Set();
-  for (const root of [entry, ...steps.map((step) => step.id)]) {
-    if (!root || !leads.has(root) || state.has(root)) continue;
-    /** @type {Array<[string, number]>} */
-    const stack = [[root, 0]];
-    state.set(root, 'open');
-    while (stack.length) {
-      const top = stack[stack.length - 1];
-      const next = leads.get(top[0])?.[top[1]++];
-      if (next === undefined) {
-        state.set(top[0], 'done');
-        order.push(top[0]);
-        stack.pop();
-      } else if (state.get(next) === 'open') back.add(`${top[0]} ${next}`);
-      else if (!state.has(next)) {
-        state.set(next, 'open');
-        stack.push([next, 0]);
-      }
+  const visit = (/** @type {string} */ id) => {
+    state.set(id, 'open');
+    for (const to of leads.get(id) ?? []) {
+      if (state.get(to) === 'open') back.add(`${id} ${to}`);
+      else if (!state.has(to)) visit(to);
     }
-  }
+    state.set(id, 'done');
+    order.push(id);
+  };
+  for (const root of [entry, ...leads.keys()]) if (root && leads.has(root) && !state.has(root)) visit(root);
   for (const id of order.reverse()) {
     const level = levels.get(id) ?? 0;
     levels.set(id, level);

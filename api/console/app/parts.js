@@ -6,6 +6,8 @@ import {render} from './markdown.js';
 /** @import {AnswerPart, NotePart, Part, ToolPart} from '../longrun.d.ts' */
 
 const SHOWN_CHARS = 20_000;
+/** What a model says to people by a call in tags; it may not be whole yet. */
+const ASKED = /(^|\n)<(ask|complete)(?: [^>]*)?>([^]*?)(?:<\/\2>\s*)?$/;
 const NOTES = {mcp_error: 'MCP server', error: 'Error', summary: 'Summary of what came before', workflow_started: 'Workflow started', workflow_completed: 'Workflow completed', workflow_failed: 'Workflow failed'};
 
 
@@ -82,7 +84,7 @@ function answer() {
       reasoning.hidden = !part.reasoning;
       reasoning.said = part.reasoning;
       if (reasoning.open) render(thought, part.reasoning);
-      render(text, part.text);
+      render(text, part.text.replace(ASKED, '$1$3'));
       element.hidden = !part.text && !part.reasoning && !part.live;
     },
   };

@@ -31,32 +31,29 @@ function editor(agent, save) {
 }
 
 /** @param {Visit} visit */
-export async function agentPage({place, title, signal, args: [agentId]}) {
-  const [agent, versions] = await Promise.all([ask(`agents/${agentId}`, {signal}), ask(`agents/${agentId}/versions`, {signal, query: {limit: 100}})]);
-  if (signal.aborted) return;
-  draw(agent, versions);
-
-  /** @param {any} agent @param {any[]} versions */
-  function draw(agent, versions) {
+export function agentPage({place, title, signal, args: [agentId]}) {
+  async function draw() {
+    const [agent, versions] = await Promise.all([ask(`agents/${agentId}`, {signal}), ask(`agents/${agentId}/versions`, {signal, query: {limit: 100}})]);
+    if (signal.aborted) return;
     title(agent.name);
     const tools = Object.entries(agent.agentpress_tools ?? {}).filter(([, on]) => on === true || /** @type {any} */ (on)?.enabled).map(([name]) => name);
     const servers = [...agent.configured_mcps, ...agent.custom_mcps].map((each) => each.name ?? each.qualifiedName);
     const form = h('div');
-    const again = async () => draw(await ask(`agents/${agentId}`), await ask(`agents/${agentId}/versions`, {query: {limit: 100}}));
     const edit = button('Edit', () => show(form, editor(agent, async (given) => {
       await ask(`agents/${agentId}`, {method: 'PUT', json: given});
-      await again();
+      await draw();
     })));
     show(place, heading(agent.name, edit), form,
       facts([['Description', agent.description || '—'], ['Default', agent.is_default ? 'yes' : 'no'], ['Tools', tools.join(', ') || 'none'], ['MCP servers', servers.join(', ') || 'none'], ['Changed', date(agent.updated_at)]]),
       h('h2', {}, 'Instructions'), pre('Instructions', agent.system_prompt || '—', 'wrap'),
       h('h2', {}, 'Versions'),
-      h('ol', {class: 'versions', reversed: true}, versions.map((version) => h('li', {},
+      h('ol', {class: 'versions', reversed: true}, versions.map((/** @type {any} */ version) => h('li', {},
         h('details', {}, h('summary', {}, `${version.version_name} `, h('span', {class: 'quiet'}, `${shortDate(version.created_at)} `), version.version_id === agent.current_version_id ? badge('current') : ''),
           pre(`Instructions of ${version.version_name}`, version.system_prompt || '—', 'wrap'),
           version.version_id !== agent.current_version_id && button('Work with this one', async () => {
             await ask(`agents/${agentId}/versions/${version.version_id}/activate`, {method: 'PUT'});
-            await again();
+            await draw();
           }))))));
   }
+  return draw();
 }

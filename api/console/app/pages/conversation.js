@@ -176,6 +176,16 @@ export async function conversation({place, title, signal, args: [threadId]}) {
   const atEnd = () => scroller().scrollHeight - scroller().scrollTop - scroller().clientHeight < NEAR_END;
   const toEnd = () => requestAnimationFrame(() => signal.aborted || (scroller().scrollTop = scroller().scrollHeight));
 
+  /** Another tab, or a schedule, may have begun a run meanwhile. */
+  async function look() {
+    if (followed || document.hidden) return;
+    const {recent_agent_runs: [newest]} = await ask(`threads/${threadId}`, {signal}).catch(() => thread);
+    if (signal.aborted || followed) return;
+    if (newest?.status === 'running') follow(newest.id);
+    else void refresh();
+  }
+  document.addEventListener('visibilitychange', look, {signal});
+
   if (followed) follow(followed);
   else if (latest) {
     place.dataset.state = latest.status;

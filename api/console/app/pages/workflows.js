@@ -38,9 +38,10 @@ export async function workflowPage({place, title, signal, go, args: [workflowId]
   if (signal.aborted) return;
   title(workflow.name);
   const asked = workflow.steps.filter((/** @type {any} */ step) => step.type === 'INPUT').flatMap((/** @type {any} */ step) => step.config?.variables ?? []);
-  const inputs = new Map(asked.map((/** @type {any} */ variable) => [variable.name, {variable, control: controlOf(variable)}]));
-  const sheet = form([...inputs.values()].map(({variable, control}) => field(variable.name, control, variable.description)), 'Execute', async () => {
-    const variables = Object.fromEntries([...inputs.values()].filter(({control}) => control.value !== '').map(({variable, control}) => [variable.name, valueOf(variable, control.value)]));
+  /** @type {Array<{variable: any, control: any}>} */
+  const inputs = asked.map((/** @type {any} */ variable) => ({variable, control: controlOf(variable)}));
+  const sheet = form(inputs.map(({variable, control}) => field(variable.name, control, variable.description)), 'Execute', async () => {
+    const variables = Object.fromEntries(inputs.filter(({control}) => control.value !== '').map(({variable, control}) => [variable.name, valueOf(variable, control.value)]));
     const {execution_id} = await ask(`workflows/${workflowId}/execute`, {method: 'POST', json: {variables}, idempotencyKey: newKey()});
     go(`/executions/${execution_id}`);
   });
