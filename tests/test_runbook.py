@@ -1,11 +1,15 @@
 import re
+from argparse import ArgumentParser
 from pathlib import Path
+
+import pytest
 
 from services.admin.cli import parser
 
 ROOT = Path(__file__).parents[1]
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()
-COMMAND = re.compile(r"\./dev admin ([a-z-]+)(?: ([a-z]+))?")
+PAGES = ("README.md", "docs/operations.md", "docs/runbook.md", "docs/deploy/README.md")
+COMMAND = re.compile(r"(?:\./dev admin|-m services\.admin) ([a-z][a-z-]*)(?: ([a-z]+))?([^\n`#]*)")
 
 
 def test_each_alert_has_its_section_and_no_section_is_of_an_alert_that_is_gone() -> None:
@@ -23,18 +27,37 @@ def test_each_alert_says_what_to_look_at_and_what_to_do() -> None:
             assert "\n- Do:" in section
 
 
-def test_every_command_of_the_runbook_exists() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_that_a_page_shows_exists_with_its_options(page: str) -> None:
     known = commands()
-    for group, command in COMMAND.findall(RUNBOOK):
+    shown = COMMAND.findall((ROOT / page).read_text())
+    assert shown
+    for group, command, rest in shown:
         assert group in known, group
-        assert not (known[group] and command) or command in known[group], (group, command)
+        if not (command or rest.strip()):
+            continue  # a sentence about the group
+        options = known[group].get(command if command in known[group] else "")
+        assert options is not None, (group, command)
+        assert set(re.findall(r"--[a-z-]+", rest)) <= options, (group, command, rest)
 
 
-def commands() -> dict[str, list[str]]:
-    """The commands of each group; none where the group is one itself."""
-    [groups] = [action for action in parser()._actions if hasattr(action, "choices") and action.choices]
-    found = {}
-    for name, group in groups.choices.items():  # type: ignore[union-attr]
-        inner = [list(action.choices) for action in group._actions if type(action).__name__ == "_SubParsersAction"]
-        found[name] = inner[0] if inner else []
-    return found
+def commands() -> dict[str, dict[str, set[str]]]:
+    """The options of each group's commands; of a group that is a command itself, by an empty name."""
+    return {name: inner(group) or {"": options_of(group)} for name, group in inner_parsers(parser()).items()}
+
+
+def inner(group: ArgumentParser) -> dict[str, set[str]]:
+    return {name: options_of(command) for name, command in inner_parsers(group).items()}
+
+
+def inner_parsers(outer: ArgumentParser) -> dict[str, ArgumentParser]:
+    return {
+        name: found
+        for action in outer._actions
+        if isinstance(action.choices, dict)
+        for name, found in action.choices.items()
+    }
+
+
+def options_of(command: ArgumentParser) -> set[str]:
+    return {option for action in command._actions for option in action.option_strings}
