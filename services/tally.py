@@ -153,7 +153,11 @@ class Tally(Kept):
             single("removals", "Deletions that are not finished outside of Postgres.", others["removals"]),
             single("schedules_due", "Schedules that are due and that nobody is firing.", schedules.due),
             single("schedule_due_age_seconds", "Since when the longest of them is due.", schedules.seconds),
-            single("webhooks_untold", "Ends of runs that their webhooks have not been told of.", webhooks.untold),
+            single(
+                "webhooks_untold",
+                f"Ends of runs that webhooks have not been told of; of each kind {backlog.MOST} are looked at.",
+                webhooks.untold,
+            ),
             single("webhook_untold_age_seconds", "Since when the oldest of them is one.", webhooks.age),
             single("webhook_due_age_seconds", "Since when the longest due waits for a worker.", webhooks.late),
         ]

@@ -13,6 +13,7 @@ from services.publisher import Publisher
 from services.queues import lengths
 from services.settings import BrokerSettings, Settings
 from services.tally import ENDED, SETTLED_AFTER, BrokerTally, Kept, Tally
+from services.webhooks import backlog
 from tests.services.conftest import Graveyard
 from tests.services.runs.seeds import make_place
 from tests.waiting import eventually
@@ -200,6 +201,27 @@ async def test_ends_that_no_webhook_was_told_of_are_told_with_their_age(pool: Po
     assert found["webhooks_untold", ""] == 1, "one of which no delivery was made yet"
     assert 90 <= found["webhook_untold_age_seconds", ""] < 100
     assert 90 <= found["webhook_due_age_seconds", ""] < 100
+
+
+async def test_of_a_large_backlog_what_is_due_first_is_looked_at(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "MOST", 2)
+    await add_runs(pool, "completed", 3, ago=timedelta(seconds=90))
+    await add_runs(pool, "completed", 3, ago=timedelta(seconds=30))
+    await pool.execute("UPDATE agent_runs SET webhook_url = 'http://a.test/'")
+    await pool.execute(
+        """
+        INSERT INTO webhook_deliveries (agent_run_id, account_id, receiver, state, due_at)
+        SELECT id, account_id, 'a.test', 'pending', now() - interval '1 minute' * row_number() OVER ()
+        FROM agent_runs WHERE completed_at > now() - interval '1 minute'
+        """
+    )
+    await pool.execute(
+        "UPDATE agent_runs SET webhook_noted_at = now() WHERE id IN (SELECT agent_run_id FROM webhook_deliveries)"
+    )
+    found = await told(Tally(pool))
+    assert found["webhooks_untold", ""] == 4, "so many of the deliveries, and of the ends without one"
+    assert 180 <= found["webhook_due_age_seconds", ""] < 190
+    assert 90 <= found["webhook_untold_age_seconds", ""] < 100
 
 
 async def test_messages_at_the_broker_are_told_by_their_state_and_none_is_read(
