@@ -73,6 +73,14 @@ def test_what_an_alert_waits_for_is_told_before_it_happens() -> None:
     assert not [name for name in told.names if name.endswith("_created")]
 
 
+def test_each_alert_is_seen_to_fire_by_a_test_of_its_own() -> None:
+    alerts = set(re.findall(r"- alert: (\w+)", (FOLDER / "alerts.yml").read_text()))
+    tests = (FOLDER / "alerts.test.yml").read_text()
+    fired = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n", tests))
+    fired |= set(re.findall(r"alertname=\"(\w+)\"", tests))
+    assert alerts == fired
+
+
 def test_names_and_labels_are_as_prometheus_wants_them() -> None:
     for family in metrics.registry.collect():
         assert re.fullmatch(r"longrun_[a-z_]+", family.name)
