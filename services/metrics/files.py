@@ -47,9 +47,10 @@ class Book(MmapedDict):
     def _init_value(self, key: str) -> None:
         """Raises: OSError when there is none."""
         while self._used + len(key.encode()) + MOST_OF_AN_ENTRY > self._capacity:
-            os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
-            self._capacity *= 2
-            self._m = mmap.mmap(self._f.fileno(), self._capacity)
+            room = 2 * self._capacity
+            os.posix_fallocate(self._f.fileno(), 0, room)
+            self._m = mmap.mmap(self._f.fileno(), room)
+            self._capacity = room
         super()._init_value(key)  # type: ignore[no-untyped-call]
 
 

@@ -1,10 +1,12 @@
 import asyncio
 import errno
+import mmap
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -132,13 +134,14 @@ def test_a_file_that_grows_takes_room_that_is_there(tmp_path: Path, monkeypatch:
     group.leave()
 
 
+@pytest.mark.parametrize("short", [(os, "posix_fallocate"), (mmap, "mmap")], ids=["disk", "memory"])
 async def test_where_there_is_no_room_to_grow_a_number_goes_on_untold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: tuple[ModuleType, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "KINDS", {"counter": 16 * 1024})
     group = Group(tmp_path)
     group.join()
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(*short, full)
     numbers = fill(300)
     for number in numbers:
         number.inc(1)
