@@ -191,3 +191,9 @@ async def test_a_schedule_tells_when_it_fires_next_and_after_that(client: Client
         await console.show(f"/schedules/{made['id']}")
         times = console.page.locator(".facts div", has_text="After that").locator("dd")
         assert (await times.inner_text()).count(":00") == 4
+        await console.page.click("text=Pause")
+        await expect(console.page.locator(".facts .badge")).to_have_text("paused")
+        await console.page.click("text=Resume")
+        await expect(console.page.locator(".facts .badge")).to_have_text("active")
+        await console.page.click("text=Delete")
+        await expect(console.page.locator("h1")).to_have_text("Schedules")

@@ -182,9 +182,7 @@ function list(lines, depth) {
 }
 
 /** An item of one line needs no paragraph. @param {string} source @param {number} depth */
-function tight(source, depth) {
-  return source.includes('\n') ? nested(source, depth) : inline(source, depth);
-}
+const tight = (source, depth) => (source.includes('\n') ? nested : inline)(source, depth);
 
 /** @param {string} line */
 const cellsOf = (line) => line.trim().replace(/^\||\|$/g, '').split('|').map((cell) => cell.trim());

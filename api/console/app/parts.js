@@ -53,14 +53,9 @@ export class Parts {
 
   /** Tools that work show for how long. @private */
   keepTime() {
-    const working = [...this.known.values()].some(({part}) => part.kind === 'tool' && part.status === 'running');
-    if (working && !this.timer) this.timer = setInterval(() => this.tick(), 500);
-    if (!working) this.close();
-  }
-
-  /** @private */
-  tick() {
-    for (const {part, update} of this.known.values()) if (part.kind === 'tool' && part.status === 'running') update(part);
+    const working = () => [...this.known.values()].filter(({part}) => part.kind === 'tool' && part.status === 'running');
+    if (!working().length) this.close();
+    else this.timer ||= setInterval(() => working().forEach(({part, update}) => update(part)), 500);
   }
 
   close() {

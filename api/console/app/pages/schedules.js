@@ -55,11 +55,10 @@ export async function schedulePage({place, title, signal, go, args: [scheduleId]
   title(schedule.name);
   const active = schedule.status === 'active';
   const {next_executions} = active && schedule.config.type !== 'simple' ? await ask('schedules/validate/cron', {method: 'POST', json: {timezone: 'UTC', ...schedule.config.cron, ...schedule.config.advanced}}) : {};
-  /** @param {string} path @param {any} options @param {string} to */
-  const act = (path, options, to) => async () => {
-    await ask(path, options);
-    if (to === location.hash.slice(1)) dispatchEvent(new HashChangeEvent('hashchange'));
-    else go(to);
+  const act = (/** @type {string} */ method, path = '') => async () => {
+    await ask(`schedules/${scheduleId}${path}`, {method});
+    if (path) dispatchEvent(new HashChangeEvent('hashchange'));
+    else go('/schedules');
   };
   const history = pages('History', ['Due', 'Fired', 'What came of it', 'Run', 'Error'], async (cursor) => {
     const {logs, next_cursor} = await ask(`schedules/${scheduleId}/logs`, {query: {limit: 20, cursor}});
@@ -67,8 +66,8 @@ export async function schedulePage({place, title, signal, go, args: [scheduleId]
     return {rows, next: next_cursor};
   }, 'It has not fired yet.');
   place.append(heading(schedule.name,
-    button(active ? 'Pause' : 'Resume', act(`schedules/${scheduleId}/${active ? 'pause' : 'resume'}`, {method: 'POST'}, `/schedules/${scheduleId}`)),
-    button('Delete', act(`schedules/${scheduleId}`, {method: 'DELETE'}, '/schedules'), {class: 'danger'})),
+    button(active ? 'Pause' : 'Resume', act('POST', active ? '/pause' : '/resume')),
+    button('Delete', act('DELETE'), {class: 'danger'})),
   facts([['State', badge(schedule.status)], ['When', h('code', {}, words(schedule.config))], ['Next', date(schedule.next_execution)], ['After that', next_executions?.slice(1).map(shortDate).join(', ') || '—'], ['Last', date(schedule.last_execution)], ['Fired', `${schedule.execution_count}`],
     ['Starts', schedule.workflow_id ? link(`/workflows/${schedule.workflow_id}`, 'a workflow') : schedule.prompt ?? '—']]),
   h('h2', {}, 'History'), history.element);
