@@ -7,7 +7,7 @@ import {render} from './markdown.js';
 
 const SHOWN_CHARS = 20_000;
 /** What a model says to people by a call in tags; it may not be whole yet. */
-const ASKED = /(^|\n)<(ask|complete)(?: [^>]*)?>([^]*?)(?:<\/\2>\s*)?$/;
+const ASKED = /(^|\n)<(ask|complete)(?: [^>\n]{0,1000})?>([^]*?)(?:<\/\2>\s*)?$/;
 const NOTES = {mcp_error: 'MCP server', error: 'Error', summary: 'Summary of what came before', workflow_started: 'Workflow started', workflow_completed: 'Workflow completed', workflow_failed: 'Workflow failed'};
 
 
