@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from redis import exceptions
@@ -13,25 +14,11 @@ from redis.asyncio.client import PubSub
 
 from services.background import repeat, stop
 from services.log import logger
+from services.pace import Pace
 from services.redis import Unreachable, open_redis, packed
 from services.settings import RedisSettings
 
 RECONNECT_SECONDS = 0.2
-PACE_SECONDS = 0.004
-"""How far apart reads of the subscriptions are; after a silence a message is read as it comes."""
-PACE_UNDER_LOAD_SECONDS = 0.012
-BUSY_MESSAGES = 16
-
-
-async def gather_more(connection: Any, found: int) -> None:
-    """Leave what comes next to the kernel for a moment: messages that follow each other closely are read together."""
-    transport = connection._writer.transport
-    transport.pause_reading()
-    try:
-        await asyncio.sleep(PACE_SECONDS if found < BUSY_MESSAGES else PACE_UNDER_LOAD_SECONDS)
-    finally:
-        if not transport.is_closing():
-            transport.resume_reading()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +35,8 @@ class Channels:
     def __init__(self, settings: RedisSettings) -> None:
         self.settings = settings
         self.client = open_redis(settings, pool_size=1)
+        self.pace = Pace()
+        self.heard_at = 0.0
         self.listeners: dict[str, set[Listener]] = defaultdict(set)
         self.waiting: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
         self.pubsub: PubSub | None = None
@@ -163,6 +152,7 @@ class Channels:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.write(pubsub.connection))
                 group.create_task(self.read(pubsub.connection))
+                group.create_task(self.notice_silence())
         except* Unreachable as errors:
             raise exceptions.ConnectionError(repr(errors.exceptions[0])) from errors
         finally:
@@ -202,26 +192,49 @@ class Channels:
             await connection.send_packed_command(packed(commands), check_health=False)
 
     async def read(self, connection: Any) -> None:
-        loop, patience = asyncio.get_running_loop(), 2 * self.settings.ping_interval.total_seconds()
-        async with asyncio.timeout(patience) as deadline:
-            while True:
-                replies = await connection._parser.replies()
-                deadline.reschedule(loop.time() + patience)
-                messages = sum(map(self.dispatch, replies))
-                if messages:  # what only confirms must not hold up the first message of who has just subscribed
-                    await gather_more(connection, messages)
+        while True:
+            replies = await connection._parser.replies()
+            self.heard_at = monotonic()
+            messages = sum(map(self.dispatch, replies))
+            if messages:  # what only confirms must not hold up the first message of who has just subscribed
+                await self.gather_more(connection)
+
+    async def gather_more(self, connection: Any) -> None:
+        """Leave what comes next to the kernel for a moment: what follows closely is read together."""
+        pause, transport = self.pace.pause(), connection._writer.transport
+        if not pause:
+            return
+        transport.pause_reading()
+        try:
+            await asyncio.sleep(pause)
+        finally:
+            if not transport.is_closing():
+                transport.resume_reading()
+
+    async def notice_silence(self) -> None:
+        """Nobody says of a connection that it is dead: that two pings stay unanswered does.
+
+        Raises: redis TimeoutError then.
+        """
+        patience = 2 * self.settings.ping_interval.total_seconds()
+        self.heard_at = monotonic()
+        silent = 0.0
+        while silent < patience:
+            await asyncio.sleep(patience - silent)
+            silent = monotonic() - self.heard_at
+        raise exceptions.TimeoutError("Redis says nothing on the subscriptions")
 
     def dispatch(self, reply: Any) -> bool:
         """Whether it was a message."""
         if isinstance(reply, Exception):
             raise reply
+        if reply[0] == b"message":
+            for listener in tuple(self.listeners.get(reply[1].decode(), ())):
+                self.tell(listener.on_message, reply[2])
+            return True
         if reply[0] == b"subscribe":
             self.confirm(reply[1].decode())
-        if reply[0] != b"message":
-            return False
-        for listener in tuple(self.listeners.get(reply[1].decode(), ())):
-            self.tell(listener.on_message, reply[2])
-        return True
+        return False
 
     def tell(self, callback: Callable[..., None], *heard: bytes) -> None:
         try:

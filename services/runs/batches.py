@@ -21,7 +21,8 @@ class Batch:
     def chunk(self) -> bytes:
         """The batch as server-sent events in one chunk of an HTTP/1.1 answer, encoded once for all readers."""
         if self.encoded is None:
-            frames = b"".join(map(frame, range(self.first_id, self.end), self.events))
+            numbered = map(frame, range(self.first_id, self.end), self.events)
+            frames = b"".join(numbered) if len(self.events) > 1 else next(numbered, b"")
             self.encoded = b"%x\r\n%b\r\n" % (len(frames), frames)
         return self.encoded
 

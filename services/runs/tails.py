@@ -144,9 +144,10 @@ class Tails:
     async def read_lists(self, tails: list[Tail]) -> None:
         looks = [(tail, tail.end or 0, tail.count_in(self.settings.window_bytes)) for tail in tails]
         answers = await self.ask([("LRANGE", tail.key, end, end + count - 1) for tail, end, count in looks], [])
+        now = asyncio.get_running_loop().time()
         for (tail, end, count), found in zip(looks, answers, strict=True):
             if found:
-                self.take(tail, end, found, count)
+                self.take(tail, end, found, count, now)
 
     async def ask(self, commands: Sequence[tuple[str | int, ...]], nothing: Any) -> list[Any]:
         """The answers; `nothing` for a key that somebody has put something else for: the others are read all the same.
@@ -154,12 +155,13 @@ class Tails:
         Raises: redis errors when Redis cannot be asked.
         """
         answers = await self.redis.ask(commands)
-        for answer in answers:
-            if isinstance(answer, RedisUnreachable):
-                raise answer
-        refused = [answer for answer in answers if isinstance(answer, ResponseError)]
-        if not refused:
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        if not errors:
             return answers
+        for error in errors:
+            if isinstance(error, RedisUnreachable):
+                raise error
+        refused = [error for error in errors if isinstance(error, ResponseError)]
         logger.error("tails.unreadable", count=len(refused), error=repr(refused[0]))
         return [nothing if isinstance(answer, ResponseError) else answer for answer in answers]
 
@@ -180,18 +182,19 @@ class Tails:
         looks = [look for tail in tails for look in (("LLEN", tail.key), ("LRANGE", tail.key, 0, SHORT_LIST - 1))]
         answers = iter(await self.ask(looks, None))
         begun = [(tail, length or 0, found or []) for tail, length, found in zip(tails, answers, answers, strict=True)]
+        now = asyncio.get_running_loop().time()
         for tail, length, found in begun:
             tail.end = max(length - READ_EVENTS, 0)
             if found and length < SHORT_LIST:
-                self.take(tail, 0, found, SHORT_LIST)
+                self.take(tail, 0, found, SHORT_LIST, now)
             else:
                 self.tell(tail)
         self.looks.spawn(self.look_up_later([tail for tail, length, _ in begun if length == 0]))
         return {tail for tail, length, _ in begun if length < SHORT_LIST}
 
-    def take(self, tail: Tail, first_id: int, found: list[bytes], most: int) -> None:
+    def take(self, tail: Tail, first_id: int, found: list[bytes], most: int, now: float) -> None:
         """Events from `first_id` on; as many as were asked for are perhaps not all."""
-        tail.heard_at = asyncio.get_running_loop().time()
+        tail.heard_at = now
         self.extend(tail, first_id, found)
         if len(found) == most:
             self.mark(tail)

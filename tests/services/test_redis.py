@@ -10,7 +10,6 @@ from pydantic import SecretStr
 from redis import exceptions
 from redis.asyncio import Redis
 
-import services.channels
 from services.channels import Channels
 from services.redis import Parser, ServerUnfit, Unreachable, open_redis
 from services.settings import RedisSettings, Settings
@@ -164,14 +163,30 @@ async def test_an_idle_connection_stays(channels: Channels, redis: Redis) -> Non
 async def test_a_confirmation_does_not_hold_up_the_first_message(channels: Channels, redis: Redis) -> None:
     ear, gathered = Ear(), asyncio.Event()
 
-    async def gather(connection: object, found: int) -> None:
+    async def gather(connection: object) -> None:
         gathered.set()
 
-    with patch.object(services.channels, "gather_more", gather):
+    with patch.object(channels, "gather_more", gather):
         async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
             assert not gathered.is_set()
             await redis.publish("c", "word")
             await eventually(gathered.is_set, within=1)
+
+
+async def test_what_follows_a_message_within_the_pace_is_read_together(channels: Channels, redis: Redis) -> None:
+    ear, readings = Ear(), list[int]()
+
+    def note() -> float:
+        readings.append(len(ear.heard))
+        return 0.3
+
+    with patch.object(channels.pace, "pause", note):
+        async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
+            for number in range(20):
+                await redis.publish("c", str(number))
+            await eventually(lambda: len(ear.heard) == 20, within=5)
+    assert ear.heard == [b"%d" % number for number in range(20)]
+    assert len(readings) < 5
 
 
 async def test_a_subscription_that_is_begun_and_given_up_leaves_nothing_behind(
