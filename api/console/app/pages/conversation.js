@@ -65,6 +65,7 @@ export async function conversation({place, title, signal, args: [threadId]}) {
   let stream = null;
   /** What was said, or may have been, and no run answers yet. @type {{text: string, sure: boolean} | null} */
   let said = null;
+  let missed = false;
   signal.addEventListener('abort', () => {
     stream?.close();
     past.close();
@@ -170,6 +171,7 @@ export async function conversation({place, title, signal, args: [threadId]}) {
     present.set([]);
     take(page);
     if (follows) toEnd();
+    if (missed) void look();
   }
 
   const scroller = () => /** @type {Element} */ (document.scrollingElement);
@@ -178,6 +180,7 @@ export async function conversation({place, title, signal, args: [threadId]}) {
 
   /** Another tab, or a schedule, may have begun a run meanwhile. */
   async function look() {
+    missed = Boolean(followed);
     if (followed || document.hidden) return;
     const {recent_agent_runs: [newest]} = await ask(`threads/${threadId}`, {signal}).catch(() => thread);
     if (signal.aborted || followed) return;
