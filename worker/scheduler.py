@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any, Protocol
-from uuid import UUID
 
 from agent import firing
 from agent.firing import Held
@@ -197,14 +196,14 @@ class Teller:
         await remotes.note_told(self.pool, schedule)
         return True
 
-    async def forget(self, schedule_id: UUID) -> bool:
+    async def forget(self, known: remotes.Known) -> bool:
         """Whether QStash has heard it."""
         try:
-            await self.qstash.forget(schedule_id)
+            await self.qstash.forget(known.schedule_id)
         except self.failure as error:
-            logger.warning("schedule.not_forgotten", schedule_id=str(schedule_id), error=str(error))
+            logger.warning("schedule.not_forgotten", schedule_id=str(known.schedule_id), error=str(error))
             return False
-        await remotes.forget(self.pool, schedule_id)
+        await remotes.forget(self.pool, known)
         return True
 
 

@@ -5,14 +5,22 @@ it is told: what is deleted here is found there, whoever died in between. One at
 lease that outlasts the telling, so that nothing old overtakes what is new.
 """
 
-from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from services.postgres import Executor, Pool, transaction
 from services.schedules.store import COLUMNS, Schedule
 
 MAX_ERROR_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What QStash may know of a schedule; whoever claimed it may speak of it until then."""
+
+    schedule_id: UUID
+    telling_until: datetime
 
 
 async def claim_untold(conn: Executor, *, most: int, lease: timedelta) -> list[Schedule]:
@@ -48,7 +56,7 @@ async def note_told(pool: Pool, schedule: Schedule) -> None:
             schedule.revision,
         )
         if schedule.status == "completed":
-            await forget(conn, schedule.schedule_id)
+            await conn.execute("DELETE FROM schedule_remotes WHERE schedule_id = $1", schedule.schedule_id)
         else:
             await conn.execute(
                 "UPDATE schedule_remotes SET telling_until = NULL WHERE schedule_id = $1", schedule.schedule_id
@@ -66,37 +74,41 @@ async def note_failed(conn: Executor, schedule: Schedule, error: str, retry: tim
     )
 
 
-async def claim_orphans(conn: Executor, *, most: int, lease: timedelta) -> Sequence[UUID]:
+async def claim_orphans(conn: Executor, *, most: int, lease: timedelta) -> list[Known]:
     """What QStash may know of schedules that are there no more."""
     return await claim(conn, "NOT EXISTS (SELECT FROM schedules s WHERE s.schedule_id = r.schedule_id)", most, lease)
 
 
-async def claim_all(conn: Executor, *, most: int, lease: timedelta) -> Sequence[UUID]:
+async def claim_all(conn: Executor, *, most: int, lease: timedelta) -> list[Known]:
     """What QStash may know of any schedule."""
     return await claim(conn, "true", most, lease)
 
 
-async def claim(conn: Executor, which: str, most: int, lease: timedelta) -> Sequence[UUID]:
+async def claim(conn: Executor, which: str, most: int, lease: timedelta) -> list[Known]:
     rows = await conn.fetch(
         f"""
         UPDATE schedule_remotes SET telling_until = now() + $2::interval WHERE schedule_id IN (
             SELECT schedule_id FROM schedule_remotes r
             WHERE (telling_until IS NULL OR telling_until <= now()) AND {which}
             LIMIT $1 FOR UPDATE SKIP LOCKED
-        ) RETURNING schedule_id
+        ) RETURNING schedule_id, telling_until
         """,
         most,
         lease,
     )
-    return [row["schedule_id"] for row in rows]
+    return [Known(**row) for row in rows]
 
 
-async def forget(conn: Executor, schedule_id: UUID) -> None:
-    """QStash knows nothing of it any more: unless it has ended, it would have to be told of it again."""
+async def forget(conn: Executor, known: Known) -> None:
+    """QStash knows nothing of it any more: unless it has ended, it would have to be told of it again.
+
+    What another has told it meanwhile (a worker that still runs with SCHEDULES=qstash) stays to be forgotten.
+    """
     await conn.execute(
         """
-        WITH forgotten AS (DELETE FROM schedule_remotes WHERE schedule_id = $1)
+        WITH forgotten AS (DELETE FROM schedule_remotes WHERE schedule_id = $1 AND telling_until = $2)
         UPDATE schedules SET told_revision = NULL WHERE schedule_id = $1 AND status <> 'completed'
         """,
-        schedule_id,
+        known.schedule_id,
+        known.telling_until,
     )

@@ -283,6 +283,26 @@ async def test_qstash_forgets_all_schedules_once_workers_wake_them_again(
     assert list(recorder.schedules) == [schedule["id"]], "with SCHEDULES=qstash again it is told anew"
 
 
+async def test_what_qstash_is_told_while_it_is_to_forget_is_forgotten_too(
+    ann: Person, recorder: Recorder, worker: Remote, local: Leaving, pool: Pool
+) -> None:
+    """While workers of both settings run: the one that leaves is slow, and the other tells it of a change."""
+    schedule = await schedule_of(ann)
+    await ticked(worker)
+    recorder.answers.clear()
+    before = recorder.asked
+    forgetting = asyncio.create_task(local.teller.forget_all())
+    await eventually(lambda: recorder.asked == before + 1)
+    await pool.execute("UPDATE schedules SET revision = revision + 1")
+    telling = asyncio.create_task(worker.teller.tell_news())
+    await eventually(lambda: recorder.asked == before + 2)
+    recorder.answers.set()
+    await asyncio.gather(forgetting, telling)
+    assert list(recorder.schedules) == [schedule["id"]], "it was told last"
+    await local.teller.forget_all()
+    assert recorder.schedules == {}
+
+
 @pytest.mark.parametrize("backend", ["qstash", "local"])
 async def test_a_qstash_that_never_answers_makes_nothing_late_that_workers_fire(
     backend: str, ann: Person, settings: Settings, recorder: Recorder, worker: Remote, pool: Pool
