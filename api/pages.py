@@ -2,7 +2,9 @@
 
 import gzip
 import mimetypes
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,7 +31,7 @@ ZIPPED = ("text/", "application/", "image/svg")
 
 def install(app: FastAPI, folder: Path = FOLDER) -> None:
     """The index at `/`, all files of the folder at `/console/…`; no request names a path on the disk."""
-    pages = {path.relative_to(folder).as_posix(): Page.of(path) for path in folder.rglob("*") if path.is_file()}
+    pages = pages_of(folder)
 
     async def show(request: Request) -> Response:
         page = pages.get(request.path_params.get("name", INDEX))
@@ -39,6 +41,11 @@ def install(app: FastAPI, folder: Path = FOLDER) -> None:
 
     app.add_route("/", show, include_in_schema=False)
     app.add_route("/console/{name:path}", show, include_in_schema=False)
+
+
+@cache
+def pages_of(folder: Path) -> Mapping[str, "Page"]:
+    return {path.relative_to(folder).as_posix(): Page.of(path) for path in folder.rglob("*") if path.is_file()}
 
 
 @dataclass(frozen=True, slots=True)

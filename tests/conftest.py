@@ -28,6 +28,7 @@ from tests import databases
 from tests.databases import Databases
 from tests.forks import ForkServer
 from tests.lanes import FromBothEnds, OwnStores, stores_of_this_lane
+from tests.usual import settings_with
 
 if TYPE_CHECKING:
     from tests.acceptance.operators import Deployment
@@ -164,16 +165,28 @@ def redis_url() -> str:
     return with_path(named("REDIS_URL"), str(OUR_REDIS))
 
 
-@pytest.fixture
-def settings(database_url: str, redis_url: str) -> Settings:
-    """Both stores of the test, the Redis broker, durations a tenth of the real ones, and no limits."""
-    broker_url = SecretStr(with_path(named("REDIS_URL"), str(BROKER_REDIS)))
-    return Settings(
-        postgres=PostgresSettings(url=SecretStr(database_url), pool_min=1, pool_max=10),
-        redis=RedisSettings(url=SecretStr(redis_url), ping_interval=timedelta(seconds=1)),
-        broker=BrokerSettings(kind="redis", redis_url=broker_url),
+@pytest.fixture(scope="session")
+def usual() -> Settings:
+    """The Redis broker, durations a tenth of the real ones, and no limits."""
+    return settings_with(
+        postgres=PostgresSettings(pool_min=1, pool_max=10),
+        redis=RedisSettings(ping_interval=timedelta(seconds=1)),
+        broker=BrokerSettings(kind="redis"),
         runs=scaled_runs(),
         limits=NO_LIMITS,
+    )
+
+
+@pytest.fixture
+def settings(usual: Settings, database_url: str, redis_url: str) -> Settings:
+    """The usual ones, with both stores of the test."""
+    broker_url = SecretStr(with_path(named("REDIS_URL"), str(BROKER_REDIS)))
+    return usual.model_copy(
+        update={
+            "postgres": usual.postgres.model_copy(update={"url": SecretStr(database_url)}),
+            "redis": usual.redis.model_copy(update={"url": SecretStr(redis_url)}),
+            "broker": usual.broker.model_copy(update={"redis_url": broker_url}),
+        }
     )
 
 

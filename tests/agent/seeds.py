@@ -23,6 +23,7 @@ from services.runs.fence import Fence
 from services.runs.store import Run
 from services.settings import ModelSettings, Settings
 from tests.fakes import FakeModel, Reply, contents
+from tests.usual import settings_with
 from tests.waiting import PATIENT
 
 
@@ -54,7 +55,7 @@ def model_settings(fake: FakeModel, **models: Any) -> Settings:
     openai = {"openai_api_key": "sk-test", "openai_base_url": fake.base_url}
     anthropic = {"anthropic_api_key": "sk-ant-test", "anthropic_base_url": fake.anthropic_base_url}
     given = {**openai, **anthropic, "idle_timeout": "300ms", "max_retries": 2}
-    return Settings(models=ModelSettings(**{**given, **models}))
+    return settings_with(models=ModelSettings(**{**given, **models}))
 
 
 async def eventually(condition: Callable[[], bool], within: float = PATIENT) -> None:

@@ -8,8 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from services.broker import Rabbit, RedisQueues, make_broker, run_message
-from services.settings import BrokerSettings, Settings
+from services.settings import BrokerSettings
 from tests.conftest import BROKER_REDIS, named, with_path
+from tests.usual import settings_with
 
 
 class Graveyard:
@@ -19,7 +20,7 @@ class Graveyard:
         self.queue = f"buried_{uuid4().hex[:8]}"
         self.url = named("RABBITMQ_URL") if kind == "rabbitmq" else with_path(named("REDIS_URL"), str(BROKER_REDIS))
         field = "url" if kind == "rabbitmq" else "redis_url"
-        self.settings = Settings(broker=BrokerSettings.model_validate({"kind": kind, field: SecretStr(self.url)}))
+        self.settings = settings_with(broker=BrokerSettings.model_validate({"kind": kind, field: SecretStr(self.url)}))
         self.broker = cast(Rabbit | RedisQueues, make_broker(self.settings))
         self.broker.declare_queue(self.queue)
 

@@ -23,12 +23,13 @@ from services.addresses import Address
 from services.outgoing import BodyTooLarge, ForbiddenUrl, Resolve, check_url, open_guarded_client, read_bounded
 from services.settings import OutgoingSettings, Settings
 from tests.sites import Page, redirect, site
+from tests.usual import settings_with
 
 PUBLIC = "93.184.216.34"
 
 
 def allowing(**outgoing: object) -> Settings:
-    return Settings(outgoing=OutgoingSettings(**outgoing))  # type: ignore[arg-type]
+    return settings_with(outgoing=OutgoingSettings(**outgoing))  # type: ignore[arg-type]
 
 
 GUARDED, OPEN = allowing(), allowing(allow_private=True)

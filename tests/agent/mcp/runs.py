@@ -16,12 +16,13 @@ from services.sandbox.protocol import Sandbox, SandboxProvider
 from services.settings import McpSettings, OutgoingSettings, Settings
 from tests.agent.mcp.programs import Here
 from tests.agent.seeds import RecordingLog
+from tests.usual import settings_with
 
 
 def patience(**mcp: Any) -> Settings:
     """Settings for servers on loopback, with little patience."""
     given = {"connect_timeout": "5s", "call_timeout": "5s", **mcp}
-    return Settings(mcp=McpSettings(**given), outgoing=OutgoingSettings(allow_private=True))
+    return settings_with(mcp=McpSettings(**given), outgoing=OutgoingSettings(allow_private=True))
 
 
 class Meeting:
