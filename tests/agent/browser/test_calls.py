@@ -97,16 +97,16 @@ async def ended(sandbox: Sandbox) -> None:
 async def test_driver_and_browser_end_when_nobody_uses_them(
     ctx: RunContext, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(drivers, "IDLE_SECONDS", 2.0)
     idle = f"timeout {chromium.IDLE_SECONDS}"
     assert idle in chromium.COMMAND
-    monkeypatch.setattr(chromium, "COMMAND", chromium.COMMAND.replace(idle, "timeout 2"))
+    monkeypatch.setattr(chromium, "COMMAND", chromium.COMMAND.replace(idle, "timeout 10"))
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine"))
     assert len(children()) == 1
     assert (await sandbox.job(chromium.JOB)).running
 
-    await eventually(lambda: not children(), within=10)
-    async with asyncio.timeout(20):
+    await eventually(lambda: not children(), within=5 * 2.0)
+    async with asyncio.timeout(5 * 10.0):
         await ended(sandbox)
     assert (await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine")))["title"] == "fine"
 
