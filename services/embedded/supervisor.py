@@ -11,7 +11,7 @@ from services.embedded.child import Child, Spec
 from services.embedded.console import Console, EmbeddedError
 
 FIRST_DELAY, LONGEST_DELAY, STEADY_AFTER = 0.5, 30.0, 60.0
-BURY_EVERY = 5.0
+BURY_EVERY = 2.0
 """Seconds; a child of our own is asked for its end every few milliseconds (`child.POLL`)."""
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import pytest
 from playwright.async_api import Request, Route, expect
 
 from tests.acceptance.brokers import messages_of
@@ -67,6 +68,7 @@ async def test_an_execution_that_is_opened_before_it_has_a_run_goes_on_without_a
     assert await page.evaluate("window.opened") == 1
 
 
+@pytest.mark.slow
 async def test_an_execution_that_waits_for_a_worker_takes_few_of_the_requests_that_a_user_may_make(
     system: Deployment, client: Client, console: Console
 ) -> None:
