@@ -41,7 +41,8 @@ class Upstream:
 
 
 async def hello(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+    """It says that it closes the connection: nginx would send its next request by one that is about to end."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
     await writer.drain()
 
 
@@ -92,8 +93,8 @@ async def test_nginx_takes_the_shipped_configuration(tmp_path: Path) -> None:
 async def test_what_a_client_says_of_its_own_address_is_not_passed_on(start: Start, http: AsyncClient) -> None:
     nginx, (first, second) = await start()
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Host": "api.example.org:8000"}
-    await http.get(f"{nginx.url}/api/health", headers=forged)
-    await http.get(f"{nginx.tls_url}/api/health", headers={"X-Request-ID": "asked-by-me"})
+    (await http.get(f"{nginx.url}/api/health", headers=forged)).raise_for_status()
+    (await http.get(f"{nginx.tls_url}/api/health", headers={"X-Request-ID": "asked-by-me"})).raise_for_status()
     plain, tls = sorted(first.heads + second.heads, key=lambda head: head["x-forwarded-proto"])
     assert (plain["x-forwarded-for"], plain["x-forwarded-proto"]) == ("127.0.0.1", "http")
     assert plain["host"] == "api.example.org:8000"
