@@ -17,6 +17,7 @@ from api.connections import guard
 from api.deps import Resources
 from api.headers import SecurityHeaders
 from api.hosts import KnownHosts
+from api.open_streams import Streams
 from api.recheck import Recheck
 from api.requests import Request
 from api.routes import (
@@ -38,9 +39,9 @@ from api.routes import (
     threads,
     triggers,
     webhooks,
+    workflow_webhooks,
     workflows,
 )
-from api.sse import Streams
 from api.transport import keep_wire, release
 from services import log, reporting
 from services.billing import gate_of
@@ -76,6 +77,7 @@ ROUTE_MODULES = (
     executions,
     workflows,
     webhooks,
+    workflow_webhooks,
     triggers,
     schedules,
     qstash,

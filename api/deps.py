@@ -14,7 +14,7 @@ from structlog.contextvars import bind_contextvars
 from api import access
 from api.auth import Caller, Identity, SeenUsers, resolve_caller
 from api.errors import Unreachable
-from api.sse import Streams
+from api.open_streams import Streams
 from services import stream_tokens
 from services.billing.gate import Gate
 from services.errors import Unauthenticated, Unavailable

@@ -4,7 +4,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
-from api.sse import AT_ONCE, Stream, Streams
+from api.open_streams import AT_ONCE, Streams
+from api.sse import Stream
 from services import stream_passes
 from services.background import repeat, stop
 from services.log import logger

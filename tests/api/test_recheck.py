@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
+from api.open_streams import AT_ONCE
 from api.recheck import BATCH, Recheck
-from api.sse import AT_ONCE
 from services import stream_passes
 from services.stream_tokens import StreamPass
 

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from sse_starlette.sse import AppStatus
 
 from api.app import create_app
-from api.sse import Streams, room_for_streams
+from api.open_streams import Streams, room_for_streams
 from services.postgres import Pool
 from services.settings import Settings, StreamSettings
 from tests.acceptance.client import Client, Event, until
