@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from services.postgres import Connection
 
 REMOVED_AT_ONCE = 500
-QUIET_THREADS = """
-SELECT thread_id FROM threads AS thread WHERE thread_id = ANY($1) AND NOT EXISTS (
+QUIET = """
+NOT EXISTS (
     SELECT FROM agent_runs AS run
     WHERE run.project_id = thread.project_id AND run.thread_id = thread.thread_id
       AND run.status IN ('queued', 'running')
@@ -15,16 +15,14 @@ SELECT thread_id FROM threads AS thread WHERE thread_id = ANY($1) AND NOT EXISTS
     WHERE run.thread_id = thread.thread_id AND run.completed_at IS NOT NULL AND run.closed_at IS NULL
 )
 """
-"""Those of the threads in $1 that have no run which is live, waits for its time, or has not said its last words."""
+"""Whether a thread has no run which is live, waits for its time, or has not said its last words."""
 
 
 async def count_old(conn: Connection, age: timedelta, seconds: float) -> int:
     """How many messages are older than `age`, in threads where nothing goes on. Raises: TimeoutError."""
-    query = """
-        SELECT count(*) FROM messages AS message WHERE created_at < now() - $1::interval AND NOT EXISTS (
-            SELECT FROM agent_runs AS run WHERE run.thread_id = message.thread_id
-              AND (run.status IN ('queued', 'running') OR run.completed_at IS NOT NULL AND run.closed_at IS NULL)
-        )
+    query = f"""
+        SELECT count(*) FROM messages AS message JOIN threads AS thread USING (thread_id)
+        WHERE message.created_at < now() - $1::interval AND {QUIET}
     """
     return int(await conn.fetchval(query, age, timeout=seconds))
 
@@ -52,7 +50,11 @@ async def remove_old(
         "SELECT thread_id FROM threads WHERE thread_id = ANY($1) FOR UPDATE SKIP LOCKED",
         list({row["thread_id"] for row in found}),
     )
-    quiet = {row["thread_id"] for row in await conn.fetch(QUIET_THREADS, [row["thread_id"] for row in locked])}
+    rows = await conn.fetch(
+        f"SELECT thread_id FROM threads AS thread WHERE thread_id = ANY($1) AND {QUIET}",
+        [row["thread_id"] for row in locked],
+    )
+    quiet = {row["thread_id"] for row in rows}
     old = [row["message_id"] for row in found if row["thread_id"] in quiet]
     await conn.execute("DELETE FROM messages WHERE message_id = ANY($1)", old)
     newest = found[-1]

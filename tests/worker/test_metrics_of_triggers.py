@@ -7,30 +7,24 @@ import pytest
 from agent import firing
 from services.postgres import Pool, transaction
 from services.schedules.config import Config
-from services.settings import OutgoingSettings, Settings, WebhookSettings
+from services.settings import OutgoingSettings, Settings
 from services.webhooks import deliveries
 from tests.services.metrics.reading import Counted
 from tests.services.runs.seeds import eventually, make_place
 from tests.sites import Page, site
-from tests.worker.test_deliveries import delivering, ended, until
+from tests.worker.test_deliveries import QUICK, delivering, ended, until
 from tests.worker.test_scheduler import MINUTE, Clock, configured, due_of, logs, make_schedule
 from worker import sweeper
 from worker.process import Process
 from worker.scheduler import Local
 
 DAILY = {"type": "cron", "cron": {"cron_expression": "0 3 * * *"}}
-QUICK = WebhookSettings(
-    attempts=2,
-    first_delay=timedelta(milliseconds=20),
-    max_delay=timedelta(milliseconds=100),
-    timeout=timedelta(seconds=2),
-    poll_interval=timedelta(milliseconds=30),
-)
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"webhooks": QUICK, "outgoing": OutgoingSettings(allow_private=True)})
+    webhooks = QUICK.model_copy(update={"attempts": 2})
+    return settings.model_copy(update={"webhooks": webhooks, "outgoing": OutgoingSettings(allow_private=True)})
 
 
 @pytest.fixture
