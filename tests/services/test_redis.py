@@ -112,6 +112,19 @@ async def test_after_a_cut_everybody_is_told_to_look_again_and_hears_again(
         await eventually(lambda: ear.heard == [b"word"])
 
 
+async def test_a_connection_that_answers_no_ping_is_given_up(channels: Channels, proxy: Proxy, redis: Redis) -> None:
+    """Nothing else would tell: a dead peer sends no end, and nobody is written to but by pings."""
+    ear = Ear()
+    async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
+        silent, before = channels.pubsub, ear.resets
+        proxy.stall()
+        await eventually(lambda: channels.pubsub is not silent)
+        proxy.restore()
+        await eventually(lambda: ear.resets > before)
+        await redis.publish("c", "word")
+        await eventually(lambda: ear.heard == [b"word"])
+
+
 async def test_a_cut_at_any_moment_is_survived(near: RedisSettings, proxy: Proxy, redis: Redis) -> None:
     """redis-py may swallow the cancellation of a task that is reconnecting."""
     for number in range(5):

@@ -35,6 +35,21 @@ async def test_an_attempt_that_lost_its_run_cannot_store_any_more(pool: Pool, lo
         assert await conn.fetchval("SELECT crashes FROM agent_runs WHERE id = $1", run.id) == 3
 
 
+@pytest.mark.parametrize(
+    "loss", ["attempt = attempt + 1", "status = 'stopped', completed_at = now(), closed_at = now()"]
+)
+async def test_what_was_streamed_is_kept_by_nobody_who_lost_the_run_or_after_its_end_was_told(
+    pool: Pool, loss: str
+) -> None:
+    async with pool.acquire() as conn:
+        thread_id = await make_thread(conn)
+        run = await make_run(conn, thread_id)
+        await conn.execute(f"UPDATE agent_runs SET {loss} WHERE id = $1", run.id)
+        with pytest.raises(FenceLost):
+            await run_messages.keep(conn, fence_of(run), uuid4(), SAID.content, {})
+        assert not await conn.fetchval("SELECT count(*) FROM messages WHERE thread_id = $1", thread_id)
+
+
 async def test_a_message_that_races_a_take_over_waits_for_it_and_is_refused(pool: Pool) -> None:
     async with pool.acquire() as conn, pool.acquire() as other:
         thread_id = await make_thread(conn)
