@@ -197,6 +197,8 @@ def configuration(user: User, effort: Effort) -> SchemathesisConfig:
         "checks": {"enabled": False, **{name: {"enabled": True} for name in CHECKS}},
         # Made-up tokens beside a good key look to the explorer as if they had been accepted.
         "generation": {"no-shrink": True, "with-security-parameters": "Authorization" in user.headers},
+        # Two threads that parse Python at once break CPython 3.11 (its issue 106905): Hypothesis takes the constants.
+        "analysis": {"constants": {"enabled": False}},
         "phases": {
             "examples": {"enabled": False},
             "coverage": {"enabled": effort.covered},

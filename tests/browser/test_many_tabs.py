@@ -12,12 +12,10 @@ from tests.acceptance.client import Client, until
 from tests.acceptance.operators import Deployment
 from tests.browser.conftest import serve_blank
 from tests.browser.pages import Reader, connected
-from tests.browser.texts import model, text_of
+from tests.browser.texts import MORE_THAN_READ, model, text_of
 from tests.nginx import Nginx, running
 
 TABS = 50
-MORE_THAN_READ = 10_000
-"""Chunks of the run: it goes on until it is stopped."""
 ANSWER_MS = 5 * 1000
 PATIENT = 60.0
 ASK = """async ([url, token]) => {

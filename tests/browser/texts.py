@@ -2,6 +2,9 @@
 
 from agent.llm import demo
 
+MORE_THAN_READ = 10_000
+"""Chunks of a run that goes on until it is stopped, however slow the machine is."""
+
 
 def model(chunks: int, delay_ms: int = 20) -> str:
     return f"demo/lorem?chunks={chunks}&delay_ms={delay_ms}"
