@@ -44,6 +44,9 @@ NO_LIMITS = LimitSettings(max_concurrent_runs=0, rate_limit_per_minute=0)
 """For all tests that are not about limits."""
 
 
+SLOW_SECONDS = 600
+"""How long a slow test may take that does not say: it shares two cores with two lanes."""
+
 hypothesis.settings.register_profile("shared cores", deadline=None)
 hypothesis.settings.load_profile("shared cores")
 """How long an example takes is up to whatever else is tested beside it."""
@@ -71,7 +74,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = bool(config.getoption("--slow"))
     parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
-        parts[item.get_closest_marker("slow") is not None].append(item)
+        slow = item.get_closest_marker("slow") is not None
+        if slow and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+        parts[slow].append(item)
     config.hook.pytest_deselected(items=parts[not wanted])
     items[:] = parts[wanted]
 

@@ -14,12 +14,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from tests import anthropic_wire
+from tests.waiting import PATIENT
 
 HANG = 3600.0
+TALK_DELAY = 0.02
 WORDS = ("Hello", ", ", "this ", "is ", "a ", "scripted ", "answer", ".")
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
@@ -38,6 +40,25 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     raw: bytes | None = None
     content_type: str = "text/event-stream"
+    until: threading.Event | None = None
+    """All deltas are said again and again until it is set (OpenAI's wire only)."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A model that talks on until its test has heard enough; whoever asks it after that hears WORDS once."""
+
+    model: str
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def end(self) -> None:
+        self.over.set()
+
+
+def rounds(text: str) -> str:
+    """What a talk must have said that said `text`: whole rounds, at least one."""
+    said = "".join(WORDS)
+    return said * max(round(len(text) / len(said)), 1)
 
 
 def says(*words: str, delay: float = 0.0, finish_reason: str = "stop") -> Reply:
@@ -159,7 +180,7 @@ class Asked:
     def model(self) -> str:
         return str(self.body.get("model", ""))
 
-    async def until_over(self, timeout: float = 5.0) -> None:
+    async def until_over(self, timeout: float = PATIENT) -> None:
         """Wait until the reply is sent whole or the client hung up (`hung_up_at` tells when)."""
         assert await asyncio.to_thread(self.over.wait, timeout), f"{self.model}: still being answered"
 
@@ -195,6 +216,7 @@ class FakeModel:
         self.port = port
         self.requests: list[Asked] = []
         self.replies: deque[Reply] = deque()
+        self.talks: dict[str, Talk] = {}
         self.loop = asyncio.new_event_loop()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self.run, name="fake-model", daemon=True)
@@ -212,9 +234,15 @@ class FakeModel:
         """Queue replies, one per coming request, whichever model it names."""
         self.replies.extend(replies)
 
+    def talk(self) -> Talk:
+        """A model of the caller's own."""
+        name = f"talk-{len(self.talks)}"
+        self.talks[name] = Talk(f"openai/{name}")
+        return self.talks[name]
+
     def __enter__(self) -> Self:
         self.thread.start()
-        assert self.ready.wait(5), "the fake model did not start"
+        assert self.ready.wait(PATIENT), "the fake model did not start"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -265,6 +293,8 @@ class FakeModel:
     def choose(self, asked: Asked) -> Reply:
         if self.replies:
             return self.replies.popleft()
+        if talk := self.talks.get(asked.model):
+            return replace(says(delay=TALK_DELAY), until=talk.over)
         earlier = sum(other.body == asked.body for other in self.requests)
         by_name = MODELS.get(asked.model)
         return by_name(earlier) if by_name else refuses(404, f"The model {asked.model} does not exist")
@@ -314,10 +344,13 @@ async def stream(reply: Reply, asked: Asked) -> AsyncIterator[bytes]:
         async for piece in anthropic_wire.stream(reply, asked, HANG):
             yield piece
         return
-    for delta in reply.deltas:
-        yield event(asked, choices=[choice(delta)])
-        asked.chunks_sent += 1
-        await asyncio.sleep(reply.delay)
+    while True:
+        for delta in reply.deltas:
+            yield event(asked, choices=[choice(delta)])
+            asked.chunks_sent += 1
+            await asyncio.sleep(reply.delay)
+        if reply.until is None or reply.until.is_set():
+            break
     if reply.ending == "hang":
         await asyncio.sleep(HANG)
     if reply.ending == "error":

@@ -14,13 +14,17 @@ PATIENT = 20.0
 async def eventually(
     look: Callable[[], T | Awaitable[T]], *, within: float = PATIENT, every: float = 0.02, says: str = ""
 ) -> T:
-    """The first true value of `look()`; AssertionError when there is none within `within` seconds."""
+    """The first true value of `look()`; AssertionError when there is none within `within` seconds.
+
+    The last look begins after the deadline: whoever was kept from looking for so long looks once more.
+    """
     deadline = time.monotonic() + within
     while True:
+        late = time.monotonic() >= deadline
         value = look()
         if inspect.isawaitable(value):
             value = await value
         if value:
             return value
-        assert time.monotonic() < deadline, says or f"{look} was not true within {within} s; last: {value!r}"
+        assert not late, says or f"{look} was not true within {within} s; last: {value!r}"
         await asyncio.sleep(every)

@@ -214,7 +214,7 @@ class Client:
             return await stream.rest()
 
 
-async def follow(client: Client, run_id: str, within: float = 60.0) -> list[Event]:
+async def follow(client: Client, run_id: str, within: float = 120.0) -> list[Event]:
     """A run's whole log as an EventSource gets it: connecting again whenever the server or the wire ends a stream."""
     events: list[Event] = []
     async with asyncio.timeout(within):

@@ -34,7 +34,7 @@ def fake() -> Iterator[FakeModel]:
 def model_settings(fake: FakeModel) -> dict[str, str]:
     openai = {"OPENAI_BASE_URL": fake.base_url, "OPENAI_API_KEY": "sk-of-a-test"}
     anthropic = {"ANTHROPIC_BASE_URL": fake.anthropic_base_url, "ANTHROPIC_API_KEY": "sk-ant-of-a-test"}
-    return {**openai, **anthropic, "LLM_IDLE_TIMEOUT": "1s"}
+    return {**openai, **anthropic, "LLM_IDLE_TIMEOUT": "30s"}
 
 
 @pytest.fixture(scope="session", params=["redis", "rabbitmq"])
@@ -126,6 +126,7 @@ async def deploy(
     `forked=False` has its processes started by interpreters of their own, as an operator does.
     """
     await standing.close()
+    fake.replies.clear()  # a test that failed may have left some
     deployments: list[Deployment] = request.node.stash.setdefault(used, [])
 
     async def deploy(

@@ -41,10 +41,12 @@ SCALED = {
     "STREAM_SILENCE": "0.5s",
 }
 """A tenth of the real durations."""
+LASTING = {**SCALED, "RUN_LOCK_TTL": "15s", "RUN_DEAD_AFTER": "15s"}
+"""For tests in which no worker dies: one that is held up for seconds keeps its runs, and is known to be there."""
 NO_LIMITS = {"MAX_CONCURRENT_RUNS": "0", "RATE_LIMIT_PER_MINUTE": "0", "STREAM_MAX_STREAMS_PER_USER": "0"}
 """One account does what many would: limits are set by the tests that are about them."""
 REAL: dict[str, str] = {}
-START_SECONDS = 60.0
+START_SECONDS = EXIT_SECONDS = 60.0
 LOG_TAIL_BYTES = 12_000
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 
@@ -60,14 +62,17 @@ class Operated:
     """Where an API listens."""
     leaving: bool = False
     """Whether it was told to end; it may take a moment."""
+    begun: int = 0
+    """How long its log was when the test began."""
 
     @property
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
     def said(self, pattern: str) -> int:
-        """How many lines of the log `pattern` is found in."""
-        return sum(bool(re.search(pattern, line)) for line in self.text.splitlines())
+        """How many lines of the log `pattern` is found in; what it said in the tests before does not count."""
+        lines = self.log.read_bytes()[self.begun :].decode(errors="replace").splitlines()
+        return sum(bool(re.search(pattern, line)) for line in lines)
 
     @property
     def instances(self) -> list[str]:
@@ -94,8 +99,8 @@ class Operated:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
-    async def exited(self, within: float = 10.0) -> int:
-        """The exit code."""
+    async def exited(self, within: float = EXIT_SECONDS) -> int:
+        """The exit code. How long it takes is asked by tests that are about that."""
         await eventually(lambda: not self.running, within=within, says=f"{self.name} did not exit")
         return self.process.wait()
 
@@ -221,6 +226,8 @@ class Deployment:
 
     def begin_test(self) -> None:
         self.flushed, self.since = False, datetime.now(UTC)
+        for one in self.operated:
+            one.begun = one.log.stat().st_size
 
     async def start_workers(self, count: int = 1, *, processes: int = 1, threads: int = 16) -> list[Operated]:
         """So many workers, each a Dramatiq master of its own, once all are ready."""
@@ -267,7 +274,7 @@ class Deployment:
     def redis(self) -> Redis:
         return Redis.from_url(self.redis_url, protocol=2)
 
-    async def check_settled(self, within: float = 15.0) -> None:
+    async def check_settled(self, within: float = 60.0) -> None:
         """What must be true after every test: all runs closed, logs and archives whole, every key with a TTL."""
         await until(self.all_closed, within=within, says="not every run was closed")
         runs = await self.rows(

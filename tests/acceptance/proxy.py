@@ -7,6 +7,8 @@ from contextlib import suppress
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from tests.waiting import PATIENT
+
 
 class Proxy:
     """Forwards a free port to the server of `url`; `self.url` is that URL by way of the proxy."""
@@ -61,7 +63,7 @@ class Proxy:
         self.loop.run_forever()
 
     def call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self.loop).result(5)
+        asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENT)
 
     async def listen(self) -> None:
         self.server = await asyncio.start_server(self.forward, "127.0.0.1", self.port, reuse_address=True)

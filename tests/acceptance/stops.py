@@ -3,12 +3,13 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.acceptance.client import Client, Event, Started, Stream, check_whole_log, streamed_text
 
-TEXT = "demo/lorem?chunks=2000&delay_ms=10"
+TEXT = "demo/lorem?chunks=100000&delay_ms=10"
+"""Goes on until it is stopped."""
 STOP_SECONDS = 30.0
 
 
@@ -42,11 +43,15 @@ async def stop_in_text(client: Client, chance: random.Random, model: str = TEXT)
     return stop
 
 
-async def stop_in_silence(client: Client, chance: random.Random, model: str) -> Stop:
-    """While the model call says nothing."""
+async def stop_in_silence(
+    client: Client, chance: random.Random, model: str, asked: Callable[[], Awaitable[object]] | None = None
+) -> Stop:
+    """While the model call says nothing; `asked` waits until the model was asked."""
     started = await client.initiate(model)
     async with client.stream(started.run_id) as stream:
         seen = await stream.until("thread_run_start")
+        if asked:
+            await asked()
         await asyncio.sleep(chance.uniform(0.05, 0.15))
         stop, events = await stop_read_run(client, "in silence", started.run_id, stream, seen)
     check_whole_log(events, "stopped")

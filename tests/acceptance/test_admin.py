@@ -16,11 +16,13 @@ from services.broker import RUN_QUEUE, make_broker
 from services.settings import BrokerSettings, Settings
 from tests.acceptance.client import Client, until
 from tests.acceptance.conftest import Deploy
-from tests.acceptance.operators import CHECKOUT, Deployment
+from tests.acceptance.operators import CHECKOUT, LASTING, Deployment
 from tests.waiting import PATIENT
 
 pytestmark = pytest.mark.slow
 """Each command is a process of its own, as an operator starts it."""
+
+COMMAND_SECONDS = 120.0
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Console:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), 60)
+        out, err = await asyncio.wait_for(process.communicate(), COMMAND_SECONDS)
         assert process.returncode == code, (out, err)
         assert b"Traceback" not in err
         return (out if code == 0 else out + err).decode()
@@ -57,7 +59,7 @@ def broker(request: pytest.FixtureRequest) -> str:
 
 
 async def test_the_day_of_an_operator(deploy: Deploy) -> None:
-    deployment = await deploy(workers=2, BILLING_PRICES='{"*": {"input": 1, "output": 1}}')
+    deployment = await deploy(workers=2, durations=LASTING, BILLING_PRICES='{"*": {"input": 1, "output": 1}}')
     admin = Console(deployment)
     async with deployment.client() as client:
         await stop_a_stuck_run(admin, client)
@@ -84,7 +86,7 @@ async def is_running(client: Client, run_id: str) -> bool:
 
 async def find_why_a_run_failed(admin: Console, client: Client) -> None:
     started = await client.initiate("openai/script-401")
-    await client.get(started.run_id, wait_seconds=20)
+    assert (await client.read(started.run_id))[-1].final == "failed"
     listed = await admin.json("runs", "list", "--status", "failed")
     assert [run["id"] for run in listed["runs"]] == [started.run_id]
     shown = await admin.json("runs", "show", started.run_id)

@@ -12,8 +12,8 @@ from tests.acceptance.operators import START_SECONDS, Deployment, Operated
 
 PROCESSES = 2
 READERS = 24
-TEXT = "demo/lorem?chunks=3000&delay_ms=25"
-"""Longer than the test, which stops it."""
+TEXT = "demo/lorem?chunks=100000&delay_ms=25"
+"""Goes on until the test stops it."""
 
 
 async def start_two(deployment: Deployment) -> Operated:

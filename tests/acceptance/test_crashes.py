@@ -9,12 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from services.embedded.orphans import process_table
+from tests.acceptance import stops
 from tests.acceptance.client import Client, Event, Started, check_whole_log, streamed_text, until
 from tests.acceptance.conftest import Deploy
 from tests.acceptance.operators import REAL, Deployment, Operated
-from tests.waiting import eventually
+from tests.fakes import FakeModel
+from tests.waiting import PATIENT, eventually
 
-TEXT = "demo/lorem?chunks=75&delay_ms=20"
 SCALED_SECONDS = 2.0
 DRIVER_SECONDS, STOP_SECONDS = 0.15, 0.2
 """So long a driver may take to end its run once a stop was asked for; so long a stop to reach its readers."""
@@ -32,15 +33,19 @@ def kill_child(worker: Operated) -> None:
     os.kill(child, signal.SIGKILL)
 
 
-async def crash_in_mid_run(deployment: Deployment, client: Client, kill: Callable[[Operated], None]) -> float:
+async def crash_in_mid_run(
+    deployment: Deployment, client: Client, fake: FakeModel, kill: Callable[[Operated], None]
+) -> float:
     """Kill the worker of a run that is being read; seconds until readers see that another goes on."""
-    started = await client.initiate(TEXT)
+    talk = fake.talk()
+    started = await client.initiate(talk.model)
     async with client.stream(started.run_id) as stream:
         seen = await stream.take(20)
         kill(await deployment.driver_of(started.run_id))
         killed = time.monotonic()
         seen += await stream.until("run_resumed")
         resumed = stream.heard_at - killed
+        talk.end()
         events = seen + await stream.rest()
     await check_went_on(client, started, events)
     return resumed
@@ -62,51 +67,61 @@ async def check_went_on(client: Client, started: Started, events: list[Event], a
     scope="session",
 )
 async def test_the_run_of_a_killed_worker_goes_on_elsewhere(
-    system: Deployment, client: Client, kill: Callable[[Operated], None]
+    system: Deployment, client: Client, fake: FakeModel, kill: Callable[[Operated], None]
 ) -> None:
-    resumed = await crash_in_mid_run(system, client, kill)
+    resumed = await crash_in_mid_run(system, client, fake, kill)
     print(f"resumed after {resumed:.2f} s")  # noqa: T201 - the measured figure
     assert resumed < 5 * SCALED_SECONDS
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-async def test_the_run_of_a_killed_worker_goes_on_within_twenty_seconds(deploy: Deploy) -> None:
+async def test_the_run_of_a_killed_worker_goes_on_as_soon_as_is_promised(deploy: Deploy, fake: FakeModel) -> None:
     deployment = await deploy(workers=2, durations=REAL)
     async with deployment.client() as client:
-        resumed = await crash_in_mid_run(deployment, client, kill_group)
+        resumed = await crash_in_mid_run(deployment, client, fake, kill_group)
     print(f"resumed after {resumed:.2f} s")  # noqa: T201 - the measured figure
-    assert resumed < REAL_SECONDS
+    assert resumed < 5 * REAL_SECONDS
 
 
-async def all_running(client: Client, runs: list[Started]) -> bool:
-    return all([(await client.get(run.run_id))["phase"] == "running" for run in runs])
+async def all_running(client: Client, runs: list[Started], attempt: int) -> bool:
+    shown = [await client.get(run.run_id) for run in runs]
+    return all(run["phase"] == "running" and run["attempt"] >= attempt for run in shown)
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
-async def test_a_worker_whose_master_was_killed_hands_over_and_leaves(system: Deployment, client: Client) -> None:
+async def test_a_worker_whose_master_was_killed_hands_over_and_leaves(
+    system: Deployment, client: Client, fake: FakeModel
+) -> None:
     """Nobody else would ever tell it to."""
-    started = await client.initiate(TEXT)
+    talk = fake.talk()
+    started = await client.initiate(talk.model)
     async with client.stream(started.run_id) as stream:
         seen = await stream.take(20)
         worker = await system.driver_of(started.run_id)
         [child] = worker.children
         worker.signal(signal.SIGKILL)
+        seen += await stream.until("run_resumed")
+        talk.end()
         events = seen + await stream.rest()
     await check_went_on(client, started, events)
     await eventually(lambda: child not in process_table())
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
-async def test_a_worker_with_two_processes_loses_one_and_its_runs_go_on(system: Deployment, client: Client) -> None:
+async def test_a_worker_with_two_processes_loses_one_and_its_runs_go_on(
+    system: Deployment, client: Client, fake: FakeModel
+) -> None:
     """Dramatiq's master stops all of its processes when one dies: the other one hands over."""
     for other in system.workers:
         other.end()
     [pair] = await system.start_workers(1, processes=2)
-    runs = [await client.initiate(TEXT) for _ in range(6)]
-    await until(lambda: all_running(client, runs))
+    talk = fake.talk()
+    runs = [await client.initiate(talk.model) for _ in range(6)]
+    await until(lambda: all_running(client, runs, attempt=1))
     await system.start_workers(1)
     os.kill(pair.children[0], signal.SIGKILL)
+    await until(lambda: all_running(client, runs, attempt=2), within=5 * PATIENT)
+    talk.end()
     for events in await asyncio.gather(*(client.read(run.run_id) for run in runs)):
         check_whole_log(events, "completed")
     assert await pair.exited() != 0
@@ -114,7 +129,7 @@ async def test_a_worker_with_two_processes_loses_one_and_its_runs_go_on(system: 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
 async def test_a_stop_of_a_run_whose_worker_is_dead_is_at_once(system: Deployment, client: Client) -> None:
-    started = await client.initiate(TEXT)
+    started = await client.initiate(stops.TEXT)
     async with client.stream(started.run_id) as stream:
         seen = await stream.take(20)
         kill_group(await system.driver_of(started.run_id))
@@ -128,16 +143,20 @@ async def test_a_stop_of_a_run_whose_worker_is_dead_is_at_once(system: Deploymen
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
-async def test_readers_see_the_same_log_after_redis_lost_it_in_mid_run(system: Deployment, client: Client) -> None:
-    system.flushed = True
+async def test_readers_see_the_same_log_after_redis_lost_it_in_mid_run(
+    system: Deployment, client: Client, fake: FakeModel
+) -> None:
+    system.flushed, talk = True, fake.talk()
     async with system.redis() as redis:
-        started = await client.initiate(TEXT)
+        started = await client.initiate(talk.model)
         async with client.stream(started.run_id) as stream:
             seen = await stream.take(40)
             await redis.flushdb()
             behind = asyncio.ensure_future(client.read(started.run_id))
             ahead = asyncio.ensure_future(client.read(started.run_id, seen[-1].id))
-            events = seen + await stream.rest()
+            told = seen + await stream.take(40)
+            talk.end()
+            events = told + await stream.rest()
         check_whole_log(events, "completed")
         assert await behind == events
         assert await ahead == events[len(seen) :]
@@ -148,14 +167,18 @@ async def test_readers_see_the_same_log_after_redis_lost_it_in_mid_run(system: D
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
-async def test_a_run_goes_on_when_its_worker_and_the_log_in_redis_are_gone(system: Deployment, client: Client) -> None:
-    system.flushed = True
+async def test_a_run_goes_on_when_its_worker_and_the_log_in_redis_are_gone(
+    system: Deployment, client: Client, fake: FakeModel
+) -> None:
+    system.flushed, talk = True, fake.talk()
     async with system.redis() as redis:
-        started = await client.initiate(TEXT)
+        started = await client.initiate(talk.model)
         async with client.stream(started.run_id) as stream:
             seen = await stream.take(40)
             kill_group(await system.driver_of(started.run_id))
             await redis.flushdb()
+            seen += await stream.until("run_resumed")
+            talk.end()
             seen += await stream.rest()
         check_whole_log(seen, "completed")
         again = await client.read(started.run_id)

@@ -9,16 +9,16 @@ import pytest
 
 from tests.acceptance.client import check_whole_log
 from tests.acceptance.conftest import Deploy
-from tests.acceptance.operators import START_SECONDS, Operated
+from tests.acceptance.operators import LASTING, START_SECONDS, Operated
 from tests.acceptance.proxy import Proxy
-from tests.acceptance.test_crashes import TEXT, check_went_on
+from tests.acceptance.test_crashes import check_went_on
 from tests.conftest import named
+from tests.fakes import FakeModel
 from tests.waiting import eventually
 from worker.runtime import BOOT_SECONDS
 
 pytestmark = pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
 
-LONG = "demo/lorem?chunks=150&delay_ms=20"
 EXIT_SECONDS = 3.0
 """Dramatiq looks for signals, and at its log pipes, once a second."""
 HUNG_EXIT_SECONDS = 10.0
@@ -30,18 +30,23 @@ def check_clean(worker: Operated) -> None:
     assert not worker.said(r"\[error|Traceback|CRITICAL"), worker.text
 
 
-async def test_a_worker_that_finishes_begins_nothing_and_exits_when_its_runs_have_ended(deploy: Deploy) -> None:
-    deployment = await deploy(workers=2, forked=False, RUN_DRAIN="finish")
+async def test_a_worker_that_finishes_begins_nothing_and_exits_when_its_runs_have_ended(
+    deploy: Deploy, fake: FakeModel
+) -> None:
+    deployment = await deploy(workers=2, durations=LASTING, forked=False, RUN_DRAIN="finish")
+    talk = fake.talk()
     async with deployment.client() as client:
-        live = await client.initiate(TEXT)
+        live = await client.initiate(talk.model)
         async with client.stream(live.run_id) as stream:
             seen = await stream.take(20)
             worker = await deployment.driver_of(live.run_id)
             worker.signal(signal.SIGTERM)
+            await eventually(lambda: worker.said("worker.draining"), says="it did not hear the signal")
             late = [await client.initiate() for _ in range(6)]
             for run in late:
                 check_whole_log(await client.read(run.run_id), "completed")
             assert worker.running, "its run has not ended yet"
+            talk.end()
             await check_went_on(client, live, seen + await stream.rest(), attempts=1)
         ended = time.monotonic()
         assert await worker.exited(5 * EXIT_SECONDS) == 0
@@ -57,17 +62,19 @@ async def test_a_worker_that_finishes_begins_nothing_and_exits_when_its_runs_hav
 
 
 @pytest.mark.slow
-async def test_what_has_not_finished_at_the_deadline_is_handed_over(deploy: Deploy) -> None:
-    deployment = await deploy(workers=2, RUN_DRAIN="finish", RUN_DRAIN_DEADLINE="1s")
+async def test_what_has_not_finished_at_the_deadline_is_handed_over(deploy: Deploy, fake: FakeModel) -> None:
+    deployment = await deploy(workers=2, durations=LASTING, RUN_DRAIN="finish", RUN_DRAIN_DEADLINE="1s")
+    talk = fake.talk()
     async with deployment.client() as client:
-        live = await client.initiate(LONG)
+        live = await client.initiate(talk.model)
         async with client.stream(live.run_id) as stream:
             seen = await stream.take(20)
             worker = await deployment.driver_of(live.run_id)
-            worker.signal(signal.SIGTERM)
             asked = time.monotonic()
+            worker.signal(signal.SIGTERM)
             seen += await stream.until("run_resumed")
             resumed = stream.heard_at - asked
+            talk.end()
             print(f"handed over {resumed:.2f} s after the signal")  # noqa: T201 - the measured figure
             assert 0.9 < resumed < 1.0 + 5 * 2.0
             assert await worker.exited(5 * EXIT_SECONDS) == 0
@@ -76,11 +83,14 @@ async def test_what_has_not_finished_at_the_deadline_is_handed_over(deploy: Depl
 
 
 @pytest.mark.parametrize("how", ["refuses", pytest.param("hangs", marks=pytest.mark.slow)])
-async def test_a_worker_whose_broker_is_gone_closes_its_stores_and_exits(deploy: Deploy, how: str) -> None:
+async def test_a_worker_whose_broker_is_gone_closes_its_stores_and_exits(
+    deploy: Deploy, fake: FakeModel, how: str
+) -> None:
     with Proxy(named("RABBITMQ_URL")) as rabbitmq:
-        deployment = await deploy(workers=1, RABBITMQ_URL=rabbitmq.url)
+        deployment = await deploy(workers=1, durations=LASTING, RABBITMQ_URL=rabbitmq.url)
+        talk = fake.talk()
         async with deployment.client() as client:
-            live = await client.initiate(TEXT)
+            live = await client.initiate(talk.model)
             async with client.stream(live.run_id) as stream:
                 seen = await stream.take(20)
                 [worker] = deployment.workers
@@ -92,6 +102,7 @@ async def test_a_worker_whose_broker_is_gone_closes_its_stores_and_exits(deploy:
                 assert worker.said("worker.closed") == 1
                 assert worker.said(r"run\.handed_over") == 1
                 rabbitmq.flow() if how == "hangs" else rabbitmq.up()
+                talk.end()
                 _, events = await asyncio.gather(deployment.start_workers(1), stream.rest())
             await check_went_on(client, live, seen + events)
 
@@ -110,7 +121,7 @@ async def test_a_worker_that_is_asked_to_stop_while_it_boots_without_its_stores_
             await eventually(lambda: worker.said("worker.boot_retried"), within=START_SECONDS)
             [child] = worker.children
             os.kill(child, signal.SIGTERM)  # Dramatiq's master takes signals only once its children have booted
-            assert await worker.exited(5 * BOOT_SECONDS) == 0
+            assert await worker.exited(10 * BOOT_SECONDS) == 0
             del deployment.environment["DATABASE_URL"]
             await deployment.start_workers(1)
             check_whole_log(await client.read(waiting.run_id), "completed")

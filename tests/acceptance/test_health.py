@@ -14,7 +14,7 @@ from tests.acceptance.conftest import Deploy
 from tests.acceptance.operators import CHECKOUT, Deployment
 from tests.waiting import eventually
 
-TEXT = "demo/lorem?chunks=3000&delay_ms=25"
+TEXT = "demo/lorem?chunks=100000&delay_ms=25"
 THREADS = 4
 
 
@@ -52,14 +52,14 @@ async def test_a_worker_answers_while_every_slot_is_busy_and_none_answers_when_n
     worker.signal(signal.SIGTERM)
     assert await worker.exited() == 0
     assert not list(folder.iterdir())
-    code, said = await ask(deployment, "worker.health", "--within", "1")
+    code, said = await ask(deployment, "worker.health", "--within", "5")
     assert (code, said) == (
-        1, "Not healthy. No worker answered within 1 s: none is running, or none takes messages.\n"
+        1, "Not healthy. No worker answered within 5 s: none is running, or none takes messages.\n"
     )  # fmt: skip
     assert (await ask(deployment, "worker.health", "--within", "-1"))[0] == 2
     assert (await ask(deployment, "services.liveness"))[0] == 1
     deployment.environment["RABBITMQ_URL"] = "amqp://guest:guest@127.0.0.1:1/%2F?connection_attempts=1"
-    code, said = await ask(deployment, "worker.health", "--within", "5")
+    code, said = await ask(deployment, "worker.health", "--within", "30")
     assert code == 1
     assert said.startswith("Not healthy. The message broker cannot be reached")
 

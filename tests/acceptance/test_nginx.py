@@ -18,6 +18,7 @@ from services.embedded import ports
 from tests.acceptance import readers
 from tests.acceptance.client import Client
 from tests.acceptance.operators import SECRET, Deployment, Operated
+from tests.fakes import FakeModel
 from tests.faults.load import Load
 from tests.nginx import Nginx, running, upstream_of
 from tests.waiting import eventually
@@ -89,12 +90,15 @@ async def test_readers_behind_nginx_see_the_same_log_and_those_of_one_run_share_
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True, scope="session")
-async def test_readers_of_an_api_process_that_is_killed_go_on_at_the_other(behind: Behind) -> None:
+async def test_readers_of_an_api_process_that_is_killed_go_on_at_the_other(behind: Behind, fake: FakeModel) -> None:
+    talk = fake.talk()
     async with behind.client() as client:
-        load = Load(client, chunks=120, delay_ms=15, readers=2)
+        load = Load(client, readers=2, talk=talk)
         await load.begin(6)
         await load.flowing()
         (await behind.reader_of(client, load.watched[0].started.run_id)).signal_group(signal.SIGKILL)
+        await load.flowing()
+        talk.end()
         tally = await load.finish(within=60)
     assert tally.resumes, "nobody was cut off"
     assert tally.attempts == 1
@@ -111,7 +115,6 @@ async def test_what_is_too_large_for_the_api_is_refused_in_its_own_words(behind:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
 async def test_two_hundred_runs_forty_at_a_time_behind_nginx(behind: Behind) -> None:
     async with behind.client() as client:

@@ -14,7 +14,7 @@ SENTENCE = f"The run was given up: its worker died {CRASHES} times."
 async def test_a_run_whose_workers_die_too_often_fails_with_a_sentence(deploy: Deploy) -> None:
     deployment = await deploy(workers=2, RUN_MAX_CRASHES=str(CRASHES))
     async with deployment.client() as client:
-        started = await client.initiate("demo/lorem?chunks=1000&delay_ms=20")
+        started = await client.initiate("demo/lorem?chunks=100000&delay_ms=20")
         async with client.stream(started.run_id) as stream:
             seen = await stream.take(10)
             for _ in range(CRASHES - 1):

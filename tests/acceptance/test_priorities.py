@@ -30,7 +30,7 @@ async def test_of_the_runs_that_wait_for_a_slot_the_highest_priority_goes_first(
             await stream.take(3)
         asked = [5, 0, 9, 5, 1, 9]
         runs = [(await client.initiate(prompt=f"{number}", priority=number)).run_id for number in asked]
-        await until(lambda: confirmed(deployment, runs), within=5.0, says="not every message was confirmed")
+        await until(lambda: confirmed(deployment, runs), says="not every message was confirmed")
         await client.stop(busy.run_id)
         ended = await asyncio.gather(*(client.get(run_id, wait_seconds=30) for run_id in runs))
         assert [run["status"] for run in ended] == ["completed"] * len(runs)

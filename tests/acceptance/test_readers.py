@@ -24,7 +24,6 @@ async def test_the_first_requests_of_a_new_user_may_come_together(system: Deploy
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session")
 async def test_two_hundred_runs_forty_at_a_time(system: Deployment, client: Client) -> None:
     await watch(client, readers.Plan(runs=200, at_once=40))

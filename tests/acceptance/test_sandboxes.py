@@ -82,7 +82,11 @@ async def test_a_stop_kills_the_command_that_runs_and_tells_the_readers_at_once(
     async with client.stream(started.run_id) as stream:
         events = await until_printed(stream, "begun")
         sandbox = await sandbox_of(started)
-        assert await counted(sandbox, 4321) == 2
+
+        async def both_sleep() -> bool:
+            return await counted(sandbox, 4321) == 2
+
+        await until(both_sleep)
         asked = time.monotonic()
         assert await client.stop(started.run_id) == "stopped"
         events += await stream.rest()

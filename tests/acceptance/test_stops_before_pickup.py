@@ -22,7 +22,7 @@ async def test_a_stop_before_any_worker_is_there_ends_the_run_at_once(deploy: De
         check_whole_log(events, "stopped")
         assert stop.last_event < DEADLINE_SECONDS
         [worker] = await deployment.start_workers(1)
-        await eventually(lambda: worker.said("run.nothing_to_do"), within=10.0, says="the stale message was not taken")
+        await eventually(lambda: worker.said("run.nothing_to_do"), says="the stale message was not taken")
         assert (await client.get(started.run_id))["status"] == "stopped"
 
 

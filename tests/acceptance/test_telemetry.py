@@ -13,7 +13,7 @@ from services.origin import Origin
 from services.settings import BrokerSettings, Settings
 from tests.acceptance.client import Client, check_whole_log
 from tests.acceptance.conftest import Deploy
-from tests.acceptance.operators import Deployment, Operated
+from tests.acceptance.operators import LASTING, Deployment, Operated
 from tests.acceptance.test_drain import EXIT_SECONDS
 from tests.agent.seeds import acts, tool_parts
 from tests.collector import Collector
@@ -26,6 +26,8 @@ KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf", "LANGFUSE_SECRET_KEY": "sk-lf-secret-of-
 REQUEST_ID = "the-request-1"
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 HEADERS = {"X-Request-ID": REQUEST_ID, "traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
+CALM = {**LASTING, "RUN_RESEND_AFTER": "30s"}
+"""Nobody sends a message again or takes a run over because it took a moment: that would be told, too."""
 BROKEN = ("break_down", '{"what": "everything"}')
 
 
@@ -69,6 +71,7 @@ async def test_the_id_of_a_request_is_wherever_its_run_is_told_of(deploy: Deploy
     with Collector() as sentry, Collector() as langfuse, Collector() as spans:
         deployment = await deploy(
             workers=0,
+            durations=CALM,
             SENTRY_DSN=f"{sentry.url.replace('://', '://key@')}/7",
             LANGFUSE_HOST=langfuse.url,
             OTEL_EXPORTER_OTLP_ENDPOINT=spans.url,
@@ -133,7 +136,7 @@ def check_traces(langfuse: Collector, spans: Collector, run_id: str) -> None:
 
 
 async def test_nothing_is_told_of_single_events(deploy: Deploy) -> None:
-    deployment = await deploy(workers=1, LOG_FORMAT="json")
+    deployment = await deploy(workers=1, durations=CALM, LOG_FORMAT="json")
     async with deployment.client() as client:
         run = await client.initiate("demo/lorem?chunks=200&delay_ms=1")
         events = await client.read(run.run_id)

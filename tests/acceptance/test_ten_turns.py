@@ -26,7 +26,7 @@ from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True, scope="session"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
 ]
 
 PNG = base64.b64decode(
@@ -91,7 +91,7 @@ class Site:
 
 @pytest.fixture
 async def site(share: Share, sums: Host) -> AsyncIterator[Site]:
-    deployment = await share(OUTGOING_ALLOW_PRIVATE="true", LLM_IDLE_TIMEOUT="30s")
+    deployment = await share(OUTGOING_ALLOW_PRIVATE="true")
     async with deployment.client() as client:
         started = await client.initiate("demo/echo")
         sandbox = await make_provider(SandboxSettings()).open(UUID(started.project_id))

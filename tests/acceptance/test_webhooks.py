@@ -45,7 +45,7 @@ async def test_a_webhook_starts_a_workflow_and_another_tells_of_the_end_of_a_run
         headers = {"Content-Type": "application/json", **signed}
         answer = await client.http.post(f"/webhooks/trigger/{workflow_id}", content=body, headers=headers)
         assert answer.status_code == 202
-        assert (await client.get(answer.json()["agent_run_id"], wait_seconds=20))["status"] == "completed"
+        assert (await client.get(answer.json()["agent_run_id"], wait_seconds=60))["status"] == "completed"
         assert [asked.body for asked in receiver.asked] == [b"Ann"]
 
         thread_id = (await client.initiate("demo/echo")).thread_id
@@ -71,17 +71,17 @@ async def test_every_end_is_told_though_workers_are_killed_while_they_tell_it(de
         url = receiver.url("/hook")
         threads = [(await client.initiate("demo/echo")).thread_id for _ in range(20)]
         runs = [await client.start(thread, webhook_url=url, on_active="queue") for thread in threads]
-        await eventually(lambda: len(receiver.asked) >= 8, says="each worker tells four at once")
+        await eventually(lambda: len(receiver.asked) >= 8, within=60, says="each worker tells four at once")
         for worker in list(system.workers):
             kill_group(worker)
-        await system.start_workers(2)
         receiver.pages["/hook"] = OK
+        await system.start_workers(2)
 
         async def all_told() -> bool:
             shown = await asyncio.gather(*(attempts_of(client, run_id) for run_id in runs))
             return all(each["state"] == "delivered" for each in shown)
 
-        await until(all_told, within=60)
+        await until(all_told, within=200, every=0.2)
         shown = [await attempts_of(client, run_id) for run_id in runs]
         lost = [each for told in shown for each in told["attempts"] if each["error"] and "lost" in each["error"]]
         assert lost, "nobody was killed while it told"

@@ -39,7 +39,7 @@ REFUSE_ROWS = "\n".join(
         ),
     ]
 )
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from httpx2 import TransportError as Broken
 from agent.llm.demo import lorem
 from tests.acceptance.client import Client, Event, Started, check_whole_log, streamed_text
 from tests.acceptance.readers import Reading
+from tests.fakes import Talk, rounds
 from tests.waiting import eventually
 
 T = TypeVar("T")
@@ -134,7 +135,7 @@ class Tally:
 
 @dataclass
 class Load:
-    """Demo runs of `chunks` chunks `delay_ms` apart, each with `readers` readers."""
+    """Demo runs of `chunks` chunks `delay_ms` apart, or of a `talk`, each with `readers` readers."""
 
     client: Client
     chunks: int = 120
@@ -146,15 +147,19 @@ class Load:
     refused: int = 0
     may_give_up: bool = False
     """Whether a run may lose its worker so often that it is given up."""
+    talk: Talk | None = None
+
+    @property
+    def model(self) -> str:
+        return self.talk.model if self.talk else f"demo/lorem?chunks={self.chunks}&delay_ms={self.delay_ms}"
 
     async def begin(self, count: int) -> None:
         """Start so many runs and their readers."""
         self.watched += await asyncio.gather(*(self.watch() for _ in range(count)))
 
     async def watch(self) -> Watched:
-        model = f"demo/lorem?chunks={self.chunks}&delay_ms={self.delay_ms}"
         key = str(uuid4())
-        started = await accepted(lambda: self.client.initiate(model, key=key))
+        started = await accepted(lambda: self.client.initiate(self.model, key=key))
         readings = [Timed() for _ in range(self.readers)]
         tasks = [asyncio.create_task(read(self.client, started.run_id, reading)) for reading in readings]
         return Watched(started, readings, tasks)
@@ -188,12 +193,15 @@ class Load:
                     self.asked.append(answer.json()["agent_run_id"])
 
     async def flowing(self) -> None:
-        """Once every reader has seen some chunks."""
-        await eventually(
-            lambda: all(len(reading.events) >= FLOWING for one in self.watched for reading in one.readings),
-            within=60,
-            says="not every run flows",
-        )
+        """Once every reader has seen some chunks, and some more than before."""
+        readings = [reading for one in self.watched for reading in one.readings]
+        wanted = [len(reading.events) + FLOWING for reading in readings]
+
+        def flow() -> bool:
+            seen = zip(readings, wanted, strict=True)
+            return all(reading.over or len(reading.events) >= count for reading, count in seen)
+
+        await eventually(flow, within=60, says="not every run flows")
 
     async def finish(self, within: float) -> Tally:
         """Wait for all readers, then check every run. Raises: AssertionError."""
@@ -239,8 +247,9 @@ class Load:
 
     async def check_text(self, watched: Watched, first: list[Event]) -> None:
         run_id = watched.started.run_id
-        told = "".join(lorem(self.chunks))
-        assert streamed_text(first) == told, f"the text of {run_id}"
+        streamed = streamed_text(first)
+        told = rounds(streamed) if self.talk else "".join(lorem(self.chunks))
+        assert streamed == told, f"the text of {run_id}"
         assert [event.content["content"] for event in first if event.stream_status == "complete"] == [told]
         stored = [said["content"]["content"] for said in (await self.client.messages(watched.started.thread_id))[1:]]
         assert stored == [told], f"the messages of {run_id}"

@@ -105,7 +105,7 @@ class Rabbit(Server):
             cwd=self.spec.cwd,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
 
 

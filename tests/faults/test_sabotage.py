@@ -42,7 +42,6 @@ def test_the_list_of_breaks_is_the_one_that_is_published() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.what)
 def test_a_broken_mechanism_is_noticed(broken: Break, copy: Path) -> None:
     broken.apply(copy)
@@ -53,6 +52,6 @@ def test_a_broken_mechanism_is_noticed(broken: Break, copy: Path) -> None:
         env={**names, "PYTHONPATH": str(copy), "TEST_LANE": LANE},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=500,
     )
     assert ran.returncode == FAILED_TESTS, ran.stdout[-3000:] + ran.stderr[-2000:]

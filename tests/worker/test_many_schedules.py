@@ -41,7 +41,7 @@ def workers(settings: Settings) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("killed", [False, True])
 async def test_a_thousand_schedules_of_one_second_fire_once_each(
     killed: bool, pool: Pool, workers: list[subprocess.Popen[bytes]]
