@@ -12,16 +12,19 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain, islice, takewhile
 from typing import Any, Literal, Self
 
+from agent.llm import demo
 from tests import anthropic_wire
 from tests.waiting import PATIENT
 
 HANG = 3600.0
-TALK_DELAY = 0.02
+MOST_WORDS = 100_000
+LEAST_WORDS = 20
 WORDS = ("Hello", ", ", "this ", "is ", "a ", "scripted ", "answer", ".")
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
@@ -30,7 +33,7 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 class Reply:
     """What one request gets: deltas `delay` seconds apart, then an ending; or an error of `status`."""
 
-    deltas: Sequence[Mapping[str, Any]] = ()
+    deltas: Iterable[Mapping[str, Any]] = ()
     delay: float = 0.0
     ending: Literal["finish", "cut", "hang", "truncate", "error", "finish_and_cut"] = "finish"
     finish_reason: str = "stop"
@@ -40,25 +43,54 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     raw: bytes | None = None
     content_type: str = "text/event-stream"
-    until: threading.Event | None = None
-    """All deltas are said again and again until it is set (OpenAI's wire only)."""
 
 
-@dataclass(frozen=True)
-class Talk:
-    """A model that talks on until its test has heard enough; whoever asks it after that hears WORDS once."""
+@dataclass
+class Talker:
+    """A model that talks until the test has heard enough, and then ends in good order, however slow the machine is."""
 
-    model: str
-    over: threading.Event = field(default_factory=threading.Event)
+    name: str
+    before: Sequence[str] = ()
+    after: Sequence[str] = ()
+    delay: float = 0.02
+    heard_enough: threading.Event = field(default_factory=threading.Event)
+    answers: list[list[str]] = field(default_factory=list)
+    """The words of each answer so far: one for each time that somebody asked."""
 
-    def end(self) -> None:
-        self.over.set()
+    @property
+    def model(self) -> str:
+        return f"openai/{self.name}"
+
+    @property
+    def reply(self) -> Reply:
+        return Reply(self, self.delay)
+
+    @property
+    def texts(self) -> list[str]:
+        return ["".join(words) for words in self.answers]
+
+    @property
+    def text(self) -> str:
+        """What the newest who asked was told; all of it once the run has ended."""
+        return self.texts[-1]
+
+    def enough(self) -> None:
+        self.heard_enough.set()
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        """As the deltas of a reply."""
+        answer: list[str] = []
+        self.answers.append(answer)
+        words = demo.lorem(MOST_WORDS)
+        least = list(islice(words, LEAST_WORDS))
+        more = takewhile(lambda _: not self.heard_enough.is_set(), words)
+        for word in chain(self.before, least, more, self.after):
+            answer.append(word)
+            yield {"content": word}
 
 
-def rounds(text: str) -> str:
-    """What a talk must have said that said `text`: whole rounds, at least one."""
-    said = "".join(WORDS)
-    return said * max(round(len(text) / len(said)), 1)
+Talk = Callable[..., Talker]
+"""`FakeModel.talk`."""
 
 
 def says(*words: str, delay: float = 0.0, finish_reason: str = "stop") -> Reply:
@@ -216,7 +248,8 @@ class FakeModel:
         self.port = port
         self.requests: list[Asked] = []
         self.replies: deque[Reply] = deque()
-        self.talks: dict[str, Talk] = {}
+        self.models = dict(MODELS)
+        self.talkers: list[Talker] = []
         self.loop = asyncio.new_event_loop()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self.run, name="fake-model", daemon=True)
@@ -234,11 +267,18 @@ class FakeModel:
         """Queue replies, one per coming request, whichever model it names."""
         self.replies.extend(replies)
 
-    def talk(self) -> Talk:
-        """A model of the caller's own."""
-        name = f"talk-{len(self.talks)}"
-        self.talks[name] = Talk(f"openai/{name}")
-        return self.talks[name]
+    def talk(self, name: str = "", **words: Any) -> Talker:
+        """A model of the caller's own, for as long as the caller likes: `words` are fields of a Talker."""
+        talker = Talker(name or f"talker-{len(self.talkers)}", **words)
+        self.talkers.append(talker)
+        self.models[talker.name] = lambda _: talker.reply
+        return talker
+
+    def hush(self) -> None:
+        """For the next test: one that failed may have left replies that nobody asks for, and whoever still talks."""
+        self.replies.clear()
+        for talker in self.talkers:
+            talker.enough()
 
     def __enter__(self) -> Self:
         self.thread.start()
@@ -293,10 +333,8 @@ class FakeModel:
     def choose(self, asked: Asked) -> Reply:
         if self.replies:
             return self.replies.popleft()
-        if talk := self.talks.get(asked.model):
-            return replace(says(delay=TALK_DELAY), until=talk.over)
         earlier = sum(other.body == asked.body for other in self.requests)
-        by_name = MODELS.get(asked.model)
+        by_name = self.models.get(asked.model)
         return by_name(earlier) if by_name else refuses(404, f"The model {asked.model} does not exist")
 
 
@@ -344,13 +382,10 @@ async def stream(reply: Reply, asked: Asked) -> AsyncIterator[bytes]:
         async for piece in anthropic_wire.stream(reply, asked, HANG):
             yield piece
         return
-    while True:
-        for delta in reply.deltas:
-            yield event(asked, choices=[choice(delta)])
-            asked.chunks_sent += 1
-            await asyncio.sleep(reply.delay)
-        if reply.until is None or reply.until.is_set():
-            break
+    for delta in reply.deltas:
+        yield event(asked, choices=[choice(delta)])
+        asked.chunks_sent += 1
+        await asyncio.sleep(reply.delay)
     if reply.ending == "hang":
         await asyncio.sleep(HANG)
     if reply.ending == "error":

@@ -55,7 +55,7 @@ class Standing:
     async def at(self, broker: str, others: dict[str, str]) -> Deployment:
         """An API and two live workers with these settings; what the test before killed is started again."""
         names = {**self.usual, **others}
-        self.fake.replies.clear()  # a test that failed may have left some
+        self.fake.hush()
         if self.deployment and (self.deployment.broker, self.deployment.environment) == (broker, names):
             await self.deployment.refill(workers=2)
             return self.deployment
@@ -126,7 +126,7 @@ async def deploy(
     `forked=False` has its processes started by interpreters of their own, as an operator does.
     """
     await standing.close()
-    fake.replies.clear()  # a test that failed may have left some
+    fake.hush()
     deployments: list[Deployment] = request.node.stash.setdefault(used, [])
 
     async def deploy(

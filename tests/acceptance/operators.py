@@ -292,7 +292,7 @@ class Deployment:
                 assert listed == run["event_count"] or (self.flushed and listed == 0), (listed, dict(run))
             assert not await keys_without_ttl(redis)
             locks = [key async for key in redis.scan_iter("agent_run_lock:*", count=1000)]
-            await until(lambda: redis_has_none(redis, locks), within=5.0, says=f"locks are left: {locks}")
+            await until(lambda: redis_has_none(redis, locks), within=PATIENT, says=f"locks are left: {locks}")
 
     async def all_closed(self) -> bool:
         """The archive of a run that ended a moment ago is complete within its interval."""

@@ -45,7 +45,7 @@ async def crash_in_mid_run(
         killed = time.monotonic()
         seen += await stream.until("run_resumed")
         resumed = stream.heard_at - killed
-        talk.end()
+        talk.enough()
         events = seen + await stream.rest()
     await check_went_on(client, started, events)
     return resumed
@@ -101,7 +101,7 @@ async def test_a_worker_whose_master_was_killed_hands_over_and_leaves(
         [child] = worker.children
         worker.signal(signal.SIGKILL)
         seen += await stream.until("run_resumed")
-        talk.end()
+        talk.enough()
         events = seen + await stream.rest()
     await check_went_on(client, started, events)
     await eventually(lambda: child not in process_table())
@@ -121,7 +121,7 @@ async def test_a_worker_with_two_processes_loses_one_and_its_runs_go_on(
     await system.start_workers(1)
     os.kill(pair.children[0], signal.SIGKILL)
     await until(lambda: all_running(client, runs, attempt=2), within=5 * PATIENT)
-    talk.end()
+    talk.enough()
     for events in await asyncio.gather(*(client.read(run.run_id) for run in runs)):
         check_whole_log(events, "completed")
     assert await pair.exited() != 0
@@ -155,7 +155,7 @@ async def test_readers_see_the_same_log_after_redis_lost_it_in_mid_run(
             behind = asyncio.ensure_future(client.read(started.run_id))
             ahead = asyncio.ensure_future(client.read(started.run_id, seen[-1].id))
             told = seen + await stream.take(40)
-            talk.end()
+            talk.enough()
             events = told + await stream.rest()
         check_whole_log(events, "completed")
         assert await behind == events
@@ -178,7 +178,7 @@ async def test_a_run_goes_on_when_its_worker_and_the_log_in_redis_are_gone(
             kill_group(await system.driver_of(started.run_id))
             await redis.flushdb()
             seen += await stream.until("run_resumed")
-            talk.end()
+            talk.enough()
             seen += await stream.rest()
         check_whole_log(seen, "completed")
         again = await client.read(started.run_id)

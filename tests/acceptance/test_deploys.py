@@ -29,7 +29,7 @@ async def hand_over(
             await asyncio.sleep(0.1)
         seen += await stream.until("run_resumed")
         resumed = stream.heard_at - asked
-        talk.end()
+        talk.enough()
         events = seen + await stream.rest()
     await check_went_on(client, started, events)
     return worker, resumed
@@ -72,6 +72,6 @@ async def test_readers_go_on_at_a_new_api_where_the_old_one_left_them(
     assert await old.exited() == -signal.SIGTERM, "uvicorn raises the signal again when it is done"
     assert time.monotonic() - asked < 5 * HAND_OVER_SECONDS
     await system.start_api()
-    talk.end()
+    talk.enough()
     events = seen + await client.read(started.run_id, seen[-1].id)
     await check_went_on(client, started, events, attempts=1)

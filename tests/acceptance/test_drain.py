@@ -46,7 +46,7 @@ async def test_a_worker_that_finishes_begins_nothing_and_exits_when_its_runs_hav
             for run in late:
                 check_whole_log(await client.read(run.run_id), "completed")
             assert worker.running, "its run has not ended yet"
-            talk.end()
+            talk.enough()
             await check_went_on(client, live, seen + await stream.rest(), attempts=1)
         ended = time.monotonic()
         assert await worker.exited(5 * EXIT_SECONDS) == 0
@@ -74,7 +74,7 @@ async def test_what_has_not_finished_at_the_deadline_is_handed_over(deploy: Depl
             worker.signal(signal.SIGTERM)
             seen += await stream.until("run_resumed")
             resumed = stream.heard_at - asked
-            talk.end()
+            talk.enough()
             print(f"handed over {resumed:.2f} s after the signal")  # noqa: T201 - the measured figure
             assert 0.9 < resumed < 1.0 + 5 * 2.0
             assert await worker.exited(5 * EXIT_SECONDS) == 0
@@ -102,7 +102,7 @@ async def test_a_worker_whose_broker_is_gone_closes_its_stores_and_exits(
                 assert worker.said("worker.closed") == 1
                 assert worker.said(r"run\.handed_over") == 1
                 rabbitmq.flow() if how == "hangs" else rabbitmq.up()
-                talk.end()
+                talk.enough()
                 _, events = await asyncio.gather(deployment.start_workers(1), stream.rest())
             await check_went_on(client, live, seen + events)
 

@@ -45,7 +45,7 @@ async def test_messages_for_runs_that_nobody_can_begin_are_acked_logged_and_noth
             await eventually(lambda: said(system, f"run.nothing_to_do.*{ended.run_id}.*known=True") >= 5)
             elsewhere = f"run.(driven_elsewhere|held_elsewhere|nothing_to_do).*{live.run_id}"
             await eventually(lambda: said(system, elsewhere) >= 5)
-            talk.end()
+            talk.enough()
             await check_went_on(client, live, seen + await stream.rest(), attempts=1)
             assert await client.read(ended.run_id) == log_of_ended
             check_whole_log(await client.read((await client.initiate()).run_id), "completed")
@@ -86,7 +86,7 @@ async def test_a_message_that_no_worker_can_use_becomes_a_dead_letter(
             for send in UNUSABLE:
                 send(messages)
             await eventually(lambda: messages.dead == len(UNUSABLE))
-            talk.end()
+            talk.enough()
             await check_went_on(client, live, seen + await stream.rest(), attempts=1)
             runs = await asyncio.gather(*(client.initiate() for _ in range(SLOTS // 2)))
             for run in runs:

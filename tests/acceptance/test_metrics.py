@@ -72,7 +72,7 @@ async def check_after_a_kill(deploy: Deploy, fake: FakeModel, folder: Path, runs
         killed.signal_group(signal.SIGKILL)
         assert live
         await asyncio.gather(*map(client.stop, long_ones[: LIVE_RUNS // 2]))
-        talk.end()
+        talk.enough()
         await until(lambda: all_ended(deployment, runs), within=200.0, every=0.2, says="not every run ended")
         await until(deployment.all_closed, within=60.0, says="not every run was closed")
     expected = await ends(deployment)

@@ -98,7 +98,7 @@ async def test_readers_of_an_api_process_that_is_killed_go_on_at_the_other(behin
         await load.flowing()
         (await behind.reader_of(client, load.watched[0].started.run_id)).signal_group(signal.SIGKILL)
         await load.flowing()
-        talk.end()
+        talk.enough()
         tally = await load.finish(within=60)
     assert tally.resumes, "nobody was cut off"
     assert tally.attempts == 1

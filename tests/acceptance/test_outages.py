@@ -60,7 +60,7 @@ async def test_a_run_started_while_rabbitmq_is_away_begins_when_it_is_back(
                     took.append(time.monotonic() - began)
                 assert median(took) < FAST_SECONDS, took
                 await check_unavailable(await client.http.get("/health/ready"))
-                talk.end()
+                talk.enough()
                 await check_went_on(client, live, seen + await stream.rest(), attempts=1)
             assert [(await client.get(run.run_id))["phase"] for run in waiting] == ["queued"] * 5
             back(rabbitmq, how)
@@ -97,7 +97,7 @@ async def test_a_live_run_waits_for_redis_and_keeps_its_claim(deploy: Deploy, fa
             assert await client.stop(stopped.run_id) == "stopped"
             await asyncio.sleep(max(ended - time.monotonic(), 0))
             back(redis, how)
-            talk.end()
+            talk.enough()
             await check_went_on(client, live, await reading, attempts=1)
             check_whole_log(await follow(client, late.run_id), "completed")
             check_whole_log(await follow(client, stopped.run_id), "stopped")
@@ -138,7 +138,7 @@ async def test_ordinary_routes_say_503_while_postgres_is_away_and_live_runs_go_o
                 assert "a store is away, reconnect" in stream.comments
             await asyncio.sleep(max(ended - time.monotonic(), 0))
             back(postgres, how)
-            talk.end()
+            talk.enough()
             await check_went_on(client, live, await reading, attempts=1)
             await until(lambda: is_ready(client), within=5 * BACK_SECONDS)
             again = await client.initiate()
@@ -172,7 +172,7 @@ async def test_runs_and_readers_go_on_at_the_redis_that_takes_over(
             deployment.redis_url = new.url
             again = await client.initiate()
             check_whole_log(await follow(client, again.run_id), "completed")
-            talk.end()
+            talk.enough()
             await check_went_on(client, live, await reading, attempts=1)
             await deployment.check_settled()
             deployment.redis_url, deployment.flushed = shared, True

@@ -55,7 +55,7 @@ async def test_a_server_that_is_killed_holds_up_its_own_runs_only(deploy: Deploy
                 await stream.take(3)
             assert await client.stop(stopped["south"].run_id) == "stopped"
             check_whole_log(await follow(client, stopped["south"].run_id), "stopped")
-            talk.end()
+            talk.enough()
             await check_went_on(client, live["south"], await reading["south"], attempts=1)
             assert not reading["north"].done()
             await north.start_again()

@@ -66,7 +66,7 @@ async def test_a_worker_whose_loop_is_blocked_says_where_and_ends(
             print(f"{way}: ended after {ended:.2f} s")  # noqa: T201 - the measured figure
             assert line in blockable.text
             assert "watchdog.py" in blockable.text, "the other threads are there too"
-            talk.end()
+            talk.enough()
             events = seen + more + await stream.rest()
         await check_went_on(client, started, events)
 

@@ -36,7 +36,9 @@ LOOK = """
 
 PICTURES = DEFAULT / "screenshots"
 """Kept to be looked at."""
-PATIENT_MS = 20_000
+PATIENT = 40.0
+"""Seconds that a test waits for a page: less than the 45 after which tabs take over from one that is silent."""
+PATIENT_MS = PATIENT * 1000
 REPORT = """
 window.reports = [];
 addEventListener('securitypolicyviolation', (event) => reports.push(`${event.violatedDirective} ${event.blockedURI}`));
@@ -44,12 +46,8 @@ addEventListener('securitypolicyviolation', (event) => reports.push(`${event.vio
 """What the policy of the page forbade."""
 NONSENSE = re.compile(r"undefined|NaN|\[object|^false$|Invalid Date", re.M)
 """What a page shows whose code forgot a case."""
-WATCH_TASKS = """() => {
-    window.tasks = [];
-    new PerformanceObserver((list) => tasks.push(...list.getEntries().map((each) => each.duration)))
-        .observe({type: "longtask", buffered: true});
-    window.tasks.length = 0;
-}"""
+BUSY = "status of 503"
+"""What Chromium says when a store was held up for seconds: the page asks again."""
 
 
 @dataclass
@@ -76,21 +74,21 @@ class Reader:
         seen: dict[str, Any] = await self.page.evaluate(LOOK)
         return seen
 
-    async def reached(self, words: str, within: float = 20.0) -> None:
+    async def reached(self, words: str, within: float = PATIENT) -> None:
         """Wait until the text has these words."""
         await until(lambda: self.has(words), within=within, every=0.05, says=f"the page never showed {words!r}")
 
     async def has(self, words: str) -> bool:
         return words in (await self.look())["text"]
 
-    async def received(self, count: int, within: float = 20.0) -> None:
+    async def received(self, count: int, within: float = PATIENT) -> None:
         """Wait until so many events have arrived."""
         await until(lambda: self.has_received(count), within=within, every=0.02, says=f"no {count} events arrived")
 
     async def has_received(self, count: int) -> bool:
         return bool(await self.page.evaluate("(count) => seen.ids.length >= count", count))
 
-    async def ended(self, within: float = 40.0) -> dict[str, Any]:
+    async def ended(self, within: float = PATIENT) -> dict[str, Any]:
         """What the page shows once the run has ended for it, each event seen once and in order."""
         await until(self.is_over, within=within, every=0.05, says=f"the page never saw the end: {await self.look()}")
         seen = await self.look()
@@ -118,7 +116,7 @@ class Console:
     errors: list[str] = field(default_factory=list)
 
     def heard(self, message: ConsoleMessage) -> None:
-        if message.type == "error" and "favicon" not in message.text:
+        if message.type == "error" and "favicon" not in message.text and BUSY not in message.text:
             self.errors.append(message.text)
 
     async def go(self, to: str) -> None:
@@ -132,7 +130,7 @@ class Console:
 
     async def state(self, name: str) -> None:
         """Wait for the conversation to show that its run stands so."""
-        await expect(self.page.locator(f".conversation[data-state={name}]")).to_be_visible(timeout=PATIENT_MS)
+        await expect(self.page.locator(f".conversation[data-state={name}]")).to_be_visible()
 
     async def answers(self) -> list[str]:
         return await self.page.locator(".answer > .markdown").all_inner_texts()
@@ -145,13 +143,12 @@ class Console:
 async def open_console(context: BrowserContext, url: str, token: str) -> Console:
     """As the link of `./dev run` opens it."""
     page = await context.new_page()
-    page.set_default_timeout(PATIENT_MS)
     console = Console(page, url)
     await page.add_init_script(REPORT)
     page.on("console", console.heard)
     page.on("pageerror", lambda error: console.errors.append(str(error)))
     await page.goto(f"{url}/#token={token}")
-    await expect(page.locator("#prompt")).to_be_visible(timeout=PATIENT_MS)
+    await expect(page.locator("#prompt")).to_be_visible()
     return console
 
 
@@ -161,13 +158,3 @@ async def copy_of(console: Console, path: str) -> Console:
     copy = await open_console(console.page.context, console.url, token)
     await copy.go(path)
     return copy
-
-
-async def watch_tasks(page: Page) -> None:
-    await page.evaluate(WATCH_TASKS)
-
-
-async def longest_task(page: Page) -> float:
-    """In milliseconds, since the last time; 0 when none took over 50."""
-    longest: float = await page.evaluate("() => { const most = Math.max(0, ...tasks); tasks.length = 0; return most; }")
-    return longest

@@ -17,18 +17,20 @@ from api import pages
 from services.runs import archive, keys
 from tests.acceptance.client import Client, until
 from tests.acceptance.operators import Deployment
-from tests.browser.pages import PATIENT_MS, Console, longest_task, open_console, watch_tasks
-from tests.fakes import FakeModel, Reply, calls, contents, refuses, says
+from tests.browser.pages import Console, open_console
+from tests.browser.tasks import Tasks
+from tests.browser.texts import MORE_THAN_READ, model
+from tests.fakes import FakeModel, Reply, Talk, calls, contents, refuses, says
 
+pytestmark = pytest.mark.timeout(600)
 MOST_SCRIPT_BYTES = 150 * 1024
-LOREM = "demo/lorem?chunks=150&delay_ms=20"
+LOREM = model(MORE_THAN_READ)
 PHONE: ViewportSize = {"width": 390, "height": 844}
 AXE = (Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text()
 SERIOUS = {"serious", "critical"}
 FIRST_PAINT_MS = 5 * 1000
-FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 BEFORE = ["Some **bold** words. ", *(f"word{n} " for n in range(50))]
-AFTER = ["# Title\n\n", *(f"more{n} " for n in range(100))]
 TASKS = json.dumps({"tasks": [{"title": "Say hello", "status": "done"}]})
 NOTHING: dict[str, Any] = {"taken": None, "reports": [], "elements": 0, "links": []}
 MARKDOWN = (
@@ -151,13 +153,14 @@ async def test_a_person_starts_reloads_reads_along_stops_and_goes_on(
     client: Client,
     context: BrowserContext,
     console: Console,
+    talk: Talk,
     tmp_path: Path,
 ) -> None:
-    page = console.page
-    assert await page.evaluate(FIRST_PAINT) <= FIRST_PAINT_MS
+    page, talker = console.page, talk(before=["# Title\n\n"], delay=0.1)
+    assert await until(lambda: page.evaluate(FIRST_PAINT), says="nothing was painted") <= FIRST_PAINT_MS
     fake_model.script(
         Reply([*contents(BEFORE), *calls("task_list", TASKS)], delay=0.02, finish_reason="tool_calls"),
-        says(*AFTER, delay=0.03),
+        talker.reply,
     )
     (tmp_path / "notes.txt").write_text("to be kept")
     assert client.token not in page.url
@@ -165,16 +168,18 @@ async def test_a_person_starts_reloads_reads_along_stops_and_goes_on(
     await expect(page.locator(".chips")).to_contain_text("notes.txt")
     await page.fill("#prompt", "Say something")
     await page.press("#prompt", "Enter")
-    await expect(page.locator(".tool summary code").first).to_have_text("task_list", timeout=PATIENT_MS)
+    await expect(page.locator(".tool summary code").first).to_have_text("task_list")
     await page.reload()
     await expect(page.locator(".said")).to_contain_text("Say something")
     await console.state("streaming")
     other = await open_console(context, system.url, client.token)
     await other.page.goto(page.url)
+    await other.state("streaming")
+    talker.enough()
     await console.state("completed")
     await other.state("completed")
     told = await console.answers()
-    assert [plain(text) for text in told] == [plain("".join(BEFORE)), plain("".join(AFTER))]
+    assert [plain(text) for text in told] == [plain("".join(BEFORE)), plain(talker.text)]
     assert await other.answers() == told
     assert await page.locator(".tool summary code").all_inner_texts() == ["task_list"]
     await page.locator(".tool summary").first.click()
@@ -312,34 +317,34 @@ async def serious(page: Page) -> list[tuple[str, Any]]:
 
 @pytest.mark.slow
 async def test_a_thousand_runs_and_twenty_thousand_events_stay_smooth(
-    system: Deployment, client: Client, console: Console
+    system: Deployment, client: Client, console: Console, tasks: Tasks
 ) -> None:
     page = console.page
     run = await client.initiate("demo/echo")
     await client.get(run.run_id, wait_seconds=20)
     await until_closed(system, run.run_id)
     await make_many(system, run.run_id)
-    await watch_tasks(page)
+    await tasks.watch(page)
 
     began = time.monotonic()
     await console.go("/runs")
     rows = page.locator("table.list tbody tr")
     for count in range(100, MANY_RUNS + 1, 100):
-        await expect(rows).to_have_count(count, timeout=PATIENT_MS)
+        await expect(rows).to_have_count(count)
         if count < MANY_RUNS:
             await page.click("text=Show more")
-    took_runs, longest_runs = time.monotonic() - began, await scroll(page, "document.scrollingElement")
+    took_runs, longest_runs = time.monotonic() - began, await scroll(tasks, page, "document.scrollingElement")
 
     began = time.monotonic()
     await console.go(f"/runs/{run.run_id}")
-    await expect(page.get_by_text(f"{MANY_EVENTS:,} events")).to_be_visible(timeout=5 * PATIENT_MS)
-    took_events, longest_events = time.monotonic() - began, await scroll(page, "document.querySelector('.many')")
+    await expect(page.get_by_text(f"{MANY_EVENTS:,} events")).to_be_visible()
+    took_events, longest_events = time.monotonic() - began, await scroll(tasks, page, "document.querySelector('.many')")
     await expect(page.locator(".many .line").last).to_contain_text("completed")
 
     began = time.monotonic()
     await console.go(f"/conversations/{run.thread_id}")
     await expect(page.locator(".answer").last).to_be_visible()
-    took_talk, longest_talk = time.monotonic() - began, await scroll(page, "document.scrollingElement")
+    took_talk, longest_talk = time.monotonic() - began, await scroll(tasks, page, "document.scrollingElement")
     figures = (
         f"1,000 runs: {took_runs:.1f} s, longest task {longest_runs:.0f} ms; 20,000 events: {took_events:.1f} s,"
         f" {longest_events:.0f} ms; 2,000 messages: {took_talk:.1f} s, {longest_talk:.0f} ms"
@@ -405,10 +410,10 @@ def event_of(n: int) -> dict[str, Any]:
     return {"sequence": n, "message_id": None, "type": kind, "is_llm_message": False, **words, "created_at": at}
 
 
-async def scroll(page: Page, what: str) -> float:
+async def scroll(tasks: Tasks, page: Page, what: str) -> float:
     """To the end and back, a screen a frame; the longest task since the last time, in milliseconds."""
     await page.evaluate(SCROLL % what)
-    return await longest_task(page)
+    return await tasks.longest(page)
 
 
 async def hostile_things(client: Client, model: FakeModel) -> list[str]:
@@ -538,10 +543,10 @@ async def test_a_token_that_is_not_accepted_leads_to_the_sign_in(
 ) -> None:
     page = await context.new_page()
     await page.goto(f"{system.url}/#token=nonsense")
-    await expect(page.locator("#sign-in [role=alert]")).to_contain_text("not accepted", timeout=PATIENT_MS)
+    await expect(page.locator("#sign-in [role=alert]")).to_contain_text("not accepted")
     await page.fill("#sign-in textarea", client.token)
     await page.click("text=Sign in >> nth=-1")
-    await expect(page.locator("#prompt")).to_be_visible(timeout=PATIENT_MS)
+    await expect(page.locator("#prompt")).to_be_visible()
 
 
 def test_all_scripts_together_are_small() -> None:

@@ -7,15 +7,21 @@ import subprocess
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from playwright._impl._driver import compute_driver_executable
 from playwright.async_api import BrowserContext, Route
+from redis.asyncio import Redis
 
+from services.runs import keys
 from tests.acceptance.client import Client, Started, until
 from tests.acceptance.operators import Deployment
-from tests.browser.texts import model, text_of
+from tests.browser.pages import PATIENT
+from tests.browser.texts import MORE_THAN_READ, model, text_of
+from tests.fakes import Talk
 
+pytestmark = pytest.mark.timeout(600)
 HERE = Path(__file__).parent
 Hook = Callable[[Started], Coroutine[Any, Any, dict[str, Any]]]
 RUNTIMES = ("chromium", "node")
@@ -57,11 +63,33 @@ async def hook(request: pytest.FixtureRequest, system: Deployment, client: Clien
     return in_chromium
 
 
-async def test_a_run_that_completes_is_shown_word_for_word(client: Client, hook: Hook) -> None:
-    seen = await hook(await client.initiate(model(30)))
+async def until_read(system: Deployment, run_id: str, events: int = 0) -> None:
+    """Wait until somebody follows the stream of a run that has said so much."""
+    async with system.redis() as redis:
+        await until(lambda: is_read(redis, UUID(run_id), events), within=PATIENT, says="nobody reads the run")
+
+
+async def is_read(redis: Redis, run_id: UUID, events: int) -> bool:
+    [(_, processes)] = await redis.pubsub_numsub(keys.news(run_id))
+    return bool(processes) and await redis.llen(keys.responses(run_id)) >= events
+
+
+async def is_driven_again(client: Client, run_id: str) -> bool:
+    return bool((await client.get(run_id))["attempt"] == 2)
+
+
+async def test_a_run_that_completes_is_shown_word_for_word(
+    system: Deployment, client: Client, hook: Hook, talk: Talk
+) -> None:
+    talker = talk()
+    run = await client.initiate(talker.model)
+    seeing = asyncio.create_task(hook(run))
+    await until_read(system, run.run_id)
+    talker.enough()
+    seen = await seeing
     assert seen["outcome"] == "completed"
-    assert seen["longest"] == text_of(30)
-    assert seen["messages"] == [text_of(30)]
+    assert seen["longest"] == talker.text
+    assert seen["messages"] == [talker.text]
     assert seen["unnamed"]
 
 
@@ -74,65 +102,79 @@ async def test_a_run_that_has_ended_is_not_connected_to(client: Client, hook: Ho
 
 
 @pytest.mark.slow
-async def test_a_failure_is_shown_as_one(client: Client, hook: Hook) -> None:
-    seen = await hook(await client.initiate("openai/script-401", delay_seconds=1))
+async def test_a_failure_is_shown_as_one(system: Deployment, client: Client, hook: Hook) -> None:
+    first = await client.initiate(model(MORE_THAN_READ))
+    second = await client.start(first.thread_id, "openai/script-401", on_active="queue")
+    seeing = asyncio.create_task(hook(Started(second, first.thread_id, first.project_id)))
+    await until_read(system, second)
+    await client.stop(first.run_id)
+    seen = await seeing
     assert (seen["outcome"], seen["connections"]) == ("failed", 1)
 
 
 @pytest.mark.slow
-async def test_a_stop_is_shown_and_what_was_said_stays(client: Client, hook: Hook) -> None:
-    run = await client.initiate(model(1000))
+async def test_a_stop_is_shown_and_what_was_said_stays(system: Deployment, client: Client, hook: Hook) -> None:
+    run = await client.initiate(model(MORE_THAN_READ))
     seeing = asyncio.create_task(hook(run))
-    await asyncio.sleep(2)
+    await until_read(system, run.run_id, events=50)
     await client.stop(run.run_id)
     seen = await seeing
-    assert seen["outcome"] == "stopped"
+    assert (seen["outcome"], seen["connections"]) == ("stopped", 1)
     [kept] = seen["messages"]
     assert kept
-    assert text_of(1000).startswith(kept)
+    assert text_of(MORE_THAN_READ).startswith(kept)
     assert kept.startswith(seen["longest"])
 
 
 @pytest.mark.slow
-async def test_a_queued_run_is_waited_for(client: Client, hook: Hook) -> None:
-    first = await client.initiate(model(100))
+async def test_a_queued_run_is_waited_for(system: Deployment, client: Client, hook: Hook, talk: Talk) -> None:
+    talker = talk()
+    first = await client.initiate(talker.model)
     second = await client.start(first.thread_id, model(10), on_active="queue")
-    seen = await hook(Started(second, first.thread_id, first.project_id))
+    seeing = asyncio.create_task(hook(Started(second, first.thread_id, first.project_id)))
+    await until_read(system, second)
+    talker.enough()
+    seen = await seeing
     assert (seen["outcome"], seen["connections"]) == ("completed", 1)
     assert seen["longest"] == text_of(10)
-    assert seen["messages"] == [text_of(100), text_of(10)]
+    assert seen["messages"] == [talker.text, text_of(10)]
 
 
 @pytest.mark.slow
 async def test_a_run_that_is_handed_over_ends_with_its_whole_text(
-    system: Deployment, client: Client, hook: Hook
+    system: Deployment, client: Client, hook: Hook, talk: Talk
 ) -> None:
-    run = await client.initiate(model(150))
+    talker = talk()
+    run = await client.initiate(talker.model)
     seeing = asyncio.create_task(hook(run))
-    driver = await system.driver_of(run.run_id)
-    await asyncio.sleep(1.5)
-    driver.signal(signal.SIGTERM)
+    await until_read(system, run.run_id, events=50)
+    (await system.driver_of(run.run_id)).signal(signal.SIGTERM)
+    await until(lambda: is_driven_again(client, run.run_id), within=PATIENT, says="nobody took the run over")
+    talker.enough()
     seen = await seeing
     assert seen["outcome"] == "completed"
-    assert seen["messages"] == [text_of(150)]
-    assert seen["longest"].endswith(text_of(150))
+    assert seen["messages"] == [talker.text]
+    assert seen["longest"].endswith(talker.text)
     assert (await client.get(run.run_id))["attempt"] == 2
 
 
 @pytest.mark.slow
 async def test_a_stream_that_is_cut_by_a_restart_goes_on_by_itself(
-    system: Deployment, client: Client, hook: Hook
+    system: Deployment, client: Client, hook: Hook, talk: Talk
 ) -> None:
-    run = await client.initiate(model(300))
+    talker = talk()
+    run = await client.initiate(talker.model)
     seeing = asyncio.create_task(hook(run))
-    await asyncio.sleep(1.5)
+    await until_read(system, run.run_id, events=50)
     api = system.api
     assert api
     api.signal(signal.SIGTERM)
-    await api.exited()
+    await api.exited(within=PATIENT)
     await system.start_api()
+    await until_read(system, run.run_id)
+    talker.enough()
     seen = await seeing
-    assert (seen["outcome"], seen["longest"]) == ("completed", text_of(300))
+    assert (seen["outcome"], seen["longest"]) == ("completed", talker.text)
     assert seen["ids"] == list(range(len(seen["ids"])))
     assert seen["connections"] == 2
     await until(lambda: ended(client, run.run_id))

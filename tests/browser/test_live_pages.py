@@ -11,8 +11,9 @@ from playwright.async_api import Request, Route, expect
 from tests.acceptance.brokers import messages_of
 from tests.acceptance.client import Client
 from tests.acceptance.operators import Deployment
-from tests.browser.pages import PATIENT_MS, Console, copy_of
-from tests.fakes import FakeModel, says
+from tests.browser.pages import PATIENT, Console, copy_of
+from tests.browser.texts import MORE_THAN_READ, model
+from tests.fakes import FakeModel, Talk, Talker, says
 
 STEPS = [
     {
@@ -25,13 +26,18 @@ STEPS = [
     {"id": "end", "name": "Tell", "type": "TRANSFORM", "config": {"expression": "`1`"}},
 ]
 DEFINED: dict[str, Any] = {"name": "Greeting", "steps": STEPS, "entry_point": "greet", "state": "ACTIVE"}
-GREETING = ["Good ", "morning ", *(f"word{n} " for n in range(80)), "goodbye."]
 BEGUN_WITHOUT_A_RUN = """
     INSERT INTO workflow_executions (execution_id, workflow_id, version_id, triggered_by)
     SELECT $1, workflow_id, current_version_id, 'MESSAGE' FROM workflows WHERE workflow_id = $2
 """
 ONCE = "() => { window.opened = (window.opened ?? 0) + 1; }"
 """Gone after a reload."""
+
+
+@pytest.fixture
+def greeter(talk: Talk) -> Talker:
+    """The model of the workflow's first step."""
+    return talk("greeter", before=["Good ", "morning "], after=["goodbye."])
 
 
 async def begun_without_a_run(system: Deployment, client: Client) -> tuple[str, str]:
@@ -47,10 +53,9 @@ async def begun_without_a_run(system: Deployment, client: Client) -> tuple[str, 
 
 
 async def test_an_execution_that_is_opened_before_it_has_a_run_goes_on_without_a_reload(
-    system: Deployment, client: Client, console: Console, fake_model: FakeModel
+    system: Deployment, client: Client, console: Console, greeter: Talker
 ) -> None:
     page = console.page
-    fake_model.script(says(*GREETING, delay=0.05))
     workflow_id, execution_id = await begun_without_a_run(system, client)
     await console.show(f"/executions/{execution_id}")
     await page.evaluate(ONCE)
@@ -58,10 +63,11 @@ async def test_an_execution_that_is_opened_before_it_has_a_run_goes_on_without_a
     await expect(page.locator(".steps")).to_contain_text("No step has begun yet.")
     with messages_of(system) as messages:
         messages.send(actor="run_workflow_background", execution_id=execution_id, workflow_id=workflow_id)
-    await expect(page.locator(".answer")).to_contain_text("Good morning", timeout=PATIENT_MS)
+    await expect(page.locator(".answer")).to_contain_text("Good morning")
     await expect(page.locator(".graph .running")).to_contain_text("Greet")
     await expect(page.locator(".steps")).to_contain_text("greet")
-    await expect(page.locator(".answer")).to_contain_text("goodbye.", timeout=PATIENT_MS)
+    greeter.enough()
+    await expect(page.locator(".answer")).to_contain_text("goodbye.")
     await expect(page.locator(".graph .completed")).to_have_count(2)
     await expect(page.locator(".steps [data-status=completed]")).to_have_count(2)
     await expect(page.locator(".facts .badge")).to_have_text("completed")
@@ -86,42 +92,49 @@ async def test_an_execution_that_waits_for_a_worker_takes_few_of_the_requests_th
 
 
 async def test_a_look_that_was_asked_for_before_the_end_does_not_bring_an_execution_back(
-    client: Client, console: Console, fake_model: FakeModel
+    client: Client, console: Console, greeter: Talker
 ) -> None:
-    page, ended, late = console.page, asyncio.Event(), asyncio.Event()
-    fake_model.script(says(*GREETING, delay=0.06))
+    page, looks = console.page, 0
+    early, ended, late = asyncio.Event(), asyncio.Event(), asyncio.Event()
     workflow = (await client.http.post("/workflows", json=DEFINED)).raise_for_status().json()
     answer = await client.http.post(f"/workflows/{workflow['id']}/execute", json={"variables": {}})
     execution_id = answer.raise_for_status().json()["execution_id"]
-    await console.show(f"/executions/{execution_id}")
 
     async def hold(route: Route) -> None:
-        found = await route.fetch()
-        if (await found.json())["completed_at"] is None:
-            await ended.wait()
-            late.set()
+        """But for the first, which the page is made of."""
+        nonlocal looks
+        looks += 1
+        is_first, found = looks == 1, await route.fetch()
+        if is_first or (await found.json())["completed_at"]:
+            await route.fulfill(response=found)
+            return
+        early.set()
+        await ended.wait()
         await route.fulfill(response=found)
+        late.set()
 
     await page.route(f"**/executions/{execution_id}", hold)
+    await console.show(f"/executions/{execution_id}")
+    await asyncio.wait_for(early.wait(), PATIENT)
+    greeter.enough()
     badge = page.locator(".facts .badge")
-    await expect(badge).to_have_text("completed", timeout=PATIENT_MS)
-    await page.wait_for_timeout(3000)  # for the looks that the last steps had asked for
+    await expect(badge).to_have_text("completed")
     ended.set()
-    await asyncio.wait_for(late.wait(), PATIENT_MS / 1000)
+    await asyncio.wait_for(late.wait(), PATIENT)
     await page.wait_for_timeout(1000)
     await expect(badge).to_have_text("completed")
 
 
 async def test_a_step_that_somebody_reads_stays_open_while_others_begin(
-    client: Client, console: Console, fake_model: FakeModel
+    client: Client, console: Console, greeter: Talker
 ) -> None:
     page = console.page
-    fake_model.script(says(*GREETING, delay=0.03))
     workflow = (await client.http.post("/workflows", json=DEFINED)).raise_for_status().json()
     answer = await client.http.post(f"/workflows/{workflow['id']}/execute", json={"variables": {}})
     await console.show(f"/executions/{answer.raise_for_status().json()['execution_id']}")
     await page.locator(".steps summary").first.click()
-    await expect(page.locator(".steps [data-status=completed]")).to_have_count(2, timeout=PATIENT_MS)
+    greeter.enough()
+    await expect(page.locator(".steps [data-status=completed]")).to_have_count(2)
     await expect(page.locator(".steps details").first).to_have_attribute("open", "")
     await expect(page.locator(".answer")).to_contain_text("goodbye.")
 
@@ -131,14 +144,16 @@ async def test_a_run_and_a_conversation_that_are_opened_while_queued_go_on_witho
 ) -> None:
     fake_model.script(says("First", " here.", delay=0.01))
     page = console.page
-    first = await client.initiate("demo/lorem?chunks=150&delay_ms=20")
+    first = await client.initiate(model(MORE_THAN_READ))
     run_id = await client.start(first.thread_id, "openai/later", on_active="queue")
     await console.show(f"/runs/{run_id}")
     await page.evaluate(ONCE)
     await expect(page.locator(".facts .badge")).to_have_text("waiting")
     conversation = await copy_of(console, f"/conversations/{first.thread_id}")
-    await expect(page.locator("svg.timeline .bar.queue")).to_be_visible(timeout=PATIENT_MS)
-    await expect(page.locator(".facts .badge")).to_have_text("completed", timeout=PATIENT_MS)
+    await conversation.state("streaming")
+    await client.stop(first.run_id)
+    await expect(page.locator("svg.timeline .bar.queue")).to_be_visible()
+    await expect(page.locator(".facts .badge")).to_have_text("completed")
     await expect(page.locator(".many .line").last).to_contain_text("completed")
     assert await page.evaluate("window.opened") == 1
     await expect(conversation.page.locator(".answer").last).to_contain_text("First here.")
@@ -153,7 +168,7 @@ async def test_a_conversation_that_is_looked_at_again_shows_what_others_have_beg
     await client.get(first.run_id, wait_seconds=20)
     await console.show(f"/conversations/{first.thread_id}")
     await console.state("completed")
-    run_id = await client.start(first.thread_id, "demo/lorem?chunks=200&delay_ms=20")
+    run_id = await client.start(first.thread_id, model(MORE_THAN_READ))
     await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     await console.state("streaming")
     await expect(page.locator(".answer").last).to_contain_text("Lorem")

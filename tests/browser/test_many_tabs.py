@@ -15,8 +15,10 @@ from tests.browser.pages import Reader, connected
 from tests.browser.texts import MORE_THAN_READ, model, text_of
 from tests.nginx import Nginx, running
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TABS = 50
 ANSWER_MS = 5 * 1000
+ASKED = 3
 PATIENT = 60.0
 ASK = """async ([url, token]) => {
     const began = performance.now();
@@ -43,7 +45,6 @@ async def trusting(browser: Browser) -> AsyncIterator[BrowserContext]:
     await context.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
 async def test_fifty_tabs_on_one_run_starve_neither_each_other_nor_anything_else(
     client: Client, nginx: Nginx, trusting: BrowserContext, protocol: str
@@ -61,8 +62,9 @@ async def test_fifty_tabs_on_one_run_starve_neither_each_other_nor_anything_else
     wanted = 1 if shared else TABS
     await until(lambda: connected(tabs, wanted), within=PATIENT, every=0.5, says=f"{wanted} never had the connections")
     opened = streams_of(requests)
-    status, took = await tabs[-1].page.evaluate(ASK, [url, client.token])
-    assert (status, took < ANSWER_MS) == (200, True), took
+    answers = [await tabs[-1].page.evaluate(ASK, [url, client.token]) for _ in range(ASKED)]
+    took = min(took for _, took in answers)  # more is what the machine did meanwhile
+    assert ({status for status, _ in answers}, took < ANSWER_MS) == ({200}, True), answers
     newest = max([(await tab.look())["cursor"] for tab in tabs])
     await asyncio.gather(*(tab.received(newest + 50, within=PATIENT) for tab in tabs))
     assert await client.stop(run.run_id) == "stopped"

@@ -15,11 +15,16 @@ from services.settings import AuthSettings
 from services.tokens import sign_access_token
 from tests.acceptance.client import Client, Started, until
 from tests.acceptance.operators import SECRET, Deployment
-from tests.browser.pages import Reader
-from tests.browser.texts import model, text_of
+from tests.browser.pages import PATIENT, Reader
+from tests.fakes import Talk, Talker
 from tests.proxy import Proxy
 
+pytestmark = pytest.mark.timeout(600)
 CUT_SECONDS = 20
+BACK_SECONDS = 90.0
+"""Longer than a page waits at most before it tries again."""
+DEAD_SECONDS = 120.0
+"""Longer than a page trusts a connection that says nothing."""
 RENEWING = """
 async ([url, short, long]) => {
   const {Longrun} = await import(`${url}/console/longrun.js`);
@@ -27,8 +32,15 @@ async ([url, short, long]) => {
   window.longrun = new Longrun({url, token: ({expired}) => (expired ? ((window.renewed += 1), long) : short)});
 }
 """
-SHORT, LONG = 100, 1500
-"""Chunks, 20 ms apart: a run that ends while the network is away, and one that goes on."""
+PROMPT_MS = 1000
+"""By the clock of the page between two lines of its own, with nothing to wait for."""
+NOTE_WHAT_IS_ASKED = """() => {
+  const ask = window.fetch;
+  window.asked = [];
+  window.fetch = (...given) => (asked.push(performance.now()), ask(...given));
+  addEventListener('online', () => (window.onlineAt ??= performance.now()), {capture: true});
+}"""
+ASKED_AFTER = "() => Math.min(...asked.filter((at) => at >= onlineAt)) - onlineAt"
 
 
 @dataclass
@@ -37,20 +49,18 @@ class Followed:
 
     client: Client
     run: Started
-    chunks: int
+    talker: Talker
     readers: list[Reader]
 
     @classmethod
-    async def begin(cls, client: Client, context: BrowserContext, url: str, chunks: int) -> "Followed":
-        run = await client.initiate(model(chunks))
-        readers = []
-        for transport in ("fetch", "eventsource"):
-            reader = await Reader.open(context, url, client.token)
+    async def begin(cls, client: Client, context: BrowserContext, url: str, talker: Talker) -> "Followed":
+        readers = {transport: await Reader.open(context, url, client.token) for transport in ("fetch", "eventsource")}
+        run = await client.initiate(talker.model)
+        for transport, reader in readers.items():
             await reader.follow(run.run_id, transport=transport, share=False)
-            readers.append(reader)
-        for reader in readers:
+        for reader in readers.values():
             await reader.received(20)
-        return cls(client, run, chunks, readers)
+        return cls(client, run, talker, list(readers.values()))
 
     async def look(self) -> list[dict[str, Any]]:
         return [await reader.look() for reader in self.readers]
@@ -58,12 +68,24 @@ class Followed:
     async def are_reconnecting(self) -> bool:
         return all(seen["state"] == "reconnecting" for seen in await self.look())
 
+    async def are_back(self) -> bool:
+        return all(seen["state"] in ("streaming", "completed") for seen in await self.look())
+
+    async def is_driven_again(self) -> bool:
+        return bool((await self.client.get(self.run.run_id))["attempt"] == 2)
+
+    async def end_unseen(self) -> None:
+        """Have the run end while no tab can know."""
+        self.talker.enough()
+        assert (await self.client.get(self.run.run_id, wait_seconds=60))["status"] == "completed"
+
     async def check_end(self) -> list[dict[str, Any]]:
         """What the tabs show at the end; it is right."""
+        self.talker.enough()
         all_seen = [await reader.ended() for reader in self.readers]
         [stored] = [each for each in await self.client.messages(self.run.thread_id) if each["type"] == "assistant"]
         for seen in all_seen:
-            assert seen["text"] == stored["content"]["content"] == text_of(self.chunks)
+            assert seen["text"] == stored["content"]["content"] == self.talker.text
             assert (seen["state"], seen["status"], seen["running"]) == ("completed", "completed", False)
         return all_seen
 
@@ -75,33 +97,42 @@ async def proxy(system: Deployment) -> AsyncIterator[Proxy]:
 
 
 async def test_an_api_that_dies_and_a_worker_that_leaves_in_mid_stream_cost_no_word(
-    system: Deployment, client: Client, reader: Reader
+    system: Deployment, client: Client, reader: Reader, talk: Talk
 ) -> None:
-    run = await client.initiate(model(120))
+    talker = talk()
+    run = await client.initiate(talker.model)
     await reader.follow(run.run_id)
     await reader.received(20)
+    followed = Followed(client, run, talker, [reader])
     (await system.driver_of(run.run_id)).signal(signal.SIGTERM)
-    assert system.api
-    system.api.signal(signal.SIGKILL)
-    await system.start_api()
-    seen = await reader.ended()
-    assert seen["text"] == text_of(120)
+    await restart(system, signal.SIGKILL)
+    await until(followed.is_driven_again, within=PATIENT, says="nobody took the run over")
+    [seen] = await followed.check_end()
     assert "reconnecting(1)" in seen["states"]
     assert seen["tries"] == 2
+
+
+async def restart(system: Deployment, sign: signal.Signals) -> None:
+    api = system.api
+    assert api
+    api.signal(sign)
+    await api.exited(within=PATIENT)
+    await system.start_api()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
 async def test_the_api_is_restarted(
-    system: Deployment, client: Client, context: BrowserContext, sign: signal.Signals
+    system: Deployment, client: Client, context: BrowserContext, talk: Talk, sign: signal.Signals
 ) -> None:
-    followed = await Followed.begin(client, context, system.url, 500)
+    followed = await Followed.begin(client, context, system.url, talk())
     api = system.api
     assert api
     api.signal(sign)
-    await until(followed.are_reconnecting, within=10)
-    await api.exited()
+    await until(followed.are_reconnecting)
+    await api.exited(within=PATIENT)
     await system.start_api()
+    await until(followed.are_back, within=BACK_SECONDS, says="the tabs never came back")
     for seen in await followed.check_end():
         assert seen["states"][-2:] == ["streaming", "completed"]
 
@@ -109,63 +140,64 @@ async def test_the_api_is_restarted(
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
 async def test_the_worker_is_killed_or_hands_over(
-    system: Deployment, client: Client, context: BrowserContext, sign: signal.Signals
+    system: Deployment, client: Client, context: BrowserContext, talk: Talk, sign: signal.Signals
 ) -> None:
-    followed = await Followed.begin(client, context, system.url, 200)
+    followed = await Followed.begin(client, context, system.url, talk())
     driver = await system.driver_of(followed.run.run_id)
     driver.signal_group(sign)
+    await until(followed.is_driven_again, within=PATIENT, says="nobody took the run over")
     for seen in await followed.check_end():
         assert seen["tries"] == 2
         assert seen["states"] == ["connecting", "streaming", "completed"]
 
 
 @pytest.mark.slow
-async def test_the_browser_is_offline(system: Deployment, client: Client, context: BrowserContext) -> None:
-    both = [await Followed.begin(client, context, system.url, chunks) for chunks in (LONG, SHORT)]
+async def test_the_browser_is_offline(system: Deployment, client: Client, context: BrowserContext, talk: Talk) -> None:
+    going_on, ending = both = [await Followed.begin(client, context, system.url, talk()) for _ in range(2)]
+    readers = [*going_on.readers, *ending.readers]
+    for reader in readers:
+        await reader.page.evaluate(NOTE_WHAT_IS_ASKED)
     await context.set_offline(True)
     for followed in both:
-        await until(followed.are_reconnecting, within=5, says="offline, and not noticed")
+        await until(followed.are_reconnecting, says="offline, and not noticed")
+    await ending.end_unseen()
     await asyncio.sleep(CUT_SECONDS)
     for followed in both:
         assert await followed.are_reconnecting()
-        assert all(text_of(followed.chunks).startswith(seen["text"]) for seen in await followed.look())
+        assert all(followed.talker.text.startswith(seen["text"]) for seen in await followed.look())
     await context.set_offline(False)
-    await check_prompt(both)
+    for followed in both:
+        await until(followed.are_back, within=BACK_SECONDS, says="online again, and the tabs never came back")
+    for reader in readers:
+        waited = await reader.page.evaluate(ASKED_AFTER)
+        assert waited <= PROMPT_MS, "the browser says that it is online again: nobody waits for anything else"
     for followed in both:
         await followed.check_end()
 
 
 @pytest.mark.slow
-async def test_the_wire_is_cut(client: Client, context: BrowserContext, proxy: Proxy) -> None:
-    both = [await Followed.begin(client, context, proxy.url, chunks) for chunks in (LONG, SHORT)]
+async def test_the_wire_is_cut(client: Client, context: BrowserContext, proxy: Proxy, talk: Talk) -> None:
+    both = [await Followed.begin(client, context, proxy.url, talk()) for _ in range(2)]
     proxy.refuse()
     for followed in both:
-        await until(followed.are_reconnecting, within=5, says="cut, and not noticed")
+        await until(followed.are_reconnecting, says="cut, and not noticed")
+    await both[1].end_unseen()
     await asyncio.sleep(CUT_SECONDS)
     for followed in both:
         assert await followed.are_reconnecting()
         assert all(seen["attempt"] > 3 for seen in await followed.look())
     proxy.restore()
     for followed in both:
+        await until(followed.are_back, within=BACK_SECONDS, says="the tabs never came back")
         await followed.check_end()
 
 
-async def check_prompt(both: list[Followed]) -> None:
-    """The browser says that it is online again: nobody waits for anything else."""
-    for followed in both:
-        await until(lambda: is_not_reconnecting(followed), within=5, says="online again, and still waiting")  # noqa: B023 - awaited here
-
-
-async def is_not_reconnecting(followed: Followed) -> bool:
-    return all(seen["state"] != "reconnecting" for seen in await followed.look())
-
-
 @pytest.mark.slow
-async def test_the_wire_is_cut_at_any_byte(client: Client, context: BrowserContext, proxy: Proxy) -> None:
-    followed = await Followed.begin(client, context, proxy.url, 400)
+async def test_the_wire_is_cut_at_any_byte(client: Client, context: BrowserContext, proxy: Proxy, talk: Talk) -> None:
+    followed = await Followed.begin(client, context, proxy.url, talk())
     for count in (1, 7, 333, 1000, 5000, 20_001):
         proxy.cut_after(count)
-        await until(lambda: is_through(proxy), within=10)
+        await until(lambda: is_through(proxy), within=PATIENT)
     await followed.check_end()
 
 
@@ -174,36 +206,39 @@ async def is_through(proxy: Proxy) -> bool:
 
 
 @pytest.mark.slow
-async def test_nothing_passes_and_nobody_says_so(client: Client, context: BrowserContext, proxy: Proxy) -> None:
-    run = await client.initiate(model(SHORT))
+async def test_nothing_passes_and_nobody_says_so(
+    client: Client, context: BrowserContext, proxy: Proxy, talk: Talk
+) -> None:
+    talker = talk()
     reader = await Reader.open(context, proxy.url, client.token)
+    run = await client.initiate(talker.model)
     await reader.follow(run.run_id)
     await reader.received(20)
     proxy.stall()
     proxy.lose_replies()
-    followed = Followed(client, run, SHORT, [reader])
-    await until(followed.are_reconnecting, within=60, says="a dead connection was trusted")
+    followed = Followed(client, run, talker, [reader])
+    await followed.end_unseen()
+    await until(followed.are_reconnecting, within=DEAD_SECONDS, says="a dead connection was trusted")
     proxy.cut()
     proxy.restore()
     await followed.check_end()
 
 
 @pytest.mark.slow
-async def test_a_token_that_expired_meanwhile_is_renewed(system: Deployment, context: BrowserContext) -> None:
-    user_id = uuid4()
+async def test_a_token_that_expired_meanwhile_is_renewed(
+    system: Deployment, context: BrowserContext, talk: Talk
+) -> None:
+    user_id, talker = uuid4(), talk()
     async with system.client(user_id) as client:
         reader = await Reader.open(context, system.url, client.token)
         short = sign_access_token(SECRET, user_id, lifetime=timedelta(seconds=4) - AuthSettings().leeway)
         await reader.page.evaluate(RENEWING, [system.url, short, client.token])
-        run = await client.initiate(model(400))
+        run = await client.initiate(talker.model)
         await reader.follow(run.run_id)
         await reader.received(20)
         await asyncio.sleep(4)
-        api = system.api
-        assert api
-        api.signal(signal.SIGKILL)
-        await api.exited()
-        await system.start_api()
-        seen = await reader.ended()
-        assert seen["text"] == text_of(400)
+        await restart(system, signal.SIGKILL)
+        followed = Followed(client, run, talker, [reader])
+        await until(followed.are_back, within=BACK_SECONDS, says="the tab never came back")
+        await followed.check_end()
         assert await reader.page.evaluate("window.renewed") == 1

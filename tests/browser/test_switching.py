@@ -9,10 +9,9 @@ from playwright.async_api import BrowserContext, Page, Request, expect
 from services.tokens import sign_access_token
 from tests.acceptance.client import Client, until
 from tests.acceptance.operators import SECRET, Deployment
-from tests.browser.pages import PATIENT_MS, Console, open_console
-from tests.browser.texts import model
+from tests.browser.pages import PATIENT, Console, open_console
+from tests.browser.texts import MORE_THAN_READ, model
 
-CHUNKS = 400
 OLD = "The first one's secret"
 
 
@@ -35,7 +34,7 @@ class Streams:
                 self.open.remove(request.url.split("/")[-2])
 
     async def are(self, *runs: str) -> None:
-        await until(lambda: self.equal(list(runs)), within=10, every=0.05, says=f"open: {self.open}, not {runs}")
+        await until(lambda: self.equal(list(runs)), within=PATIENT, every=0.05, says=f"open: {self.open}, not {runs}")
 
     async def equal(self, runs: list[str]) -> bool:
         return self.open == runs
@@ -50,7 +49,7 @@ async def shows_nothing_of_before(page: Page) -> None:
 
 async def talking(client: Client, console: Console) -> str:
     """A run that streams in a conversation of this page."""
-    run = await client.initiate(model(CHUNKS), prompt=OLD)
+    run = await client.initiate(model(MORE_THAN_READ), prompt=OLD)
     await console.go(f"/conversations/{run.thread_id}")
     await console.state("streaming")
     await expect(console.page.locator(".answer")).to_contain_text("Lorem")
@@ -75,7 +74,7 @@ async def test_whoever_signs_in_after_somebody_begins_anew(
         await page.go_back()
         await expect(page.locator("#main[data-shown]")).to_be_visible()
         await expect(page.locator("body")).not_to_contain_text(OLD, use_inner_text=True)
-        own = await other.initiate(model(CHUNKS), prompt="Mine")
+        own = await other.initiate(model(MORE_THAN_READ), prompt="Mine")
         await console.go(f"/conversations/{own.thread_id}")
         await console.state("streaming")
         await streams.are(own.run_id)
@@ -121,7 +120,7 @@ async def test_another_account_in_one_tab_leaves_the_stream_to_the_others(
     await streams.are()
     await shows_nothing_of_before(page)
     await taken_over.are(run_id)
-    asked = {"prompt": "Ours", "model_name": model(CHUNKS)}
+    asked = {"prompt": "Ours", "model_name": model(MORE_THAN_READ)}
     answer = await client.http.post("/agent/initiate", data=asked, headers={"X-Account-Id": team})
     began = answer.raise_for_status().json()
     await console.go(f"/conversations/{began['thread_id']}")
@@ -130,7 +129,7 @@ async def test_another_account_in_one_tab_leaves_the_stream_to_the_others(
     await shows_nothing_of_before(page)
     before = len(await other.page.locator(".answer").inner_text())
     await expect(other.page.locator("#stop")).to_be_visible()
-    await until(lambda: longer(other.page, before), within=10, says="the other tab does not go on")
+    await until(lambda: longer(other.page, before), within=PATIENT, says="the other tab does not go on")
     await page.click("#stop")
     await console.state("stopped")
     await client.stop(run_id)
@@ -139,4 +138,4 @@ async def test_another_account_in_one_tab_leaves_the_stream_to_the_others(
 
 
 async def longer(page: Page, before: int) -> bool:
-    return len(await page.locator(".answer").inner_text(timeout=PATIENT_MS)) > before
+    return len(await page.locator(".answer").inner_text()) > before

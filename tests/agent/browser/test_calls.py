@@ -15,11 +15,14 @@ from agent.tools import browser
 from agent.tools.base import ToolFailed
 from services.runs.fence import FenceLost
 from services.sandbox.protocol import Sandbox
-from tests.agent.browser.conftest import index_of, outcome, serve, state, use
-from tests.agent.browser.test_hostile import silent
+from tests.agent.browser.conftest import index_of, let_go, outcome, serve, state, use
+from tests.agent.browser.test_hostile import silent, visited
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.timeout(600)
 
+
+@pytest.mark.usefixtures("well")
 async def test_the_next_attempt_goes_on_in_the_same_browser(ctx: RunContext, sandbox: Sandbox) -> None:
     body = "<input placeholder=name><a href=second.html target=_blank>go</a>"
     await serve(sandbox, "second", "There", "Second")
@@ -37,13 +40,13 @@ async def test_the_next_attempt_goes_on_in_the_same_browser(ctx: RunContext, san
     await use(later, browser.browser_click_element, index=index_of(await state(later), ">go<"))
     with pytest.raises(FenceLost):
         await use(ctx, browser.browser_scroll_down)
-    await other.close()
+    await let_go(other)
 
 
 async def test_a_stop_does_not_wait_for_a_page_that_never_comes(ctx: RunContext, sandbox: Sandbox) -> None:
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine"))
     going = asyncio.create_task(outcome(ctx, browser.browser_navigate_to, url=await silent(sandbox)))
-    await asyncio.sleep(1.5)
+    await visited(sandbox)
     began = time.monotonic()
     going.cancel()
     await asyncio.wait({going})
@@ -53,6 +56,7 @@ async def test_a_stop_does_not_wait_for_a_page_that_never_comes(ctx: RunContext,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("well")
 async def test_a_driver_that_died_is_started_anew_and_the_tabs_stay(ctx: RunContext, sandbox: Sandbox) -> None:
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine"))
     [process] = children()
@@ -85,7 +89,14 @@ async def test_without_chromium_the_call_says_what_to_install(ctx: RunContext, m
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "run-driver" in child.cmdline()]
+    return [child for child in psutil.Process().children() if is_driver(child)]
+
+
+def is_driver(process: psutil.Process) -> bool:
+    try:
+        return "run-driver" in process.cmdline()
+    except psutil.Error:
+        return False  # it has ended meanwhile
 
 
 async def ended(sandbox: Sandbox) -> None:
@@ -94,24 +105,27 @@ async def ended(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("well")
 async def test_driver_and_browser_end_when_nobody_uses_them(
     ctx: RunContext, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "IDLE_SECONDS", 2.0)
     idle = f"timeout {chromium.IDLE_SECONDS}"
     assert idle in chromium.COMMAND
-    monkeypatch.setattr(chromium, "COMMAND", chromium.COMMAND.replace(idle, "timeout 10"))
+    monkeypatch.setattr(chromium, "COMMAND", chromium.COMMAND.replace(idle, "timeout 20"))
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine"))
     assert len(children()) == 1
     assert (await sandbox.job(chromium.JOB)).running
 
-    await eventually(lambda: not children(), within=5 * 2.0)
-    async with asyncio.timeout(5 * 10.0):
+    monkeypatch.setattr(drivers, "IDLE_SECONDS", 0.5)
+    await use(ctx, browser.browser_scroll_down)
+    await eventually(lambda: not children())
+    async with asyncio.timeout(5 * 20.0):
         await ended(sandbox)
     assert (await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "fine")))["title"] == "fine"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("well")
 async def test_calls_that_are_made_at_once_wait_for_each_other(ctx: RunContext, sandbox: Sandbox) -> None:
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "fine", "<p style='height: 5000px'>"))
     told = await asyncio.gather(*(use(ctx, browser.browser_scroll_down, amount=100) for _ in range(3)))

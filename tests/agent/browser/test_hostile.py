@@ -5,19 +5,23 @@ import time
 
 import pytest
 
-from agent.browser import wire
+from agent.browser import rescue, session, wire
 from agent.context import RunContext
 from agent.tools import browser
 from agent.tools.base import ToolFailed
 from services.sandbox.protocol import Sandbox
 from services.settings import AgentSettings, Settings
-from tests.agent.browser.conftest import outcome, serve, state, use
+from tests.acceptance.client import until
+from tests.agent.browser.conftest import TOLD, has_said, listening, outcome, serve, slow_down, state, tell, use
 
+pytestmark = pytest.mark.timeout(600)
 SILENT = """
 import socket, time
 listener = socket.create_server(("127.0.0.1", 8001))
 kept = []
-while True: kept.append(listener.accept())
+while True:
+    kept.append(listener.accept())
+    print("a visit", flush=True)
 """
 
 
@@ -30,8 +34,20 @@ async def silent(sandbox: Sandbox) -> str:
     """The address of a server that takes requests and never answers."""
     await sandbox.write_file("/workspace/silent.py", SILENT.encode())
     await sandbox.start_job("silent", "exec python3 silent.py")
-    await sandbox.exec("until (echo > /dev/tcp/127.0.0.1/8001) 2> /dev/null; do sleep 0.05; done")
+    await listening(sandbox, 8001)
     return "http://localhost:8001/"
+
+
+async def visited(sandbox: Sandbox) -> None:
+    """Wait until the browser has asked that server: the first visit was only to see whether it listens."""
+    await until(lambda: has_said(sandbox, "silent", b"a visit", times=2), says="nobody has asked the silent server")
+
+
+@pytest.fixture
+def thorough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even of a slow browser a page that hangs is closed, and not the browser."""
+    slow_down(monkeypatch, rescue, "WITHIN")
+    slow_down(monkeypatch, session, "CONNECT_WITHIN")
 
 
 async def works(ctx: RunContext, sandbox: Sandbox) -> bool:
@@ -40,6 +56,7 @@ async def works(ctx: RunContext, sandbox: Sandbox) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("thorough")
 async def test_a_page_whose_script_never_ends_costs_time_and_no_more(ctx: RunContext, sandbox: Sandbox) -> None:
     url = await serve(sandbox, "hangs", "<script>setTimeout(() => { while (true) {} }, 50)</script>")
     told, _ = await outcome(ctx, browser.browser_navigate_to, url=url)
@@ -50,10 +67,12 @@ async def test_a_page_whose_script_never_ends_costs_time_and_no_more(ctx: RunCon
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("thorough")
 async def test_a_page_that_hangs_between_two_calls_is_left_behind(ctx: RunContext, sandbox: Sandbox) -> None:
-    url = await serve(sandbox, "later", "<script>setTimeout(() => { while (true) {} }, 3000)</script>")
-    await use(ctx, browser.browser_navigate_to, url=url)
-    await asyncio.sleep(3)
+    hangs = "told().then(say).then(() => { while (true) {} })"
+    await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "later", f"<script>{TOLD}{hangs}</script>"))
+    await tell(sandbox)
+    await asyncio.sleep(1)  # it hangs as soon as it is answered
     told, _ = await outcome(ctx, browser.browser_scroll_down)
     assert "is gone" in told["message"]
     assert await works(ctx, sandbox)
@@ -74,7 +93,7 @@ async def test_a_browser_that_dies_is_started_anew(ctx: RunContext, sandbox: San
     await sandbox.exec("pkill -KILL -f remote-debugging-port")
     assert await works(ctx, sandbox)
     dying = asyncio.create_task(outcome(ctx, browser.browser_navigate_to, url=await silent(sandbox)))
-    await asyncio.sleep(1)
+    await visited(sandbox)
     await sandbox.exec("pkill -KILL -f remote-debugging-port")
     with pytest.raises(ToolFailed, match="broke off"):
         await dying

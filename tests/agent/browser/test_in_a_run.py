@@ -1,6 +1,7 @@
 """What the model of a run is shown of the browser, turn by turn."""
 
 import orjson
+import pytest
 
 from agent.context import RunContext
 from agent.loop import run_agent
@@ -8,6 +9,8 @@ from services.sandbox.protocol import Sandbox
 from tests.agent.browser.conftest import serve
 from tests.agent.seeds import acts, model_settings, rows_of, tool_parts
 from tests.fakes import FakeModel, says
+
+pytestmark = pytest.mark.usefixtures("well")
 
 
 async def test_each_turn_sees_the_browser_as_it_stands_and_no_picture_of_before(

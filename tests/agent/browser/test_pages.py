@@ -4,11 +4,13 @@ from base64 import b64decode
 
 import pytest
 
+from agent.browser import tab
 from agent.context import RunContext
 from agent.tools import browser
 from services.sandbox.protocol import Sandbox
-from tests.agent.browser.conftest import index_of, newest, serve, state, use
+from tests.agent.browser.conftest import TOLD, index_of, newest, serve, slow_down, state, tell, use
 
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("well")]
 FORM = """
 <h1>Order</h1>
 <form onsubmit="document.title = 'sent ' + new FormData(this).get('who') + ' ' + new FormData(this).get('size');
@@ -64,7 +66,10 @@ async def test_keys_go_where_the_last_call_left_the_focus(ctx: RunContext, sandb
 
 
 @pytest.mark.slow
-async def test_links_lead_on_and_one_goes_back(ctx: RunContext, sandbox: Sandbox) -> None:
+async def test_links_lead_on_and_one_goes_back(
+    ctx: RunContext, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_down(monkeypatch, tab, "SETTLE_SECONDS")
     other = await serve(sandbox, "other", "There")
     url = await serve(sandbox, "form", FORM)
     await use(ctx, browser.browser_navigate_to, url=url.removeprefix("http://"))
@@ -129,12 +134,13 @@ async def test_one_clicks_and_drags_by_the_picture(ctx: RunContext, sandbox: San
 
 @pytest.mark.slow
 async def test_an_element_that_moved_is_still_meant(ctx: RunContext, sandbox: Sandbox) -> None:
-    body = """<div id=before></div><button onclick="document.title = 'right'">Wanted</button><script>
-        setTimeout(() => before.innerHTML = '<button>Other</button>'.repeat(3), 600)</script>"""
+    moves = "told().then(() => before.innerHTML = '<button>Other</button>'.repeat(3)).then(say)"
+    body = f"""<div id=before></div><button onclick="document.title = 'right'">Wanted</button>
+        <script>{TOLD}{moves}</script>"""
     await use(ctx, browser.browser_navigate_to, url=await serve(sandbox, "moving", body))
     index = index_of(await state(ctx), "Wanted")
     assert index == 0
-    await sandbox.exec("sleep 1")
+    await tell(sandbox)
     assert (await use(ctx, browser.browser_click_element, index=index))["title"] == "right"
 
 

@@ -8,6 +8,7 @@ from agent.browser.driver import Driver
 from agent.browser.wire import wired
 from agent.context import RunContext
 from services.sandbox.protocol import Sandbox
+from tests.agent.browser.conftest import listening
 
 ANSWERS = """
 import socket
@@ -24,7 +25,7 @@ async def answering(sandbox: Sandbox, answer: bytes) -> None:
     """Have something in the sandbox answer thus in place of a browser."""
     await sandbox.write_file("/workspace/answers.py", ANSWERS.format(answer=answer).encode())
     await sandbox.start_job("answers", "exec python3 answers.py")
-    await sandbox.exec("until (echo > /dev/tcp/127.0.0.1/8001) 2> /dev/null; do sleep 0.05; done")
+    await listening(sandbox, 8001)
 
 
 @pytest.mark.parametrize("before", ["", "HTTP/1.1 101 Switching Protocols\r\n\r\n", "HTTP/1.1 103 Early Hints\r\n\r\n"])
@@ -44,5 +45,5 @@ async def test_a_browser_cannot_send_the_driver_to_a_server_beside_the_worker(
     socket = driver.socket()
     async with beside, wired(sandbox, 8001, socket), driver.used() as playwright:
         with pytest.raises(Exception, match="WebSocket error"):
-            await playwright.chromium.connect_over_cdp(f"ws+unix:{socket}:/devtools/browser/1", timeout=10_000)
+            await playwright.chromium.connect_over_cdp(f"ws+unix:{socket}:/devtools/browser/1", timeout=60_000)
     assert visits == []

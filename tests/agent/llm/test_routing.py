@@ -294,7 +294,7 @@ async def test_a_cancelled_call_hangs_up_on_the_provider_at_once(
     fake.script(reply)
     patient = model_settings(fake, idle_timeout="60s")
     calling = asyncio.create_task(stream(patient, http, model))
-    await eventually(lambda: bool(fake.requests) and fake.requests[0].chunks_sent >= min(len(reply.deltas), 2))
+    await eventually(lambda: bool(fake.requests) and fake.requests[0].chunks_sent >= min(len(list(reply.deltas)), 2))
     asked_to_stop = time.monotonic()
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
