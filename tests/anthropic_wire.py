@@ -44,10 +44,8 @@ async def stream(reply: Reply, asked: Asked, hang: float) -> AsyncIterator[bytes
     writer = Writer()
     yield sse({"type": "message_start", "message": message(asked, reply.usage)})
     yield sse({"type": "ping"})
-    for delta in reply.deltas:
+    async for delta in reply.spoken(asked):
         yield b"".join(map(sse, writer.events(delta)))
-        asked.chunks_sent += 1
-        await asyncio.sleep(reply.delay)
     if reply.ending == "hang":
         await asyncio.sleep(hang)
     if reply.ending == "error":

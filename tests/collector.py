@@ -8,7 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import orjson
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from services import otlp
+from tests.waiting import PATIENT
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ class Collector:
             self.hold.set()
         self.server.shutdown()
         self.server.server_close()
+
+
+def send_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans come whole and together, however long that takes."""
+    monkeypatch.setattr(otlp, "SEND_EVERY_MS", 60_000)
+    monkeypatch.setattr(otlp, "CLOSE_SECONDS", PATIENT)
 
 
 def handler_of(collector: Collector) -> type[BaseHTTPRequestHandler]:

@@ -197,13 +197,13 @@ def settings(usual: Settings, database_url: str, redis_url: str) -> Settings:
 
 
 def scaled_runs() -> RunSettings:
+    """All but `close_after`, the time that whoever closes a run has for it: most tests have nobody who tries again."""
     return RunSettings(
         lock_ttl=timedelta(seconds=1.5),
         heartbeat_interval=timedelta(seconds=0.5),
         dead_after=timedelta(seconds=1.5),
         sweep_interval=timedelta(seconds=0.2),
         resend_after=timedelta(seconds=0.5),
-        close_after=timedelta(seconds=0.5),
         archive_interval=timedelta(seconds=0.1),
     )
 

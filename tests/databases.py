@@ -10,7 +10,7 @@ import asyncpg
 
 WORN = 2000
 """Rows deleted from a database before it is replaced: nobody vacuums here, and its plans would become others."""
-WITHIN_MS = 5000
+WITHIN_MS = 20_000
 SCHEMA = """
     SELECT md5(string_agg(object, ' ' ORDER BY object)) FROM (
         SELECT format('class %s %s', oid, xmin) AS object FROM pg_class WHERE oid >= 16384 AND relpersistence = 'p'

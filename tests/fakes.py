@@ -44,6 +44,13 @@ class Reply:
     raw: bytes | None = None
     content_type: str = "text/event-stream"
 
+    async def spoken(self, asked: "Asked") -> AsyncIterator[Mapping[str, Any]]:
+        """Its deltas, each in its time."""
+        for delta in self.deltas:
+            yield delta
+            asked.chunks_sent += 1
+            await asyncio.sleep(self.delay)
+
 
 @dataclass
 class Talker:
@@ -382,10 +389,8 @@ async def stream(reply: Reply, asked: Asked) -> AsyncIterator[bytes]:
         async for piece in anthropic_wire.stream(reply, asked, HANG):
             yield piece
         return
-    for delta in reply.deltas:
+    async for delta in reply.spoken(asked):
         yield event(asked, choices=[choice(delta)])
-        asked.chunks_sent += 1
-        await asyncio.sleep(reply.delay)
     if reply.ending == "hang":
         await asyncio.sleep(HANG)
     if reply.ending == "error":

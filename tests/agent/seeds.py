@@ -51,10 +51,10 @@ class RecordingLog:
 
 
 def model_settings(fake: FakeModel, **models: Any) -> Settings:
-    """Settings whose OpenAI and Anthropic are the fake; patience is short."""
+    """Settings whose OpenAI and Anthropic are the fake."""
     openai = {"openai_api_key": "sk-test", "openai_base_url": fake.base_url}
     anthropic = {"anthropic_api_key": "sk-ant-test", "anthropic_base_url": fake.anthropic_base_url}
-    given = {**openai, **anthropic, "idle_timeout": "300ms", "max_retries": 2}
+    given = {**openai, **anthropic, "idle_timeout": "60s", "max_retries": 2}
     return settings_with(models=ModelSettings(**{**given, **models}))
 
 

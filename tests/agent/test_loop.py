@@ -13,7 +13,7 @@ from services.runs import lifecycle
 from services.runs.fence import FenceLost
 from services.settings import Settings
 from tests import fakes
-from tests.agent.seeds import RecordingLog, ask, eventually, fence_of, make_context, make_run, model_settings, rows_of
+from tests.agent.seeds import RecordingLog, ask, eventually, fence_of, make_context, make_run, rows_of
 from tests.anthropic_wire import SIGNATURE
 from tests.fakes import FakeModel
 
@@ -125,7 +125,7 @@ async def test_a_run_that_died_in_mid_text_is_answered_anew(
     pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
     ctx, log = await make_context(pool, http, settings, "openai/m")
-    fake.script(fakes.says(*fakes.WORDS, delay=0.05), fakes.says())
+    fake.script(fakes.hangs(after=3), fakes.says())
     dying = asyncio.create_task(run_agent(ctx))
     await eventually(lambda: bool(log.chunks))
     dying.cancel()
@@ -166,10 +166,9 @@ async def test_a_run_that_kept_interrupted_text_is_not_taken_for_answered(
 
 @pytest.mark.parametrize("model", ["script-silent", "script-hang-first"])
 async def test_a_run_stopped_during_a_silent_call_keeps_nothing_and_hangs_up(
-    pool: Pool, http: AsyncClient, fake: FakeModel, model: str
+    pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel, model: str
 ) -> None:
-    patient = model_settings(fake, idle_timeout="60s")
-    ctx, log = await make_context(pool, http, patient, f"openai/{model}")
+    ctx, log = await make_context(pool, http, settings, f"openai/{model}")
     running = asyncio.create_task(run_agent(ctx))
     await eventually(lambda: bool(fake.requests))
     running.cancel()
@@ -183,7 +182,8 @@ async def test_a_run_stopped_during_a_silent_call_keeps_nothing_and_hangs_up(
 async def test_a_run_stopped_in_mid_text_keeps_exactly_what_readers_saw(
     pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
-    ctx, log = await make_context(pool, http, settings, "openai/script-slow")
+    ctx, log = await make_context(pool, http, settings, "openai/m")
+    fake.script(fakes.says(*(f"word{n} " for n in range(10_000)), delay=0.02))
     running = asyncio.create_task(run_agent(ctx))
     await eventually(lambda: len(log.chunks) > 30)
     running.cancel()

@@ -14,6 +14,7 @@ from services.messages import Message, NewMessage
 from services.postgres import Pool
 from services.settings import Settings
 from tests.agent.seeds import make_context
+from tests.waiting import PATIENT
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
@@ -179,7 +180,7 @@ async def test_storing_waits_until_postgres_is_back(
         return await add(*args, **kwargs)
 
     monkeypatch.setattr(run_messages, "add", sometimes)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         assert await thread_manager.store(ctx, NewMessage("assistant", "a"))
     assert not failures
 

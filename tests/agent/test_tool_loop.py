@@ -18,6 +18,7 @@ from services.settings import Settings
 from tests import fakes
 from tests.agent.seeds import Counting, RecordingLog, acts, eventually, make_context, resumed, rows_of, tool_parts
 from tests.fakes import FakeModel
+from tests.waiting import PATIENT
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 MODEL = "openai/m"
@@ -248,7 +249,12 @@ async def test_calls_are_made_one_by_one_or_at_once(
     configure(ctx, tool_execution=execution, execute_on_stream=on_stream)
     parts = [part for n in range(4) for part in tool_parts(n, "look", f'{{"text": "{n}"}}', f"c{n}")]
     fake.script(acts(*parts, words="Hm."), fakes.says("Done."))
-    await run_agent(ctx)
+    running = asyncio.create_task(run_agent(ctx))
+    if execution == "parallel":
+        counting.hold = asyncio.Event()
+        await eventually(lambda: counting.at_once > 1)
+        counting.hold.set()
+    await running
     assert sorted(counting.calls) == ["look 0", "look 1", "look 2", "look 3"]
     assert (counting.most_at_once > 1) is (execution == "parallel")
     shown = fake.requests[1].body["messages"][2:]
@@ -261,18 +267,20 @@ async def test_on_stream_a_tool_starts_while_the_model_still_speaks(
     ctx: RunContext, fake: FakeModel, counting: Counting
 ) -> None:
     configure(ctx, execute_on_stream=True)
-    words = ["I look. ", "<look>a</look>", *(f" {n}" for n in range(20))]
-    fake.script(fakes.says(*words, delay=0.02), fakes.says("Done."))
-    await run_agent(ctx)
-    log = log_of(ctx)
+    talker = fakes.Talker("speaker", before=["I look. ", "<look>a</look>"], after=["over"])
+    fake.script(talker.reply, fakes.says("Done."))
+    running, log = asyncio.create_task(run_agent(ctx)), log_of(ctx)
+    await eventually(lambda: "tool_completed look" in statuses(log))
+    talker.enough()
+    await running
     ended = [n for n, event in enumerate(log.events) if event.content.get("status_type") == "tool_completed"]
-    spoken = [n for n, event in enumerate(log.events) if event.content.get("content") == " 19"]
+    spoken = [n for n, event in enumerate(log.events) if event.content.get("content") == "over"]
     assert ended < spoken
     rows = await rows_of(ctx)
     assert [row.content["content"] for row in rows if row.type == "assistant"] == [
-        "I look. <look>a</look>", "".join(words[2:]), "Done.",
+        "I look. <look>a</look>", talker.text.removeprefix("I look. <look>a</look>"), "Done.",
     ]  # fmt: skip
-    assert log.chunks == "".join([*words, "Done."])
+    assert log.chunks == talker.text + "Done."
     assert statuses(log).count("finish") == 2
     again, retold = resumed(ctx)
     await run_agent(again)
@@ -375,7 +383,7 @@ async def test_a_stop_during_a_tool_is_not_waited_for_and_leaves_a_thread_that_c
     running = asyncio.create_task(run_agent(ctx))
     await eventually(lambda: bool(counting.calls))
     running.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         await asyncio.wait({running})
     await keep_draft(ctx)
     assert counting.at_once == 0

@@ -16,12 +16,12 @@ from uvicorn.server import ServerState
 from api.connections import GuardedProtocol
 from services.settings import ApiSettings, Settings
 from tests.api.test_sse import Server, serving
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 LIMITS = ApiSettings(
     max_url_bytes=1024, max_headers=20, max_header_bytes=4096, min_body_rate=100, body_timeout=timedelta(seconds=10)
 )
-SHORT = LIMITS.model_copy(update={"head_timeout": timedelta(seconds=0.2), "body_timeout": timedelta(seconds=0.2)})
+SHORT = LIMITS.model_copy(update={"head_timeout": timedelta(seconds=0.5), "body_timeout": timedelta(seconds=0.5)})
 HEALTH = "/api/health"
 CHUNKED = "Transfer-Encoding: chunked"
 
@@ -36,7 +36,7 @@ async def answers(server: Server, *pieces: bytes) -> tuple[list[int], str]:
     for piece in pieces:
         writer.write(piece)
         await asyncio.sleep(0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENT):
         said = await reader.read()
     writer.close()
     parts = said.split(b"HTTP/1.1 ")[1:]
@@ -87,7 +87,7 @@ async def test_of_a_head_that_never_ends_no_more_is_kept_than_the_limit(server: 
             await writer.drain()
 
     sending = asyncio.create_task(send_for_ever())
-    await eventually(lambda: sending.done() or not server.server_state.connections, within=20)
+    await eventually(lambda: sending.done() or not server.server_state.connections)
     sending.cancel()
     writer.close()
     del reader
@@ -233,7 +233,7 @@ async def test_the_end_of_a_connection_is_told_to_the_request_that_is_answered_n
     waiting = asyncio.ensure_future(received_all(first))
     await asyncio.sleep(0)
     protocol.connection_lost(ConnectionResetError())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENT):
         assert await waiting == "http.disconnect"
 
 

@@ -21,6 +21,7 @@ from services.settings import Settings
 from tests.acceptance.client import until
 from tests.api.conftest import Person
 from tests.api.world import Things, things_of
+from tests.waiting import PATIENT
 
 TABLES = (
     "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
@@ -95,7 +96,7 @@ async def test_nothing_is_left_of_what_is_deleted(
         await remove_leftovers(sandboxes, stores)
         return not await keys_naming(redis, deleted)
 
-    await until(no_key_is_left, within=15.0)
+    await until(no_key_is_left)
     await pool.execute("UPDATE removals SET noted_at = noted_at - interval '2 hours'")
     await remove_leftovers(sandboxes, stores)
     assert await naming(pool, deleted) == set()
@@ -143,7 +144,7 @@ async def test_the_sandbox_of_a_project_goes_even_if_the_api_that_deletes_it_die
         project_id, place = await put_file(app, ann, folder)
         object.__setattr__(app.state.resources, "sandboxes", dying)
         (await ann.delete(f"/projects/{project_id}")).raise_for_status()
-        await asyncio.wait_for(dying.asked.wait(), 5)
+        await asyncio.wait_for(dying.asked.wait(), PATIENT)
     assert place.exists()
     await remove_leftovers(sandboxes, stores)
     assert not place.exists()

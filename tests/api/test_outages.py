@@ -16,8 +16,9 @@ from services.runs.stores import Stores
 from services.settings import Settings
 from tests.api.conftest import Person
 from tests.services.runs.seeds import driving, eventually, listed
+from tests.waiting import PATIENT
 
-PATIENCE = 0.5
+PATIENCE = 1.0
 LONGEST = 10 * PATIENCE
 """A route asks a few times at most, and each time waits for a connection, the answer and the cancellation."""
 
@@ -74,11 +75,11 @@ async def test_an_exhausted_pool_is_503_in_time_and_readers_and_leases_go_on(
         async with exhausted(opened.pool):
             await asyncio.gather(*map(check_unavailable, requests(ann, thread_id, run_id)))
             before = await heartbeat(opened.upkeep, driver.run.id)
-            await eventually(lambda: has_moved(opened.upkeep, driver.run.id, before), within=5)
+            await eventually(lambda: has_moved(opened.upkeep, driver.run.id, before))
             await redis.flushdb()
             reading = asyncio.create_task(read_three(opened, driver.run.id))
             await driver.say("live ", "on")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENT):
                 assert await reading == await listed(opened, driver.run.id)
             assert not driver.held.lost.is_set()
     for ask in requests(ann, thread_id, run_id):

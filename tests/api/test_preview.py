@@ -18,7 +18,7 @@ from services.previews import Preview
 from services.sandbox.protocol import Sandbox, SandboxProvider
 from services.settings import PreviewSettings, Settings
 from tests.services.test_threads import make_thread
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 PORT = 8123
 SERVER = """
@@ -89,7 +89,7 @@ async def sandbox(sandboxes: SandboxProvider, project_id: UUID) -> Sandbox:
     opened = await sandboxes.open(project_id)
     await opened.write_file("/workspace/server.py", SERVER.encode())
     await opened.start_job("web", "python3 -u server.py")
-    await opened.exec(f"until (: < /dev/tcp/127.0.0.1/{PORT}) 2>/dev/null; do sleep 0.02; done", timeout=10)
+    await opened.exec(f"until (: < /dev/tcp/127.0.0.1/{PORT}) 2>/dev/null; do sleep 0.02; done", timeout=60)
     return opened
 
 
@@ -109,7 +109,7 @@ async def listener(settings: Settings) -> AsyncIterator[str]:
 @pytest.fixture
 async def browser(listener: str, settings: Settings, project_id: UUID) -> AsyncIterator[AsyncClient]:
     host = f"{previews.label(settings, Preview(project_id, PORT))}.localhost"
-    async with AsyncClient(base_url=listener, headers={"Host": host}, trust_env=False) as client:
+    async with AsyncClient(base_url=listener, headers={"Host": host}, trust_env=False, timeout=60) as client:
         yield client
 
 
@@ -134,7 +134,7 @@ async def test_an_answer_flows_as_it_comes_and_ends_with_its_reader(browser: Asy
         lines = answer.aiter_lines()
         assert [await anext(lines) for _ in range(3)] == ["drip"] * 3
         assert await connections(sandbox) == 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         while await connections(sandbox):
             pass
 

@@ -7,13 +7,14 @@ import pytest
 from api.paging import decode_moment, encode_moment
 from services.postgres import Pool
 from tests.api.conftest import Person
+from tests.waiting import PATIENT
 
 
 async def test_a_stop_before_the_start_ends_the_run_and_may_be_repeated(ann: Person) -> None:
     run_id = await ann.make_run()
     answers = [(await ann.post(f"/agent-run/{run_id}/stop")).json() for _ in range(2)]
     assert answers == [{"status": "stopped"}, {"status": "stopped"}]
-    run = (await ann.get(f"/agent-run/{run_id}", params={"wait_seconds": 5})).json()
+    run = (await ann.get(f"/agent-run/{run_id}", params={"wait_seconds": 30})).json()
     assert (run["status"], run["phase"]) == ("stopped", "stopped")
     assert run["completedAt"]
 
@@ -46,7 +47,7 @@ async def test_waiting_answers_at_the_end_or_when_the_time_is_over(ann: Person) 
     assert (await ann.get(f"/agent-run/{run_id}", params={"wait_seconds": 0.1})).json()["status"] == "running"
     waiting = asyncio.create_task(ann.get(f"/agent-run/{run_id}", params={"wait_seconds": 30}))
     await ann.post(f"/agent-run/{run_id}/stop")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENT):
         assert (await waiting).json()["status"] == "stopped"
 
 

@@ -10,6 +10,7 @@ from services.runs import keys, lifecycle, starting
 from services.runs.starting import NewRun
 from tests.api.conftest import Person
 from tests.services.runs.seeds import eventually, waiting_for_locks
+from tests.waiting import PATIENT
 
 
 async def test_a_new_thread_comes_with_a_project_of_its_name(ann: Person) -> None:
@@ -258,6 +259,6 @@ async def test_a_run_that_began_while_what_it_is_in_was_being_deleted_is_stopped
             await starting.insert(conn, new)
             await conn.execute("UPDATE agent_runs SET status = 'running', attempt = 1, started_at = now()")
         assert (await deleting).status_code == 200
-        said = [await heard.get_message(timeout=5) for _ in range(2)]
+        said = [await heard.get_message(timeout=PATIENT) for _ in range(2)]
     assert [each and each["data"] for each in said] == [1, keys.STOP]
     assert (await ann.get(f"/{what}/{doomed}")).status_code == 404

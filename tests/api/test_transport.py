@@ -4,6 +4,7 @@ import pytest
 from starlette.types import Message
 
 from api.transport import Wire
+from tests.waiting import PATIENT
 
 MESSAGE: Message = {"type": "http.response.body", "body": b"x", "more_body": True}
 
@@ -33,7 +34,7 @@ async def test_what_must_wait_goes_on_in_whichever_task_awaits_the_rest() -> Non
     await asyncio.sleep(0)
     assert not sent
     second.set()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, PATIENT)
     assert sent == [MESSAGE]
 
 

@@ -172,5 +172,5 @@ async def test_asked_to_stop_it_leaves_nothing_behind(bench: Bench) -> None:
     everything = descendants(process.pid)
     assert len(everything) > 4
     process.send_signal(signal.SIGINT)
-    assert await asyncio.to_thread(process.wait, 30) == 128 + signal.SIGTERM
+    assert await asyncio.to_thread(process.wait, 100) == 128 + signal.SIGTERM
     assert not set(everything) & set(process_table())

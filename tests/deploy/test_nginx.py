@@ -12,12 +12,12 @@ from httpx2 import AsyncClient
 
 from services.settings import ApiSettings
 from tests.nginx import REFUSING, Nginx, running
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 STREAM = "/api/agent-run/4b0b6a2e-0d5c-4c7e-9d5e-6a4f0f4d3c11/stream"
 TOKEN_BYTES = 16 * 1024
 """As long as an access token may be (CONTRACT: its URL or its header)."""
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 5.0
 """What nginx's 75 s of a silent upstream are here."""
 Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -126,7 +126,7 @@ async def test_events_come_one_by_one(start: Start, http: AsyncClient, protocol:
         writer.write(STREAM_HEAD)
         for n in range(3):
             writer.write(b"id: %d\ndata: {}\n\n" % n)
-            await asyncio.wait_for(heard.wait(), 10)
+            await asyncio.wait_for(heard.wait(), PATIENT)
             heard.clear()
 
     nginx, _ = await start(speak, speak)
@@ -135,7 +135,7 @@ async def test_events_come_one_by_one(start: Start, http: AsyncClient, protocol:
         assert answer.http_version == protocol
         chunks = answer.aiter_raw()
         for n in range(3):
-            assert await asyncio.wait_for(anext(chunks), 5) == b"id: %d\ndata: {}\n\n" % n
+            assert await asyncio.wait_for(anext(chunks), PATIENT) == b"id: %d\ndata: {}\n\n" % n
             heard.set()
         assert [chunk async for chunk in chunks] == []
 
@@ -143,13 +143,13 @@ async def test_events_come_one_by_one(start: Start, http: AsyncClient, protocol:
 async def test_a_stream_may_be_silent_for_any_time_as_long_as_it_says_so(start: Start, http: AsyncClient) -> None:
     async def ping(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD)
-        for _ in range(6):
-            await asyncio.sleep(PATIENCE_SECONDS / 4)
+        for _ in range(12):
+            await asyncio.sleep(PATIENCE_SECONDS / 8)
             writer.write(b": ping\n\n")
         await writer.drain()
 
     nginx, _ = await start(ping, ping, **{"75s": f"{PATIENCE_SECONDS:.0f}s"})
-    assert (await http.get(f"{nginx.tls_url}{STREAM}")).text == ": ping\n\n" * 6
+    assert (await http.get(f"{nginx.tls_url}{STREAM}")).text == ": ping\n\n" * 12
 
 
 async def test_a_stream_that_no_api_answers_is_told_to_come_again_since_a_browser_gives_up_on_an_error(
@@ -241,7 +241,7 @@ async def announced(nginx: Nginx, size: int) -> int:
     """The status for a body of so many bytes, of which none is sent."""
     reader, writer = await asyncio.open_connection("127.0.0.1", nginx.port)
     writer.write(b"POST /api/agent/initiate HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
-    line = await asyncio.wait_for(reader.readline(), 10)
+    line = await asyncio.wait_for(reader.readline(), PATIENT)
     writer.close()
     return int(line.split()[1])
 
@@ -262,10 +262,10 @@ async def test_a_preview_may_become_another_protocol(start: Start) -> None:
     nginx, upstreams = await start(upgrade, upgrade, previews=True)
     reader, writer = await connect_tls(nginx)
     writer.write(b"GET / HTTP/1.1\r\nHost: label.previews.example.org\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENT)
     assert b" 101 " in head
     writer.write(b"ping")
-    assert await asyncio.wait_for(reader.readexactly(4), 10) == b"ping"
+    assert await asyncio.wait_for(reader.readexactly(4), PATIENT) == b"ping"
     writer.close()
     (asked,) = upstreams[0].heads
     assert (asked["host"], asked["upgrade"]) == ("label.previews.example.org", "echo")

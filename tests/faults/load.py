@@ -250,9 +250,9 @@ class Load:
         streamed = streamed_text(first)
         told = self.talk.texts if self.talk else ["".join(lorem(self.chunks))]
         assert streamed in told, f"the text of {run_id}"
-        assert [event.content["content"] for event in first if event.stream_status == "complete"] == [told]
+        assert [event.content["content"] for event in first if event.stream_status == "complete"] == [streamed]
         stored = [said["content"]["content"] for said in (await self.client.messages(watched.started.thread_id))[1:]]
-        assert stored == [told], f"the messages of {run_id}"
+        assert stored == [streamed], f"the messages of {run_id}"
 
     def abandon(self) -> None:
         for one in self.watched:

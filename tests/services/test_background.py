@@ -2,7 +2,7 @@ import asyncio
 from contextlib import suppress
 
 from services.background import repeat, stop
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 
 async def test_a_loop_is_stopped_although_its_tick_swallows_the_cancellation() -> None:
@@ -19,7 +19,7 @@ async def test_a_loop_is_stopped_although_its_tick_swallows_the_cancellation() -
 
     loop = asyncio.create_task(repeat(tick))
     await begun.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         await stop([loop])
     assert loop.cancelled()
 

@@ -120,7 +120,7 @@ def test_a_quorum_queue_takes_and_gives_messages_and_is_no_classic_one() -> None
         assert queue_length(quorum, queue) == 1
         with pytest.raises(ConnectionClosed, match="PRECONDITION_FAILED"):
             queue_length(classic, queue)
-        with closing(quorum.consume(queue, prefetch=1, timeout=5000)) as consumer:
+        with closing(quorum.consume(queue, prefetch=1, timeout=20_000)) as consumer:
             received = next(consumer)
             assert received
             assert received.message_id == sent.message_id

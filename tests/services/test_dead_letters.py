@@ -138,7 +138,7 @@ async def test_a_reader_that_is_killed_loses_nothing_and_changes_no_order(gravey
         with open_box(graveyard.settings, graveyard.queue) as box:
             return ids(box)
 
-    await eventually(lambda: read() == buried, within=5.0)
+    await eventually(lambda: read() == buried)
 
 
 @pytest.mark.parametrize("graveyard", ["rabbitmq"], indirect=True)

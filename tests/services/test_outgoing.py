@@ -24,6 +24,7 @@ from services.outgoing import BodyTooLarge, ForbiddenUrl, Resolve, check_url, op
 from services.settings import OutgoingSettings, Settings
 from tests.sites import Page, redirect, site
 from tests.usual import settings_with
+from tests.waiting import PATIENT
 
 PUBLIC = "93.184.216.34"
 
@@ -247,7 +248,7 @@ async def test_a_name_that_does_not_exist_or_is_not_answered_for_is_an_error_in_
         await asyncio.sleep(3600)
         return []
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         with pytest.raises(httpx2.ConnectTimeout):
             await fetch(allowing(connect_timeout="100ms"), "http://slow.example.com/", resolve=silent)
 
@@ -260,7 +261,7 @@ async def test_a_second_address_is_tried_when_the_first_does_not_answer() -> Non
 
 async def test_a_server_that_hangs_is_given_up() -> None:
     patience = allowing(allow_private=True, read_timeout="100ms")
-    async with site({"/": Page(hangs=True)}) as server, asyncio.timeout(5):
+    async with site({"/": Page(hangs=True)}) as server, asyncio.timeout(PATIENT):
         with pytest.raises(httpx2.ReadTimeout):
             await fetch(patience, server.url())
 
@@ -353,7 +354,7 @@ async def test_a_server_that_wants_a_certificate_after_the_handshake_is_a_fault_
         with serving.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as talk:
             with suppress(ssl.SSLError):
                 talk.do_handshake()
-            over.wait(10)
+            over.wait(PATIENT)
 
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:

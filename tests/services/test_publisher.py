@@ -17,7 +17,7 @@ from services.publisher import Publisher
 from services.settings import Settings
 from tests.conftest import BROKER_REDIS, named, with_path
 from tests.proxy import Proxy
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ async def test_a_message_is_confirmed_on_the_loop_once_the_broker_has_it(publish
         assert publisher.send(message(), lambda ok: confirmed.append((ok, threading.get_ident())))
     await eventually(lambda: len(confirmed) == 50)
     assert set(confirmed) == {(True, threading.get_ident())}
-    assert await publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), 1.0) == 50
+    assert await publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), PATIENT) == 50
 
 
 async def test_a_send_never_waits_for_the_broker_and_says_when_it_failed(settings: Settings) -> None:
@@ -63,12 +63,12 @@ async def test_a_send_never_waits_for_the_broker_and_says_when_it_failed(setting
 
         proxy.refuse()
         assert publisher.send(message(), note)
-        await eventually(lambda: answers[False] == 1, within=10)
+        await eventually(lambda: answers[False] == 1)
         with pytest.raises(Unavailable):
             await publisher.ping(1.0)
         proxy.restore()
         assert publisher.send(message(), note)
-        await eventually(lambda: answers[True] == 1, within=5)
+        await eventually(lambda: answers[True] == 1)
         await publisher.close()
 
 
@@ -85,9 +85,9 @@ async def test_a_full_outbox_refuses_at_once(settings: Settings) -> None:
 async def test_a_question_that_takes_too_long_is_unavailable(publisher: Publisher) -> None:
     release = threading.Event()
     with pytest.raises(Unavailable):
-        await publisher.call(lambda broker: release.wait(5), 0.1)
+        await publisher.call(lambda broker: release.wait(PATIENT), 0.1)
     release.set()
-    assert await publisher.call(lambda broker: 7, 1.0) == 7
+    assert await publisher.call(lambda broker: 7, PATIENT) == 7
 
 
 async def test_a_question_that_fails_unexpectedly_does_not_end_the_publisher(publisher: Publisher) -> None:
@@ -95,8 +95,8 @@ async def test_a_question_that_fails_unexpectedly_does_not_end_the_publisher(pub
         raise KeyError("a bug")
 
     with pytest.raises((KeyError, Unavailable)):
-        await publisher.call(breaks, 1.0)
-    assert await publisher.call(lambda broker: 7, 1.0) == 7
+        await publisher.call(breaks, PATIENT)
+    assert await publisher.call(lambda broker: 7, PATIENT) == 7
 
 
 async def test_closing_sends_what_is_queued(settings: Settings, empty_queue: Redis) -> None:
@@ -126,15 +126,15 @@ async def test_a_publisher_that_idles_through_an_outage_sends_and_asks_again_whe
     settings: Settings, rabbit: Proxy
 ) -> None:
     publisher = by_way_of(rabbit, settings, heartbeat=timedelta(seconds=1))
-    await publisher.ping(5.0)
+    await publisher.ping(PATIENT)
     rabbit.refuse()
     await asyncio.sleep(3 * publisher.interval)
     rabbit.restore()
-    await publisher.ping(10.0)
+    await publisher.ping(PATIENT)
     answers: list[bool] = []
     assert publisher.send(message(), answers.append)
-    await eventually(lambda: answers == [True], within=10)
-    await publisher.call(lambda broker: broker.flush(RUN_QUEUE), 5.0)
+    await eventually(lambda: answers == [True])
+    await publisher.call(lambda broker: broker.flush(RUN_QUEUE), PATIENT)
     await publisher.close()
 
 
@@ -142,11 +142,11 @@ async def test_a_question_that_met_a_broken_connection_leaves_a_new_one_to_the_n
     settings: Settings, rabbit: Proxy
 ) -> None:
     publisher = by_way_of(rabbit, settings)
-    await publisher.ping(5.0)
+    await publisher.ping(PATIENT)
     rabbit.cut()
     with pytest.raises(Unavailable):
-        await publisher.ping(10.0)
-    await publisher.ping(10.0)
+        await publisher.ping(PATIENT)
+    await publisher.ping(PATIENT)
     await publisher.close()
 
 
@@ -158,22 +158,22 @@ async def test_a_connection_that_breaks_while_it_is_asked_for_confirms_does_not_
     settings: Settings, rabbit: Proxy
 ) -> None:
     publisher = by_way_of(rabbit, settings)
-    await publisher.ping(5.0)
+    await publisher.ping(PATIENT)
     rabbit.cut()
     with pytest.raises(Unavailable):
-        await publisher.ping(10.0)
+        await publisher.ping(PATIENT)
     rabbit.cut_after(1_000_000)
-    await publisher.ping(10.0)
+    await publisher.ping(PATIENT)
     assert rabbit.passing
     answers = 1_000_000 - rabbit.passing
     rabbit.cut()
     with pytest.raises(Unavailable):
-        await publisher.ping(10.0)
+        await publisher.ping(PATIENT)
     rabbit.cut_after(answers - DECLARE_OK - SELECT_OK + 1)
     with pytest.raises(Unavailable):
-        await publisher.ping(10.0)
+        await publisher.ping(PATIENT)
     assert rabbit.passing is None
-    await publisher.ping(10.0)
+    await publisher.ping(PATIENT)
     await publisher.close()
 
 
@@ -181,7 +181,7 @@ async def test_a_publisher_without_heartbeats_idles(settings: Settings) -> None:
     names = {"heartbeat": timedelta(0)}
     publisher = Publisher(settings.model_copy(update={"broker": settings.broker.model_copy(update=names)}))
     publisher.open()
-    await publisher.ping(5.0)
+    await publisher.ping(PATIENT)
     before = time.process_time()
     await asyncio.sleep(1.0)
     assert time.process_time() - before < 0.3

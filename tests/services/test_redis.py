@@ -16,6 +16,7 @@ from services.settings import RedisSettings, Settings
 from tests.private import private_valkey
 from tests.proxy import Proxy
 from tests.services.runs.seeds import eventually
+from tests.waiting import PATIENT
 
 
 class Ear:
@@ -42,8 +43,8 @@ async def proxy(settings: Settings) -> AsyncIterator[Proxy]:
 @pytest.fixture
 def near(proxy: Proxy) -> RedisSettings:
     """Redis through the proxy, with little patience."""
-    half = timedelta(seconds=0.5)
-    return RedisSettings(url=SecretStr(proxy.url), socket_timeout=half, connect_timeout=half, ping_interval=half / 2)
+    one = timedelta(seconds=1)
+    return RedisSettings(url=SecretStr(proxy.url), socket_timeout=one, connect_timeout=one, ping_interval=one / 2)
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ async def test_a_cut_at_any_moment_is_survived(near: RedisSettings, proxy: Proxy
 
 
 async def close_in_time(channels: Channels) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         await channels.close()
 
 
@@ -159,18 +160,22 @@ async def test_a_silent_connection_is_noticed(channels: Channels, proxy: Proxy, 
         proxy.stall()
         await eventually(lambda: channels.pubsub is None)
         proxy.restore()
-        await eventually(lambda: ear.resets > before, within=5)
+        await eventually(lambda: ear.resets > before)
         await redis.publish("c", "word")
         await eventually(lambda: ear.heard == [b"word"])
 
 
-async def test_an_idle_connection_stays(channels: Channels, redis: Redis) -> None:
-    ear = Ear()
+async def test_an_idle_connection_stays(settings: Settings, redis: Redis) -> None:
+    """For longer than a command may take and an unanswered ping is waited for."""
+    patience = {"socket_timeout": timedelta(seconds=1), "ping_interval": timedelta(seconds=1.5)}
+    channels, ear = Channels(settings.redis.model_copy(update=patience)), Ear()
+    channels.open()
     async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
         connection, before = channels.pubsub, ear.resets
-        await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=2)
+        await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=4.5)
         assert channels.pubsub is connection
         assert ear.resets == before
+    await channels.close()
 
 
 async def test_a_confirmation_does_not_hold_up_the_first_message(channels: Channels, redis: Redis) -> None:
@@ -183,7 +188,7 @@ async def test_a_confirmation_does_not_hold_up_the_first_message(channels: Chann
         async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
             assert not gathered.is_set()
             await redis.publish("c", "word")
-            await eventually(gathered.is_set, within=1)
+            await eventually(gathered.is_set)
 
 
 async def test_what_follows_a_message_within_the_pace_is_read_together(channels: Channels, redis: Redis) -> None:
@@ -195,9 +200,11 @@ async def test_what_follows_a_message_within_the_pace_is_read_together(channels:
 
     with patch.object(channels.pace, "pause", note):
         async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
-            for number in range(20):
-                await redis.publish("c", str(number))
-            await eventually(lambda: len(ear.heard) == 20, within=5)
+            async with redis.pipeline(transaction=False) as pipeline:
+                for number in range(20):
+                    pipeline.publish("c", str(number))
+                await pipeline.execute()
+            await eventually(lambda: len(ear.heard) == 20)
     assert ear.heard == [b"%d" % number for number in range(20)]
     assert len(readings) < 5
 
@@ -209,9 +216,9 @@ async def test_a_subscription_that_is_begun_and_given_up_leaves_nothing_behind(
     with channels.begin_listening("c", on_message=ear.heard.append, on_reset=ear.reset) as confirmed:
         await confirmed()
         assert await redis.publish("c", "word") == 1
-        await eventually(lambda: ear.heard == [b"word"], within=1)
+        await eventually(lambda: ear.heard == [b"word"])
     proxy.refuse()
-    await eventually(lambda: channels.pubsub is None, within=2.5)
+    await eventually(lambda: channels.pubsub is None)
     with channels.begin_listening("c", on_message=ear.heard.append, on_reset=ear.reset):
         pass
     assert not channels.listeners
@@ -223,12 +230,12 @@ async def test_listening_fails_in_time_while_redis_is_away_and_works_when_it_is_
 ) -> None:
     proxy.refuse()
     with pytest.raises(exceptions.ConnectionError):
-        async with asyncio.timeout(5), channels.listen("c", on_message=lambda _: None, on_reset=lambda: None):
+        async with asyncio.timeout(PATIENT), channels.listen("c", on_message=lambda _: None, on_reset=lambda: None):
             pass
     assert not channels.listeners
     proxy.restore()
     ear = Ear()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         while True:
             try:
                 async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
@@ -311,7 +318,7 @@ async def test_a_server_that_became_a_replica_is_left_for_the_one_the_address_le
     """The old master stays up and cuts nobody off."""
     async with private_valkey() as old, private_valkey() as new, Proxy(old.url) as proxy:
         await new.replicate(old)
-        await eventually(new.in_step, within=10)
+        await eventually(new.in_step)
         async with open_redis(at(settings, proxy.url), pool_size=1) as client:
             await client.set("before", 1, ex=60)
             await new.promote()
@@ -344,13 +351,13 @@ async def test_a_server_that_is_busy_with_a_script_counts_as_unreachable_and_com
         async with channels.listen("c", on_message=ear.heard.append, on_reset=ear.reset):
             await server.admin.config_set("busy-reply-threshold", 50)
             endless = asyncio.ensure_future(server.admin.eval("while true do end", 0))
-            await eventually(lambda: says_busy(client), within=5)
-            await eventually(lambda: channels.pubsub is None, within=5, says="the subscription did not notice")
+            await eventually(lambda: says_busy(client))
+            await eventually(lambda: channels.pubsub is None, says="the subscription did not notice")
             await client.script_kill()
             with pytest.raises(exceptions.ResponseError):
                 await endless
             assert await client.ping()
-            await eventually(lambda: channels.pubsub, within=5)
+            await eventually(lambda: channels.pubsub)
             await client.publish("c", "word")
             await eventually(lambda: b"word" in ear.heard)
         await channels.close()

@@ -16,7 +16,7 @@ from services.runs import archive, events, starting, store
 from services.runs.starting import NewRun
 from services.runs.stores import Stores
 from services.settings import RetentionSettings
-from tests.services.runs.seeds import closed, driving, make_place, make_run, read_all
+from tests.services.runs.seeds import closed, driving, eventually, make_place, make_run, read_all, waiting_for_locks
 from tests.services.runs.test_tails import ended_run, finish
 from tests.waiting import PATIENT
 from worker.retention import remove_old
@@ -199,7 +199,7 @@ async def test_a_rule_that_has_no_end_leaves_the_others_their_time(
     await age_messages(stores.pool, place.thread_id)
     monkeypatch.setattr(retention, "rules", lambda _: [Rule("endless", AGE, rule.count, endless), rule])
     removed: Counter[str] = Counter()
-    async with aclosing(retention.sweep(stores.pool, MESSAGES, "a", within=timedelta(seconds=1))) as batches:
+    async with aclosing(retention.sweep(stores.pool, MESSAGES, "a", within=timedelta(seconds=3))) as batches:
         async for batch in batches:
             removed[batch.rule] += batch.count
     assert removed["messages"] == 1
@@ -247,13 +247,14 @@ async def test_a_run_on_which_more_hangs_than_a_statement_usually_may_take_goes_
         "UPDATE messages SET agent_run_id = $1 WHERE thread_id = (SELECT thread_id FROM agent_runs WHERE id = $1)",
         run_id,
     )
-    hasty = stores.settings.postgres.model_copy(update={"command_timeout": timedelta(seconds=0.5)})
+    hasty = stores.settings.postgres.model_copy(update={"command_timeout": timedelta(seconds=1)})
     pool = await open_pool(hasty, min_size=0)
     try:
         async with transaction(stores.pool) as busy:
             await busy.execute("SELECT FROM messages WHERE agent_run_id = $1 FOR UPDATE", run_id)
             removing = asyncio.create_task(swept(pool, RUNS))
-            await asyncio.sleep(1)
+            await eventually(lambda: waiting_for_locks(stores.pool))
+            await asyncio.sleep(1.5)
         assert await removing == {"runs": 1}
     finally:
         await pool.close()

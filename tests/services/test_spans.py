@@ -11,14 +11,15 @@ from services import origin
 from services.origin import Origin
 from services.settings import LangfuseSettings, OpenTelemetrySettings, Settings
 from services.tracing import Tracing, open_tracing
-from tests.collector import Collector
+from tests.collector import Collector, send_at_the_end
 from tests.services.test_tracing import USAGE, make_run
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    send_at_the_end(monkeypatch)
     with Collector() as listening:
         yield listening
 

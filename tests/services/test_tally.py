@@ -16,9 +16,16 @@ from services.tally import ENDED, SETTLED_AFTER, BrokerTally, Kept, Tally
 from services.webhooks import backlog
 from tests.services.conftest import Graveyard
 from tests.services.runs.seeds import make_place
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 OLD = timedelta(days=3)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long it may take is not what most tests are about."""
+    for name in ("READ_SECONDS", "BROKER_SECONDS", "COUNT_SECONDS"):
+        monkeypatch.setattr(tally, name, PATIENT)
 
 
 async def add_runs(pool: Pool, status: str, count: int, *, ago: timedelta = timedelta(0), **values: Any) -> None:
@@ -101,7 +108,7 @@ async def test_what_waits_is_told_apart_from_what_could_begin(pool: Pool) -> Non
     found = await told(Tally(pool))
     assert [found["runs_unfinished", phase] for phase in tally.PHASES] == [2, 3, 1, 0]
     assert found["queued_runs", ""] == 3
-    assert 90 <= found["queued_run_age_seconds", ""] < 100
+    assert 90 <= found["queued_run_age_seconds", ""] < 150
 
 
 async def test_many_who_ask_at_once_cost_one_look(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,15 +135,17 @@ async def test_a_count_that_takes_long_holds_back_nothing_else(pool: Pool, monke
     await add_runs(pool, "completed", 3, ago=OLD)
     await add_runs(pool, "queued", 2)
     monkeypatch.setattr(tally, "COUNT_SECONDS", 0.1)
-    monkeypatch.setattr(tally, "READ_SECONDS", 1.0)
-    slow = ENDED.replace("FROM agent_runs", "FROM (SELECT pg_sleep(1.5)) AS busy, agent_runs")
+    slow = ENDED.replace("FROM agent_runs", "FROM (SELECT pg_advisory_xact_lock(1)) AS busy, agent_runs")
     monkeypatch.setattr(tally, "ENDED", slow)
     known = Tally(pool)
-    found = await told(known)
-    assert found["database_up", ""] == 1
-    assert found["queued_runs", ""] == 2
-    assert ("runs_ended", "completed") not in found
+    async with pool.acquire() as conn, conn.transaction():
+        await conn.execute("SELECT pg_advisory_xact_lock(1)")
+        found = await told(known)
+        assert found["database_up", ""] == 1
+        assert found["queued_runs", ""] == 2
+        assert ("runs_ended", "completed") not in found
     monkeypatch.setattr(tally, "ENDED", ENDED)
+    monkeypatch.setattr(tally, "COUNT_SECONDS", PATIENT)
     await eventually(lambda: known.settled.by_status["completed"] == 3, says="the count was given up")
     assert (await told(known))["runs_ended", "completed"] == 3
 
@@ -148,7 +157,7 @@ async def test_a_count_under_way_ends_with_the_process(pool: Pool, monkeypatch: 
     )
     known = Tally(pool)
     await told(known)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         await known.close()
         await pool.close()
 
@@ -158,11 +167,11 @@ async def test_schedules_that_nobody_fires_are_told_with_the_age_of_the_longest_
     assert (found["schedules_due", ""], found["schedule_due_age_seconds", ""]) == (0, 0)
     await add_schedule(pool, "- interval '90 seconds'", "NULL")
     await add_schedule(pool, "- interval '30 seconds'", "now() - interval '1 second'")
-    await add_schedule(pool, "- interval '1 hour'", "now() + interval '10 seconds'")
+    await add_schedule(pool, "- interval '1 hour'", "now() + interval '10 minutes'")
     await add_schedule(pool, "+ interval '1 hour'", "NULL")
     found = await told(Tally(pool))
     assert found["schedules_due", ""] == 2, "one that a worker has claimed is not left alone"
-    assert 90 <= found["schedule_due_age_seconds", ""] < 100
+    assert 90 <= found["schedule_due_age_seconds", ""] < 150
 
 
 async def add_schedule(pool: Pool, due: str, claimed_until: str) -> None:
@@ -193,14 +202,14 @@ async def test_ends_that_no_webhook_was_told_of_are_told_with_their_age(pool: Po
     )
     found = await told(Tally(pool))
     assert found["webhooks_untold", ""] == 2
-    assert 7200 <= found["webhook_untold_age_seconds", ""] < 7210, "also one that waits to be tried again"
-    assert 40 <= found["webhook_due_age_seconds", ""] < 50, "that one is not due"
+    assert 7200 <= found["webhook_untold_age_seconds", ""] < 7260, "also one that waits to be tried again"
+    assert 40 <= found["webhook_due_age_seconds", ""] < 100, "that one is not due"
     await pool.execute("UPDATE webhook_deliveries SET state = 'delivered', ended_at = now()")
     await pool.execute("UPDATE agent_runs SET webhook_noted_at = NULL WHERE id IN (SELECT id FROM agent_runs LIMIT 1)")
     found = await told(Tally(pool))
     assert found["webhooks_untold", ""] == 1, "one of which no delivery was made yet"
-    assert 90 <= found["webhook_untold_age_seconds", ""] < 100
-    assert 90 <= found["webhook_due_age_seconds", ""] < 100
+    assert 90 <= found["webhook_untold_age_seconds", ""] < 150
+    assert 90 <= found["webhook_due_age_seconds", ""] < 150
 
 
 async def test_of_a_large_backlog_what_is_due_first_is_looked_at(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +229,8 @@ async def test_of_a_large_backlog_what_is_due_first_is_looked_at(pool: Pool, mon
     )
     found = await told(Tally(pool))
     assert found["webhooks_untold", ""] == 4, "so many of the deliveries, and of the ends without one"
-    assert 180 <= found["webhook_due_age_seconds", ""] < 190
-    assert 90 <= found["webhook_untold_age_seconds", ""] < 100
+    assert 180 <= found["webhook_due_age_seconds", ""] < 240
+    assert 90 <= found["webhook_untold_age_seconds", ""] < 150
 
 
 async def test_messages_at_the_broker_are_told_by_their_state_and_none_is_read(

@@ -19,13 +19,14 @@ from services import otlp
 from services.runs.store import Run
 from services.settings import LangfuseSettings, Settings
 from services.tracing import UNTRACED, Tracing, open_tracing
-from tests.collector import Collector
+from tests.collector import Collector, send_at_the_end
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "cached_tokens": 60, "reasoning_tokens": 5}
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    send_at_the_end(monkeypatch)
     with Collector() as listening:
         yield listening
 
@@ -135,10 +136,11 @@ async def test_a_langfuse_that_is_away_costs_a_run_nothing_and_the_end_a_second(
     collector: Collector, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(otlp, "SEND_EVERY_MS", 50)
+    monkeypatch.setattr(otlp, "CLOSE_SECONDS", 1.0)
     collector.status = 401 if trouble == "refuses" else 503
     collector.hold = threading.Event() if trouble == "silent" else None
     host = "http://127.0.0.1:1" if trouble == "away" else collector.url
-    longest = 0.0
+    took = list[float]()
     async with open_tracing(keyed(host)) as tracing:
         for _ in range(20):
             before = time.monotonic()
@@ -146,11 +148,11 @@ async def test_a_langfuse_that_is_away_costs_a_run_nothing_and_the_end_a_second(
                 for _ in range(50):
                     with tracer.generation("openai/m", [{"role": "user", "content": "x" * 1000}] * 20) as step:
                         step.ends("y" * 20_000)
-            longest = max(longest, time.monotonic() - before)
+            took.append(time.monotonic() - before)
             await asyncio.sleep(0.01)
         leaving = time.monotonic()
     assert time.monotonic() - leaving < 5 * 1.0
-    assert longest < 5 * 1.0
+    assert sorted(took)[len(took) // 2] < 1.0
 
 
 async def test_without_both_keys_nobody_is_told() -> None:

@@ -22,14 +22,13 @@ from tests.benchmarks import plans
 from tests.fakes import FakeModel
 from tests.services.runs.seeds import Driver, bury, closed, die, driving, eventually, make_run, row_of
 from tests.worker.conftest import open_process
-from tests.worker.test_runner import drive, driven, said
+from tests.worker.test_runner import SLOW, drive, driven, said
 from worker import sweeper
 from worker.process import Process
 
 PRICE = Price.model_validate({"input": 3, "output": 15})
 COST = prices.cost(PRICE, fakes.USAGE)
 CREDIT = 1_000_000
-SLOW = "demo/lorem?chunks=1000&delay_ms=5"
 
 
 @pytest.fixture
@@ -112,9 +111,9 @@ async def test_a_call_that_fails_costs_nothing(process: Process, fake: FakeModel
 async def test_words_that_a_stop_cut_off_are_billed_by_estimate(process: Process) -> None:
     run = await granted(process, model=SLOW)
     async with driven(process, run.id):
-        await eventually(lambda: said(process, run, 8), within=15)
+        await eventually(lambda: said(process, run, 8))
         await stopping.request_stop(process.stores, run.id)
-        await closed(process.stores.pool, run.id, within=15)
+        await closed(process.stores.pool, run.id)
     [entry] = await debits(process.stores.pool, run.account_id)
     assert entry.estimated
     assert entry.usage["prompt_tokens"] > 100, "the prompt was sent"
@@ -135,7 +134,7 @@ async def test_words_of_a_dead_driver_are_billed_by_whoever_closes_its_run(proce
     assert ended
     for _ in range(2):
         await closing.close_from_outside(stores, ended)
-    await closed(stores.pool, run.id, within=15)
+    await closed(stores.pool, run.id)
     [entry] = await debits(stores.pool, run.account_id)
     assert (entry.estimated, entry.usage) == (True, {"prompt_tokens": 50, "completion_tokens": 4, "total_tokens": 54})
     assert await standing(process, run) == (CREDIT - prices.cost(PRICE, entry.usage), 0)

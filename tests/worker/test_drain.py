@@ -30,6 +30,7 @@ from services.broker import (
 )
 from services.settings import BrokerSettings, Settings
 from tests.conftest import named
+from tests.waiting import PATIENT, eventually
 from worker import drain as drain_module
 from worker import runtime as runtime_module
 from worker.drain import Drain, return_to_queue, take_no_more
@@ -94,14 +95,16 @@ class Consuming:
         return self.thread.consumer
 
     def take(self) -> Any:
-        for _ in range(100):
+        deadline = time.monotonic() + PATIENT
+        while time.monotonic() < deadline:
             if taken := next(self.consumer):
                 return taken
         raise AssertionError("nothing was delivered")
 
     def wait_for(self, length: int) -> None:
         """Let the consumer's connection work until so many messages wait in the queue again."""
-        for _ in range(100):
+        deadline = time.monotonic() + PATIENT
+        while time.monotonic() < deadline:
             assert next(self.consumer) is None
             if queue_length(self.broker, QUEUE) == length:
                 return
@@ -183,7 +186,8 @@ async def test_a_drain_hands_over_though_the_messages_cannot_be_given_back(
     consuming.consumer.connection.close()
     assert await asyncio.to_thread(leaving(process, consuming.worker).leave, process)
     assert process.draining.is_set()
-    assert queue_length(broker, QUEUE) == 1, "RabbitMQ itself gives back what a lost connection held"
+    says = "RabbitMQ itself gives back what a lost connection held"
+    await eventually(lambda: queue_length(broker, QUEUE) == 1, says=says)
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
@@ -194,12 +198,12 @@ async def test_finishing_tells_live_runs_to_hand_over_at_the_deadline_and_no_soo
     thread = Working()
     consuming.workers.append(thread)
     drain = leaving(process, consuming.worker, drain="finish", drain_deadline=timedelta(seconds=0.5))
+    began = time.monotonic()
     task = asyncio.create_task(asyncio.to_thread(drain.leave, process))
-    async with asyncio.timeout(5):
-        await process.leaving.wait()
-        began = time.monotonic()
+    async with asyncio.timeout(PATIENT):
         await process.draining.wait()
-    assert time.monotonic() - began > 0.4
+    assert process.leaving.is_set()
+    assert time.monotonic() - began >= 0.5
     assert thread.told, "whatever becomes of Dramatiq's main thread, a thread begins nothing after what it has begun"
     thread.over.set()
     assert await task
@@ -210,7 +214,7 @@ async def test_a_drain_does_not_wait_for_ever(process: Process, broker: Rabbit |
     consuming = Consuming(broker)
     consuming.workers.append(Working())
     with patch.object(drain_module, "HAND_OVER_PATIENCE", timedelta(seconds=0.2)):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             assert not await asyncio.to_thread(leaving(process, consuming.worker).leave, process)
     consuming.workers[0].over.set()
 

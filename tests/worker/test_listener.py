@@ -33,7 +33,7 @@ async def listening(port: int, group: Path | None = None, token: str = "") -> As
 
 
 async def get(port: int, path: str = "/metrics", method: str = "GET", **headers: str) -> tuple[int, str]:
-    async with AsyncClient(trust_env=False) as http:
+    async with AsyncClient(trust_env=False, timeout=60) as http:
         answer = await http.request(method, f"http://127.0.0.1:{port}{path}", headers=headers)
         return answer.status_code, answer.text
 

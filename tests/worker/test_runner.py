@@ -9,7 +9,6 @@ from uuid import UUID
 
 import orjson
 import pytest
-from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from agent import loop as agent_loop
@@ -26,6 +25,7 @@ from tests import fakes
 from tests.agent.seeds import model_settings
 from tests.fakes import FakeModel
 from tests.proxy import Proxy
+from tests.services.runs.conftest import reaching_redis_by
 from tests.services.runs.seeds import (
     Statements,
     age,
@@ -43,6 +43,7 @@ from tests.services.runs.seeds import (
     place_of,
     read_all,
     row_of,
+    set_columns,
     text_of,
     with_runs,
 )
@@ -52,7 +53,15 @@ from worker import runner, sweeper
 from worker.process import Process
 
 Producer = Callable[[RunContext], Awaitable[None]]
-SLOW = "demo/lorem?chunks=1000&delay_ms=5"
+SLOW = "demo/lorem?chunks=20000&delay_ms=5"
+HANDED_OVER = 5 * 2.0
+"""A worker hands its runs over within two seconds."""
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A driver that was paused for a moment is not dead."""
+    return with_runs(settings, dead_after=timedelta(seconds=30))
 
 
 @asynccontextmanager
@@ -129,7 +138,7 @@ async def test_a_stop_in_the_middle_of_a_text_keeps_the_text(process: Process, s
     async with driven(process, run.id) as task:
         await eventually(lambda: said(process, run, 20))
         await stopping.request_stop(second.stores, run.id)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             await task
     row = await closed(process.stores.pool, run.id)
     log = await log_of(process, run)
@@ -147,7 +156,7 @@ async def test_a_stop_during_a_silent_call_counts(process: Process, second: Proc
         async with driven(process, run.id) as task:
             await eventually(lambda: said(process, run, 1))
             await stopping.request_stop(second.stores, run.id)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENT):
                 await task
     assert kinds(await log_of(process, run)) == ["thread_run_start", "thread_run_end", "last:stopped"]
 
@@ -166,20 +175,20 @@ async def test_work_that_does_not_let_go_is_ended_from_outside(process: Process,
             await eventually(lambda: said(process, run, 1))
             await stopping.request_stop(second.stores, run.id)
             await closed(process.stores.pool, run.id)
-            async with asyncio.timeout(7):
+            async with asyncio.timeout(PATIENT):
                 await task
     assert kinds(await log_of(process, run)) == ["thread_run_start", "thread_run_end", "last:stopped"]
 
 
 async def test_a_run_that_is_handed_over_goes_on_elsewhere(process: Process, second: Process) -> None:
-    run = await make_run(process.stores.pool, model="demo/lorem?chunks=200&delay_ms=5")
+    run = await make_run(process.stores.pool, model=SLOW)
     reading = asyncio.create_task(read_all(second.stores, run.id))
     async with driven(process, run.id) as task:
         await eventually(lambda: said(process, run, 10))
         process.draining.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANDED_OVER):
             await task
-    queued = await row_of(process.stores.pool, run.id)
+    queued = await set_columns(process.stores.pool, run.id, model_name="demo/lorem?chunks=20&delay_ms=1")
     assert (queued.status, queued.crashes, queued.reserved_events) == ("queued", 0, queued.archived_events)
     await eventually(lambda: is_sent(second))
     assert (await drive(second, queued)).status == "completed"
@@ -190,7 +199,7 @@ async def test_a_run_that_is_handed_over_goes_on_elsewhere(process: Process, sec
     assert words.count("last:completed") == 1
     assert "void" not in words
     assert [orjson.loads(event)["sequence"] for event in log[:-1]] == list(range(len(log) - 1))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         assert await reading == list(enumerate(log))
     assert len(await assistant_texts(second.stores.pool, run)) == 1
 
@@ -207,7 +216,7 @@ async def test_work_that_outlives_its_hand_over_is_not_heard(process: Process) -
         async with driven(process, run.id) as task:
             await eventually(lambda: begun)
             process.draining.set()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENT):
                 await task
     assert (await row_of(process.stores.pool, run.id)).status == "queued"
     with pytest.raises(FenceLost):
@@ -222,7 +231,7 @@ async def test_a_drain_hands_many_runs_over_in_a_few_statements(process: Process
             await eventually(partial(said, process, run, 3))
         hand_overs = await Statements.naming(process.stores.pool, "message_tried_at")
         process.draining.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENT):
             await asyncio.gather(*tasks)
         assert await hand_overs.count() < len(runs), "those that come during a statement go into the next"
     rows = [await row_of(process.stores.pool, run.id) for run in runs]
@@ -231,7 +240,7 @@ async def test_a_drain_hands_many_runs_over_in_a_few_statements(process: Process
 
 async def is_sent(process: Process) -> bool:
     """Whether the broker's queue holds one message."""
-    return await process.stores.dispatch.publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), 2.0) == 1
+    return await process.stores.dispatch.publisher.call(lambda broker: queue_length(broker, RUN_QUEUE), PATIENT) == 1
 
 
 @pytest.mark.parametrize("policy", ["leaving", "draining"])
@@ -248,7 +257,7 @@ async def test_a_stop_during_a_hand_over_ends_the_run(process: Process) -> None:
         await eventually(lambda: said(process, run, 10))
         await lifecycle.request_stops(process.stores.pool, [run.id])
         process.draining.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             await task
     row = await closed(process.stores.pool, run.id)
     assert row.status == "stopped"
@@ -267,7 +276,7 @@ async def test_a_bare_stop_is_written_into_the_row(process: Process) -> None:
     async with driven(process, run.id) as task:
         await eventually(lambda: said(process, run, 10))
         await say_stop(process, run)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             await task
     row = await closed(process.stores.pool, run.id)
     assert row.status == "stopped"
@@ -299,7 +308,7 @@ async def test_a_bare_stop_that_comes_with_a_hand_over_ends_the_run(process: Pro
             process.draining.set()
             if moment == "at once":
                 await say_stop(process, run)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENT):
                 await task
     row = await closed(process.stores.pool, run.id)
     assert row.status == "stopped"
@@ -323,24 +332,19 @@ async def test_ids_that_redis_may_have_told_before_a_hand_over_are_not_given_out
         await asyncio.Event().wait()
 
     run = await make_run(second.stores.pool)
-    async with Proxy(settings.redis.dsn) as proxy:
-        changes = {"url": SecretStr(proxy.url), "socket_timeout": "0.5", "connect_timeout": "0.5"}
-        far = settings.redis.model_validate({**settings.redis.model_dump(), **changes})
-        async with open_process(settings.model_copy(update={"redis": far})) as first:
-            with producing(talk):
-                async with driven(first, run.id) as task:
-                    await eventually(partial(is_archived, second, run, 11))
-                    before = await row_of(second.stores.pool, run.id)
-                    fault(proxy)
-                    saying.set()
-                    async with asyncio.timeout(10):
-                        await said_all.wait()
-                        if fault is Proxy.lose_replies:
-                            await eventually(partial(said, second, run, 21))
-                        first.draining.set()
-                        await task
-            proxy.cut()
-            proxy.restore()
+    async with Proxy(settings.redis.dsn) as proxy, open_process(reaching_redis_by(proxy, settings)) as first:
+        with producing(talk):
+            async with driven(first, run.id) as task:
+                await eventually(partial(is_archived, second, run, 11))
+                before = await row_of(second.stores.pool, run.id)
+                fault(proxy)
+                saying.set()
+                async with asyncio.timeout(PATIENT):
+                    await said_all.wait()
+                    if fault is Proxy.lose_replies:
+                        await eventually(partial(said, second, run, 21))
+                    first.draining.set()
+                    await task
     queued = await row_of(second.stores.pool, run.id)
     assert (queued.status, queued.archived_events) == ("queued", 11)
     assert queued.reserved_events >= before.reserved_events > 21
@@ -382,11 +386,12 @@ async def test_a_run_whose_workers_died_too_often_is_given_up(process: Process, 
 
 
 async def test_a_run_may_take_only_so_long(settings: Settings, redis: Redis) -> None:
-    async with open_process(with_runs(settings, timeout=timedelta(seconds=0.3))) as process:
+    async with open_process(with_runs(settings, timeout=timedelta(seconds=1.5))) as process:
         run = await make_run(process.stores.pool, model=SLOW)
         row = await drive(process, run)
-        assert (row.status, row.error) == ("failed", "The run was ended: it took longer than 0.3 seconds.")
-        assert await assistant_texts(process.stores.pool, run) == [text_of(await log_of(process, run))]
+        assert (row.status, row.error) == ("failed", "The run was ended: it took longer than 1.5 seconds.")
+        text = text_of(await log_of(process, run))
+        assert await assistant_texts(process.stores.pool, run) == ([text] if text else [])
 
 
 async def test_the_time_of_earlier_attempts_counts(process: Process) -> None:
@@ -456,7 +461,7 @@ async def test_a_log_that_redis_takes_nothing_of_ends_the_run_with_a_sentence(se
             await eventually(lambda: said(process, run, 5))
             await redis.delete(keys.responses(run.id))
             await redis.set(keys.responses(run.id), "no list at all", ex=60)
-            await eventually(lambda: is_final(process, run), within=3, says="the run did not end")
+            await eventually(lambda: is_final(process, run), says="the run did not end")
         row = await row_of(process.stores.pool, run.id)
         assert row.status == "failed"
         assert row.error
@@ -476,12 +481,12 @@ async def test_a_full_redis_holds_a_run_up_and_does_not_end_it(settings: Setting
             await eventually(lambda: said(process, run, 5))
             await redis.config_set("maxmemory", "1")
             try:
-                await asyncio.wait([task], timeout=2 * settings.runs.dead_after.total_seconds())
+                await asyncio.wait([task], timeout=2 * settings.runs.lock_ttl.total_seconds())
                 assert not task.done()
                 await drive(second, await make_run(second.stores.pool))
             finally:
                 await redis.config_set("maxmemory", "0")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENT):
                 await task
                 assert await reading == list(enumerate(await log_of(process, run)))
         row = await closed(process.stores.pool, run.id)
@@ -497,7 +502,7 @@ async def test_a_second_message_for_a_live_run_is_harmless(process: Process, sec
     async with driven(process, run.id) as task:
         await eventually(lambda: said(process, run, 5))
         await asyncio.gather(*(drive(each, run) for each in (second, process, second)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             await task
     row = await closed(process.stores.pool, run.id)
     assert (row.status, row.attempt) == ("completed", 1)
@@ -594,7 +599,7 @@ async def test_a_message_that_is_older_than_a_hand_over_or_a_stop_is_harmless(
 
 async def stop_later(process: Process, run_id: UUID) -> None:
     """Once it is driven here."""
-    await eventually(lambda: is_driven(process, run_id), within=5)
+    await eventually(lambda: is_driven(process, run_id))
     await stopping.request_stop(process.stores, run_id)
 
 
@@ -616,7 +621,7 @@ async def test_a_run_that_lost_its_lease_stops_and_writes_no_more(process: Proce
         await eventually(lambda: said(process, run, 5))
         ended = await lifecycle.end_from_outside(second.stores.pool, run.id, 1, "failed", error="Taken away.")
         assert ended
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             await task
     assert await assistant_texts(process.stores.pool, run) == []
     assert (await row_of(process.stores.pool, run.id)).error == "Taken away."
@@ -644,12 +649,12 @@ async def test_a_flush_of_redis_in_the_middle_of_a_run_changes_nothing(process: 
         for count in (10, 60, 110):
             await eventually(partial(said, process, run, count))
             await process.stores.redis.flushdb()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENT):
             await task
     row = await closed(process.stores.pool, run.id)
     assert (row.status, row.attempt) == ("completed", 1)
     log = await log_of(process, run)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         assert await reading == list(enumerate(log))
     assert "void" not in kinds(log)
 
@@ -658,10 +663,16 @@ async def test_every_key_has_a_ttl_while_a_run_is_driven(process: Process) -> No
     run = await make_run(process.stores.pool, model=SLOW)
     async with driven(process, run.id):
         await eventually(lambda: said(process, run, 5))
-        found = [key async for key in process.stores.redis.scan_iter()]
-        assert len(found) == 3
+        found = await eventually(lambda: all_keys(process))
         for key in found:
-            assert await process.stores.redis.ttl(key) > 0
+            assert await process.stores.redis.ttl(key) != -1
+
+
+async def all_keys(process: Process) -> list[bytes]:
+    """The list, the lock and the mark of a run that is driven; nothing while one of them is missing."""
+    found = [key async for key in process.stores.redis.scan_iter()]
+    assert len(found) <= 3
+    return found if len(found) == 3 else []
 
 
 async def test_a_bug_before_the_claim_costs_the_message_and_not_the_run(process: Process) -> None:

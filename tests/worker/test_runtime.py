@@ -19,7 +19,7 @@ def test_a_worker_that_cannot_open_what_its_runs_need_ends_instead_of_keeping_th
     }
     command = [sys.executable, "-m", "dramatiq", "worker", "--processes", "1", "--threads", "2"]
     command += ["--worker-fork-timeout", "3000"]  # so long the master waits for one that ends while it boots
-    ended = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, timeout=20, text=True)
+    ended = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, timeout=100, text=True)
     assert ended.returncode
     assert "worker.died" in ended.stderr
     assert "SOCKS" in ended.stderr

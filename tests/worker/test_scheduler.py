@@ -19,6 +19,7 @@ from services.schedules.store import NewSchedule, Schedule
 from services.settings import LimitSettings, ScheduleSettings, Settings
 from services.workflows import Change
 from tests.services.runs.seeds import Place, make_place
+from tests.waiting import PATIENT
 from worker import sweeper
 from worker.process import Process
 from worker.scheduler import Local, attempt
@@ -272,7 +273,7 @@ async def test_one_whose_project_is_locked_holds_up_no_other(process: Process, p
     clock = Clock(max(map(due_of, (stuck, fine))))
     async with transaction(pool) as conn:
         await conn.execute("SELECT FROM projects WHERE project_id = $1 FOR UPDATE", place.project_id)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             await Local(process, clock).tick()
         assert [each.status for each in await logs(pool, fine)] == ["started"]
         assert await logs(pool, stuck) == []

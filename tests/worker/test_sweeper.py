@@ -35,6 +35,7 @@ from tests.services.runs.seeds import (
     set_columns,
     with_runs,
 )
+from tests.waiting import PATIENT
 from worker import sweeper
 
 SOON = timedelta(minutes=5)
@@ -42,8 +43,9 @@ SOON = timedelta(minutes=5)
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """The queue is looked at, nothing is taken from it."""
-    return with_runs(settings, resend_after=timedelta(seconds=2))
+    """The queue is looked at, nothing is taken from it; nothing is late or dead but what was made so."""
+    long = timedelta(minutes=1)
+    return with_runs(settings, resend_after=long, dead_after=long)
 
 
 async def queued_messages() -> list[dict[str, Any]]:
@@ -225,7 +227,7 @@ async def test_a_row_that_somebody_has_locked_holds_up_no_other_end(stores: Stor
     await stores.pool.execute("UPDATE agent_runs SET expires_at = now()")
     async with stores.pool.acquire() as conn, conn.transaction():
         await conn.execute("SELECT FROM agent_runs WHERE id = $1 FOR UPDATE", locked.id)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             await sweeper.end_expired(stores)
         assert (await closed(stores.pool, free.id)).status == "failed"
     await sweeper.end_expired(stores)

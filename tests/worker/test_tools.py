@@ -21,7 +21,7 @@ from tests.agent.seeds import Counting, acts, model_settings, tool_parts
 from tests.fakes import FakeModel
 from tests.services.runs.seeds import bury, closed, eventually, kinds, listed, make_run
 from tests.worker.conftest import open_process
-from tests.worker.test_runner import drive, driven
+from tests.worker.test_runner import HANDED_OVER, drive, driven
 from worker.process import Process
 
 MOMENTS = ("between the call and its tool", "while the tool works", "after its result")
@@ -42,7 +42,7 @@ def fake() -> Iterator[FakeModel]:
 
 @pytest.fixture
 async def pair(settings: Settings, redis: Redis, fake: FakeModel) -> AsyncIterator[tuple[Process, Process]]:
-    named = settings.model_copy(update={"models": model_settings(fake, idle_timeout="60s").models})
+    named = settings.model_copy(update={"models": model_settings(fake).models})
     async with AsyncExitStack() as stack:
         yield await stack.enter_async_context(open_process(named)), await stack.enter_async_context(open_process(named))
 
@@ -53,7 +53,7 @@ async def leave(process: Process, task: "asyncio.Task[None]", *, dies: bool) -> 
         process.stores.leases.held.clear()
         return
     process.draining.set()
-    await asyncio.wait({task}, timeout=2)
+    await asyncio.wait({task}, timeout=HANDED_OVER)
 
 
 async def told(process: Process, run: Run, kind: str) -> bool:
@@ -62,7 +62,7 @@ async def told(process: Process, run: Run, kind: str) -> bool:
 
 async def take_over(process: Process, run: Run) -> Run:
     """Drive a run that its worker left; a beat of the dead one that was under way is waited out."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (row := await drive(process, run)).final:
             await bury(process.stores, run.id)
     return row

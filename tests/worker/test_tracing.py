@@ -14,7 +14,7 @@ from agent.tools import standard
 from services.settings import LangfuseSettings, Settings
 from services.tracing import open_tracing
 from tests.agent.seeds import Counting, acts, model_settings, tool_parts
-from tests.collector import Collector
+from tests.collector import Collector, send_at_the_end
 from tests.fakes import FakeModel, says, wrong_key
 from tests.services.runs.seeds import make_run
 from tests.worker.conftest import open_process
@@ -28,7 +28,8 @@ def fake() -> Iterator[FakeModel]:
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    send_at_the_end(monkeypatch)
     with Collector() as listening:
         yield listening
 

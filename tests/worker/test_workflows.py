@@ -23,8 +23,9 @@ from services.workflows import Change, Workflow
 from tests.services.runs.seeds import Place, eventually, kinds, listed, make_place, row_of, set_columns
 from tests.sites import Page
 from tests.sites import site as serve
+from tests.waiting import PATIENT
 from tests.worker.conftest import open_process
-from tests.worker.test_runner import driven
+from tests.worker.test_runner import HANDED_OVER, SLOW, driven
 from worker import executions, runner, sweeper
 from worker.process import Process
 
@@ -78,7 +79,7 @@ async def test_a_wait_of_an_hour_holds_no_worker_and_survives_a_restart_of_every
     pool = process.stores.pool
     workflow = await make_workflow(process, step("wait", "WAIT", {"seconds": 3600}, "note"), NOTE)
     run = await begin(process, workflow)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         await runner.drive(process, run.id)
     parked = await row_of(pool, run.id)
     assert (parked.status, parked.phase, parked.instance_id, parked.crashes) == ("queued", "waiting", None, 0)
@@ -153,7 +154,7 @@ async def test_a_stop_in_the_middle_of_a_request_ends_the_execution(process: Pro
         async with driven(process, run.id) as task:
             await eventually(lambda: site.asked)
             await stopping.request_stop(second.stores, run.id)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENT):
                 await task
     assert (await row_of(process.stores.pool, run.id)).status == "stopped"
     assert await visits_of(process, run) == {"ask": "running"}
@@ -161,17 +162,18 @@ async def test_a_stop_in_the_middle_of_a_request_ends_the_execution(process: Pro
 
 async def test_an_execution_that_is_handed_over_goes_on_elsewhere(process: Process, second: Process) -> None:
     ask = step("ask", "AGENT", {"prompt": "Tell me"}, "note")
-    run = await begin(process, await make_workflow(process, ask, NOTE), "demo/lorem?chunks=200&delay_ms=5", a=1)
+    run = await begin(process, await make_workflow(process, ask, NOTE), SLOW, a=1)
     async with driven(process, run.id) as task:
         await eventually(lambda: chunks_of(process, run))
         process.draining.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANDED_OVER):
             await task
-    assert (await row_of(process.stores.pool, run.id)).status == "queued"
+    short = "demo/lorem?chunks=20&delay_ms=1"
+    assert (await set_columns(process.stores.pool, run.id, model_name=short)).status == "queued"
     await runner.drive(second, run.id)
     row = await row_of(process.stores.pool, run.id)
     assert (row.status, row.error) == ("completed", None)
-    assert row.usage["completion_tokens"] == 200
+    assert row.usage["completion_tokens"] == 20
     said = await process.stores.pool.fetch(
         "SELECT type FROM messages WHERE agent_run_id = $1 ORDER BY position", run.id
     )
@@ -190,7 +192,7 @@ async def test_a_step_that_must_not_be_repeated_is_told_when_it_was_cut_by_a_han
         async with driven(process, run.id) as task:
             await eventually(lambda: site.asked)
             process.draining.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENT):
                 await task
         await runner.drive(second, run.id)
         row = await row_of(process.stores.pool, run.id)

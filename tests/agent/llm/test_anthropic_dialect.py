@@ -11,6 +11,7 @@ from agent.llm import errors, routing
 from agent.llm.anthropic_dialect import messages_url
 from agent.llm.chunk import Chunk, ToolCallPart, Usage
 from agent.llm.request import ModelRequest
+from services.http import open_client
 from services.settings import Settings
 from tests import fakes
 from tests.agent.seeds import model_settings
@@ -81,11 +82,13 @@ async def test_a_call_of_a_tool_arrives_in_fragments(fake: FakeModel, settings: 
     assert [tool["name"] for tool in fake.requests[0].body["tools"]] == ["look"]
 
 
-async def test_pings_are_signs_of_life(fake: FakeModel, http: AsyncClient) -> None:
+@pytest.mark.slow
+async def test_pings_are_signs_of_life(fake: FakeModel) -> None:
     ping: dict[str, Any] = {"event": {"type": "ping"}}
-    fake.script(Reply([*[ping] * 8, {"content": "Done."}], delay=0.1))
-    patient = model_settings(fake, idle_timeout="300ms")
-    assert [chunk.text for chunk in await stream(patient, http) if chunk.text] == ["Done."]
+    fake.script(Reply([*[ping] * 32, {"content": "Done."}], delay=0.25))
+    patient = model_settings(fake, idle_timeout="6s")
+    async with open_client(patient) as http:
+        assert [chunk.text for chunk in await stream(patient, http) if chunk.text] == ["Done."]
 
 
 @pytest.mark.parametrize("raw", [b": hi\n\n", b"data: [DONE]\n\n", b"data: 3\n\n", b"\xff\xfe\n\n"])

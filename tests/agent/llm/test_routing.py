@@ -13,10 +13,12 @@ from agent.context import RunFailed
 from agent.llm import errors, routing
 from agent.llm.chunk import Chunk, ToolCallPart, Usage
 from agent.llm.request import ModelRequest
+from services.http import open_client
 from services.settings import DeploymentSettings, ModelSettings, Settings
 from tests import fakes
 from tests.agent.seeds import eventually, model_settings
 from tests.fakes import FakeModel, Reply
+from tests.waiting import PATIENT
 
 QUESTION = [{"role": "user", "content": "Well?"}]
 WHOLE = "".join(fakes.WORDS)
@@ -142,7 +144,7 @@ async def test_a_rate_limit_is_waited_out_for_as_long_as_the_provider_says(
     fake.script(fakes.rate_limited("0.3"), fakes.says())
     assert text(await stream(settings, http, model)) == WHOLE
     first, second = fake.requests
-    assert 0.3 <= second.at - first.at < 1.5
+    assert 0.3 <= second.at - first.at < PATIENT
 
 
 @pytest.mark.parametrize(
@@ -172,8 +174,6 @@ async def test_a_failure_before_the_first_word_is_tried_again(
         (fakes.refuses(400, "Too\nlong " + "x" * 999), "OpenAI refused the request (HTTP 400): Too long xxx", 1),
         (fakes.garbage(), "OpenAI sent an answer that cannot be read; is OPENAI_BASE_URL right?", 1),
         (fakes.cut(after=0), "The connection to OpenAI broke off before the answer was complete.", 3),
-        (fakes.silent(), "openai/m sent nothing for 0.3 seconds.", 1),
-        (fakes.hangs(after=0), "openai/m sent nothing for 0.3 seconds.", 1),
     ],
 )
 async def test_a_call_that_fails_for_good_says_why_in_a_sentence(
@@ -194,10 +194,9 @@ async def test_a_call_that_fails_for_good_says_why_in_a_sentence(
     [
         (fakes.cut(after=3), "The connection to OpenAI broke off before the answer was complete."),
         (fakes.truncated(after=3), "OpenAI ended the answer of openai/m before it was complete."),
-        (fakes.hangs(after=3), "openai/m sent nothing for 0.3 seconds."),
         (fakes.fails_inside(after=3), "OpenAI reported an error while openai/m was answering: upstream overloaded."),
     ],
-    ids=["cut", "truncated", "hang", "error event"],
+    ids=["cut", "truncated", "error event"],
 )
 async def test_a_failure_in_mid_text_is_never_tried_again(
     fake: FakeModel, settings: Settings, http: AsyncClient, model: str, failure: Reply, sentence: str
@@ -208,6 +207,21 @@ async def test_a_failure_in_mid_text_is_never_tried_again(
         await stream(settings, http, model, seen)
     assert str(failed.value) == f"{said_of(model, sentence)} The text so far was kept."
     assert text(seen) == "Hello, this "
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("reply", [fakes.silent(), fakes.hangs(after=0), fakes.hangs(after=3)])
+async def test_a_model_that_says_nothing_more_is_asked_once_and_no_longer_waited_for(
+    fake: FakeModel, model: str, reply: Reply
+) -> None:
+    impatient, seen = model_settings(fake, idle_timeout="1s"), list[Chunk]()
+    fake.script(reply)
+    async with open_client(impatient) as http:
+        with pytest.raises(RunFailed) as failed:
+            await stream(impatient, http, model, seen)
+    kept = " The text so far was kept." if reply.deltas else ""
+    assert str(failed.value) == said_of(model, f"openai/m sent nothing for 1 second.{kept}")
+    assert text(seen) == ("Hello, this " if reply.deltas else "")
     assert len(fake.requests) == 1
 
 
@@ -286,14 +300,13 @@ async def test_production_refuses_a_demo_run_that_was_queued_earlier(settings: S
 
 
 @pytest.mark.parametrize(
-    "reply", [fakes.silent(), fakes.hangs(after=0), fakes.hangs(after=2), fakes.says(*"abc" * 99, delay=0.01)]
+    "reply", [fakes.silent(), fakes.hangs(after=0), fakes.hangs(after=2), fakes.says(*"abc" * 9999, delay=0.01)]
 )
 async def test_a_cancelled_call_hangs_up_on_the_provider_at_once(
-    fake: FakeModel, http: AsyncClient, model: str, reply: Reply
+    fake: FakeModel, settings: Settings, http: AsyncClient, model: str, reply: Reply
 ) -> None:
     fake.script(reply)
-    patient = model_settings(fake, idle_timeout="60s")
-    calling = asyncio.create_task(stream(patient, http, model))
+    calling = asyncio.create_task(stream(settings, http, model))
     await eventually(lambda: bool(fake.requests) and fake.requests[0].chunks_sent >= min(len(list(reply.deltas)), 2))
     asked_to_stop = time.monotonic()
     calling.cancel()
@@ -308,7 +321,7 @@ async def test_a_cancelled_call_hangs_up_on_the_provider_at_once(
 async def test_a_caller_that_stops_reading_hangs_up_too(
     fake: FakeModel, settings: Settings, http: AsyncClient, model: str
 ) -> None:
-    fake.script(fakes.says(*"abc" * 99, delay=0.01))
+    fake.script(fakes.says(*"abc" * 9999, delay=0.01))
     async with aclosing(routing.stream(settings, http, ModelRequest(model, QUESTION))) as answer:
         await anext(answer)
     await fake.requests[0].until_over()
@@ -330,9 +343,9 @@ def test_words_of_a_provider_are_one_sentence_even_when_there_are_none() -> None
 
 
 def test_a_retry_after_date_is_understood() -> None:
-    moment = datetime.now(UTC) + timedelta(seconds=30)
-    assert 25 < (errors.seconds_from(format_datetime(moment, usegmt=True)) or 0) <= 30
-    assert errors.seconds_from(format_datetime(moment - timedelta(hours=1), usegmt=True)) == 0
+    moment = datetime.now(UTC) + timedelta(hours=1)
+    assert 3500 < (errors.seconds_from(format_datetime(moment, usegmt=True)) or 0) <= 3600
+    assert errors.seconds_from(format_datetime(moment - timedelta(hours=2), usegmt=True)) == 0
     assert errors.seconds_from("2.5") == 2.5
     for nonsense in ("", "soon", "-3", "nan", "Infinity"):
         assert errors.seconds_from(nonsense) is None

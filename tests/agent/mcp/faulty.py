@@ -75,6 +75,8 @@ def noted(word: str) -> int:
 def call(asked: dict[str, Any]) -> dict[str, Any]:
     text = (asked.get("arguments") or {}).get("text", "")
     if "hang-on-call" in HOW:
+        if "NOTES" in os.environ:
+            noted("called")
         hang() if "deaf" in HOW else None
         return {}
     if "die-on-call" in HOW or ("die-on-first-call" in HOW and not noted("called")):

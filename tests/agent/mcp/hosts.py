@@ -130,21 +130,22 @@ def bombs() -> Response:
 def hangs() -> Response:
     async def pieces() -> AsyncIterator[bytes]:
         yield b'{"jsonrpc'
-        for _ in range(200):
+        for _ in range(1200):
             await asyncio.sleep(0.05)
             yield b" "
 
     return StreamingResponse(pieces(), media_type="application/json")
 
 
-def hanging(method: str) -> Starlette:
-    """Streamable HTTP with sessions that never answers to one method."""
+def hanging(method: str, reached: threading.Event) -> Starlette:
+    """Streamable HTTP with sessions that never answers to one method, once it is `reached`."""
     rude = Rude()
 
     async def answer(request: Request) -> Response:
         asked = (await request.json())["method"] if request.method == "POST" else request.method
         if asked == method:
-            await asyncio.sleep(10)
+            reached.set()
+            await asyncio.sleep(60)
         answered = await rude.answer(request)
         answered.headers["mcp-session-id"] = "s"
         return answered

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from anyio import CancelScope
+
 FAULTY = Path(__file__).with_name("faulty.py")
 
 
@@ -46,9 +48,10 @@ class Here:
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            assert process.stdout
-            await process.stdout.read()
-            await process.wait()
+            with CancelScope(shield=True):  # the SDK's task groups cancel whatever waits, again and again
+                assert process.stdout
+                await process.stdout.read()
+                await process.wait()
 
     @property
     def running(self) -> int:

@@ -20,8 +20,8 @@ from tests.usual import settings_with
 
 
 def patience(**mcp: Any) -> Settings:
-    """Settings for servers on loopback, with little patience."""
-    given = {"connect_timeout": "5s", "call_timeout": "5s", **mcp}
+    """Settings for servers on loopback."""
+    given = {"connect_timeout": "20s", "call_timeout": "20s", **mcp}
     return settings_with(mcp=McpSettings(**given), outgoing=OutgoingSettings(allow_private=True))
 
 

@@ -22,7 +22,7 @@ async def test_a_run_calls_good_and_bad_servers_and_goes_on(
     pool: Pool, http: AsyncClient, settings: Settings, fake: FakeModel
 ) -> None:
     ctx, log = await make_context(pool, http, settings, "openai/m")
-    ctx.settings = settings.model_copy(update={"mcp": patience(call_timeout="300ms").mcp})
+    ctx.settings = settings.model_copy(update={"mcp": patience(call_timeout="3s").mcp})
     ctx.sandboxes = cast(SandboxProvider, Meeting(settings))
     given = orjson.dumps({"text": "hello"}).decode()
     fake.script(
@@ -39,7 +39,7 @@ async def test_a_run_calls_good_and_bad_servers_and_goes_on(
     results = [row for row in await rows_of(ctx) if row.type == "tool"]
     assert [row.metadata["tool_status"] for row in results] == ["completed", "error", "failed", "completed"]
     assert results[0].content["content"] == "hello"
-    assert "did not answer within 0.3 seconds" in results[1].content["content"]
+    assert "did not answer within 3 seconds" in results[1].content["content"]
     assert "text: Field required" in results[2].content["content"]
     assert "in XML" in results[3].content["content"]
     said = [event.content for event in log.events if event.content.get("status_type") == "mcp_error"]

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from agent.mcp import servers
+from agent.mcp.connection import Connection
+from agent.mcp.server import Server
 from tests.agent.mcp.programs import faulty, time_server
 from tests.agent.mcp.runs import Meeting, patience
 from tests.agent.seeds import eventually
 
 
 async def test_the_tools_of_a_real_server_are_offered_and_answer() -> None:
-    async with Meeting(patience(connect_timeout="20s"), time_server()).held() as meeting:
+    async with Meeting(patience(), time_server()).held() as meeting:
         assert meeting.names == ["mcp_time_get_current_time", "mcp_time_convert_time"]
         schema = meeting.servers.tools[0].schema["function"]
         assert schema["parameters"]["required"] == ["timezone"]
@@ -33,14 +36,15 @@ async def test_a_server_that_speaks_its_own_words_too_is_understood() -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("hang-on-connect", "did not answer within 0.5 seconds"),
-        ("hang-on-list", "did not answer within 0.5 seconds"),
+        ("hang-on-connect", "did not answer within 3 seconds"),
+        ("hang-on-list", "did not answer within 3 seconds"),
         ("die-on-connect", "could not be connected: its process ended"),
         ("flood-on-list", "could not be connected: it sent more than 1 MiB at once"),
     ],
 )
 async def test_a_server_that_cannot_be_used_is_told_and_the_others_go_on(how: str, words: str) -> None:
-    settings = patience(connect_timeout="500ms", max_message_bytes=1024 * 1024)
+    seconds = 3 if how.startswith("hang") else 20
+    settings = patience(connect_timeout=f"{seconds}s", max_message_bytes=1024 * 1024)
     async with Meeting(settings, faulty(how, name="Bad one"), faulty(name="good")).held() as meeting:
         assert meeting.names == ["mcp_good_echo", "mcp_good_other"]
         assert [server for server, _ in meeting.troubles] == ["Bad one"]
@@ -51,17 +55,19 @@ async def test_a_server_that_cannot_be_used_is_told_and_the_others_go_on(how: st
 
 async def test_servers_are_connected_side_by_side() -> None:
     hanging = [faulty("hang-on-connect", name=f"server {number}") for number in range(4)]
-    meeting = Meeting(patience(connect_timeout="1s"), *hanging)
+    meeting = Meeting(patience(connect_timeout="60s"), *hanging)
 
     async def meet() -> None:
         async with meeting.held():
-            assert len(meeting.troubles) == 4
+            raise AssertionError("they do not answer")
 
     run = asyncio.create_task(meet())
     await eventually(lambda: meeting.here.running == 4)
     assert meeting.troubles == []
-    await run
-    assert meeting.here.running == 0
+    run.cancel()
+    await asyncio.wait({run})
+    assert run.cancelled()
+    await eventually(lambda: meeting.here.running == 0)
 
 
 @pytest.mark.parametrize("how", [["hang-on-call"], ["hang-on-call", "deaf"]])
@@ -72,8 +78,8 @@ async def test_a_call_that_hangs_is_given_up_and_the_server_is_left_in_time(how:
         assert "did not answer within 0.3 seconds" in result.output
         assert "Whether the call took effect is not known" in result.output
         began = time.monotonic()
-    assert time.monotonic() - began < 2
-    assert meeting.here.running == 0
+    assert time.monotonic() - began < 5 * servers.LEAVING_SECONDS
+    await eventually(lambda: meeting.here.running == 0)
 
 
 async def test_a_cancelled_call_is_told_to_the_server_and_does_not_wait_for_it(tmp_path: Path) -> None:
@@ -81,7 +87,7 @@ async def test_a_cancelled_call_is_told_to_the_server_and_does_not_wait_for_it(t
     notes.touch()
     async with Meeting(patience(), faulty("hang-on-call", env={"NOTES": str(notes)})).held() as meeting:
         call = asyncio.create_task(meeting.call("mcp_faulty_echo", text="hello"))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: "called" in notes.read_text())
         began = time.monotonic()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
@@ -102,8 +108,8 @@ async def test_a_stop_of_the_run_leaves_every_server_in_time() -> None:
     began = time.monotonic()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert time.monotonic() - began < 2
-    assert meeting.here.running == 0
+    assert time.monotonic() - began < 5 * servers.LEAVING_SECONDS
+    await eventually(lambda: meeting.here.running == 0)
 
 
 async def test_a_server_that_dies_in_a_call_is_told_and_started_again_for_the_next(tmp_path: Path) -> None:
@@ -124,12 +130,18 @@ async def test_a_call_that_does_no_harm_is_made_again_when_its_server_died(tmp_p
         assert len(meeting.here.processes) == 2
 
 
-async def test_a_server_that_died_between_two_calls_is_started_again() -> None:
+async def test_a_server_that_died_between_two_calls_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections, begin = list[Connection](), Server.begin
+
+    def note(server: Server) -> Connection:
+        connections.append(begin(server))
+        return connections[-1]
+
+    monkeypatch.setattr(Server, "begin", note)
     async with Meeting(patience(), faulty()).held() as meeting:
         assert not meeting.servers.tools[0].repeatable
         meeting.here.processes[0].kill()
-        await meeting.here.processes[0].wait()
-        await asyncio.sleep(0.05)
+        await eventually(lambda: not connections[0].alive)
         assert (await meeting.call("mcp_faulty_echo", text="hello")).output == "hello"
 
 

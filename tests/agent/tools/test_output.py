@@ -11,6 +11,7 @@ from services.postgres import Pool
 from services.runs.events import Event
 from services.settings import Settings
 from tests.agent.seeds import RecordingLog, calling, eventually, make_context
+from tests.waiting import PATIENT
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ async def test_a_log_that_does_not_take_events_does_not_slow_the_command(
 
     monkeypatch.setattr(log, "append", wait)
     async with shown:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             for _ in range(100):
                 await shown.take(b"x" * 100)
                 await asyncio.sleep(0.003)

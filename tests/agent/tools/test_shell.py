@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import pytest
 
@@ -11,12 +12,18 @@ from agent.tools.base import BadArguments, ToolFailed
 from services.sandbox.protocol import Sandbox, SandboxFailed
 from tests.agent.seeds import RecordingLog
 from tests.agent.tools.conftest import result_of, use
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
+
+UNTIL_GO = "until [ -e go ]; do sleep 0.02; done"
 
 
 def told(ctx: RunContext) -> str:
     assert isinstance(ctx.log, RecordingLog)
     return "".join(event.content["output"] for event in ctx.log.events)
+
+
+def is_told(ctx: RunContext, word: str) -> bool:
+    return word in told(ctx)
 
 
 async def running(sandbox: Sandbox, pattern: str) -> bool:
@@ -48,7 +55,7 @@ async def test_a_command_runs_in_the_folder_that_was_asked_for(ctx: RunContext) 
 
 
 async def test_output_is_shown_while_the_command_runs(ctx: RunContext) -> None:
-    command = "echo first; until [ -e go ]; do sleep 0.02; done; echo second"
+    command = f"echo first; {UNTIL_GO}; echo second"
     working = asyncio.create_task(use(ctx, shell.execute_command, command=command))
     await eventually(lambda: told(ctx) == "first\n")
     assert not working.done()
@@ -59,8 +66,8 @@ async def test_output_is_shown_while_the_command_runs(ctx: RunContext) -> None:
 
 async def test_a_command_that_hangs_is_killed_with_all_that_it_started(ctx: RunContext, sandbox: Sandbox) -> None:
     command = "echo before; (sleep 7777 & setsid sleep 7777 &) ; sleep 7777"
-    done = await result_of(ctx, shell.execute_command, command=command, timeout=0.5)
-    assert (done.output, done.success) == ("before\n[killed: it took longer than 0.5 seconds]", False)
+    done = await result_of(ctx, shell.execute_command, command=command, timeout=3)
+    assert (done.output, done.success) == ("before\n[killed: it took longer than 3 seconds]", False)
     assert not await running(sandbox, "sleep 7777")
     with pytest.raises(BadArguments, match="timeout"):
         await use(ctx, shell.execute_command, command="true", timeout=shell.LONGEST_SECONDS + 1)
@@ -77,24 +84,27 @@ async def test_a_gigabyte_of_output_is_cut_in_the_middle(ctx: RunContext) -> Non
 
 
 async def test_a_call_that_is_cancelled_kills_its_command_at_once(ctx: RunContext, sandbox: Sandbox) -> None:
-    working = asyncio.create_task(use(ctx, shell.execute_command, command="echo begun; sleep 8888"))
-    await eventually(lambda: told(ctx) == "begun\n")
-    before = time.monotonic()
-    working.cancel()
-    await asyncio.wait({working})
-    assert time.monotonic() - before < 5 * 0.2
-    async with asyncio.timeout(5):
-        while await running(sandbox, "sleep 8888"):
-            pass
+    took = list[float]()
+    for word in ("one", "two", "three"):
+        working = asyncio.create_task(use(ctx, shell.execute_command, command=f"echo {word}; sleep 8888"))
+        await eventually(partial(is_told, ctx, word))
+        before = time.monotonic()
+        working.cancel()
+        await asyncio.wait({working})
+        took.append(time.monotonic() - before)
+        async with asyncio.timeout(PATIENT):
+            while await running(sandbox, "sleep 8888"):
+                pass
+    assert sorted(took)[1] < 5 * 0.2
 
 
 async def test_a_background_command_is_started_looked_at_written_to_and_ended(ctx: RunContext) -> None:
     command = 'echo ready; while read line; do echo "got $line"; done'
     assert "Started repl" in await use(ctx, shell.start_command, session_name="repl", command=command)
-    seen = await use(ctx, shell.check_command_output, session_name="repl", wait_seconds=5)
+    seen = await use(ctx, shell.check_command_output, session_name="repl", wait_seconds=30)
     assert seen == "ready\n[repl runs; what it prints next begins at offset 6]"
     await use(ctx, shell.send_input, session_name="repl", text="hello")
-    seen = await use(ctx, shell.check_command_output, session_name="repl", offset=6, wait_seconds=5)
+    seen = await use(ctx, shell.check_command_output, session_name="repl", offset=6, wait_seconds=30)
     assert seen == "got hello\n[repl runs; what it prints next begins at offset 16]"
     assert (await use(ctx, shell.list_commands)).startswith("repl runs: echo ready")
     assert "repl has ended" in await use(ctx, shell.terminate_command, session_name="repl")
@@ -102,10 +112,11 @@ async def test_a_background_command_is_started_looked_at_written_to_and_ended(ct
 
 
 async def test_waiting_for_output_ends_with_the_command_or_the_time(ctx: RunContext) -> None:
-    await use(ctx, shell.start_command, session_name="silent", command="sleep 0.3; exit 5")
+    await use(ctx, shell.start_command, session_name="silent", command=f"{UNTIL_GO}; exit 5")
     waited = await use(ctx, shell.check_command_output, session_name="silent", wait_seconds=0.05)
     assert waited == "[silent runs; what it prints next begins at offset 0]"
-    waited = await use(ctx, shell.check_command_output, session_name="silent", wait_seconds=10)
+    await (await ctx.sandbox()).write_file("/workspace/go", b"")
+    waited = await use(ctx, shell.check_command_output, session_name="silent", wait_seconds=30)
     assert waited == "[silent has ended with exit code 5; what it prints next begins at offset 0]"
 
 
@@ -113,7 +124,7 @@ async def test_a_talkative_background_command_is_shown_bounded(ctx: RunContext) 
     await use(
         ctx, shell.start_command, session_name="loud", command="head -c 30000000 /dev/zero | tr '\\0' x; echo end"
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while "loud has ended" not in await use(ctx, shell.list_commands):
             pass
     seen = await use(ctx, shell.check_command_output, session_name="loud")

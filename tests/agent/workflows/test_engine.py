@@ -1,5 +1,6 @@
 """The deterministic executor, step type by step type, on real rows."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,12 +11,13 @@ from agent.context import RunFailed, RunParked
 from agent.workflows import brief
 from services.postgres import Pool
 from services.settings import OutgoingSettings, Settings
-from tests.agent.seeds import Counting
+from tests.agent.seeds import Counting, eventually
 from tests.agent.workflows.seeds import World, make_world
 from tests.agent.workflows.test_checking import definition, loop, parallel, step
 from tests.fakes import FakeModel, refuses, says
 from tests.sites import Page
 from tests.sites import site as serve
+from tests.waiting import PATIENT
 
 Make = Callable[..., Awaitable[World]]
 
@@ -128,7 +130,12 @@ async def test_no_more_branches_are_at_work_at_once_than_allowed(make: Make) -> 
     calls = [step(name, type="MCP_TOOL", config={"tool": "act", "arguments": {"text": name}}) for name in "bcdef"]
     config = {"branches": list("bcdef"), "max_concurrency": 2}
     world = await make(step("a", type="PARALLEL", config=config), *calls, tools=counting.registry)
-    await world.run()
+    counting.hold = asyncio.Event()
+    running = asyncio.create_task(world.run())
+    await eventually(lambda: counting.at_once == 2)
+    await asyncio.sleep(0.1)  # a third would come now
+    counting.hold.set()
+    await running
     assert counting.most_at_once == 2
     assert sorted(counting.calls) == [f"act {name}" for name in "bcdef"]
 
@@ -146,7 +153,10 @@ async def test_the_first_failure_cancels_the_other_branches_or_lets_them_end(
         transform("end", expression="error"),
         tools=counting.registry,
     )
-    await world.run()
+    if failure == "first":
+        counting.hold = asyncio.Event()  # nothing but the failure ends the other branch
+    async with asyncio.timeout(PATIENT):
+        await world.run()
     assert counting.calls[1:] == done
     assert (await world.outputs())["end"] == {
         "step": "a",

@@ -11,8 +11,10 @@ import tempfile
 from pathlib import Path
 
 from services import log, metrics
+from services.metrics import files
 from services.metrics.files import Group, group_of
 from services.settings import MetricsSettings
+from tests.waiting import PATIENT
 
 forking = multiprocessing.get_context("fork")
 
@@ -58,4 +60,5 @@ def main(folder: str, rounds: int, together: int) -> None:
 
 if __name__ == "__main__":
     tempfile.tempdir = sys.argv[4] if len(sys.argv) > 4 else None
+    files.LOCK_SECONDS = PATIENT  # a lock that is not waited for costs numbers
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

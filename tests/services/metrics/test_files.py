@@ -87,7 +87,7 @@ def taken_by(folder: Path) -> int:
 
 def live_and_die(folder: str, rounds: int, together: int, temporary: Path) -> None:
     command = [sys.executable, "-m", "tests.services.metrics.restarts", folder, str(rounds), str(together)]
-    subprocess.run([*command, str(temporary)], check=True, timeout=60)
+    subprocess.run([*command, str(temporary)], check=True, timeout=100)
 
 
 async def test_a_hundred_restarts_take_no_more_room_than_one_and_no_number_is_lost(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ async def test_a_stopped_process_that_holds_the_lock_holds_up_no_answer(tmp_path
     start(3)
     holder = hold(tmp_path / "lock")
     try:
-        async with asyncio.timeout(5 * files.LOCK_SECONDS):
+        async with asyncio.timeout(60):
             assert (await told_by(tmp_path)).value("longrun_runs_active") == 3
             start(1)
     finally:

@@ -37,7 +37,7 @@ async def far(settings: Settings, redis: Redis, redis_proxy: Proxy) -> AsyncIter
 
 
 def reaching_redis_by(proxy: Proxy, settings: Settings) -> Settings:
-    changes = {"url": SecretStr(proxy.url), "socket_timeout": "0.5", "connect_timeout": "0.5"}
+    changes = {"url": SecretStr(proxy.url), "socket_timeout": "1s", "connect_timeout": "1s"}
     redis = settings.redis.model_validate({**settings.redis.model_dump(), **changes})
     return settings.model_copy(update={"redis": redis})
 
@@ -45,7 +45,11 @@ def reaching_redis_by(proxy: Proxy, settings: Settings) -> Settings:
 @pytest.fixture
 async def far_from_postgres(settings: Settings, redis: Redis, postgres_proxy: Proxy) -> AsyncIterator[Stores]:
     """The rooms of a process that reaches Postgres through `postgres_proxy`."""
-    near = settings.postgres.model_copy(update={"url": SecretStr(postgres_proxy.url)})
-    async with open_stores(settings.model_copy(update={"postgres": near})) as stores:
+    async with open_stores(reaching_postgres_by(postgres_proxy, settings)) as stores:
         yield stores
         postgres_proxy.restore()
+
+
+def reaching_postgres_by(proxy: Proxy, settings: Settings) -> Settings:
+    postgres = settings.postgres.model_copy(update={"url": SecretStr(proxy.url)})
+    return settings.model_copy(update={"postgres": postgres})

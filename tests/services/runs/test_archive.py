@@ -152,5 +152,5 @@ async def test_a_row_that_somebody_has_locked_holds_up_nobody_else(stores: Store
         async with stores.pool.acquire() as conn, conn.transaction():
             await conn.fetch("SELECT 1 FROM agent_runs WHERE id = $1 FOR UPDATE", one.run.id)
             await asyncio.gather(one.say("x"), two.say("y"))
-            await eventually(lambda: as_listed(stores, two.run.id), within=5.0)
-        await eventually(lambda: as_listed(stores, one.run.id), within=5.0)
+            await eventually(lambda: as_listed(stores, two.run.id))
+        await eventually(lambda: as_listed(stores, one.run.id))

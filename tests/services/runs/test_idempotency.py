@@ -10,6 +10,7 @@ from services.runs.idempotency import RequestKey
 from services.runs.starting import NewRun
 from services.runs.stores import Stores
 from tests.services.runs.seeds import Place, eventually, make_place, waiting_for_locks
+from tests.waiting import PATIENT
 
 
 def key_of(place: Place, key: str = "k", *, route: str = "start", fingerprint: bytes = b"asked") -> RequestKey:
@@ -71,7 +72,7 @@ async def test_a_repeat_waits_for_the_first_request_to_end(stores: Stores, commi
         await starting.insert(conn, new)
         assert not repeat.done()
         await (transaction.commit() if commits else transaction.rollback())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         assert await repeat == (first if commits else second)
 
 

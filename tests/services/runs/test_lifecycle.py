@@ -277,7 +277,7 @@ async def test_stops_of_the_same_runs_never_deadlock_whatever_their_order_and_pl
                 asyncio.create_task(lifecycle.request_stops(one, run_ids)),
                 asyncio.create_task(lifecycle.request_stops(two, run_ids[::-1])),
             ]
-            await eventually(lambda: all_wait(stores.upkeep, 2), within=5)
+            await eventually(lambda: all_wait(stores.upkeep, 2))
         assert [len(stopped) for stopped in await asyncio.gather(*stops)] == [9, 9]
 
 

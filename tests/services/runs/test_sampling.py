@@ -10,7 +10,7 @@ from services.background import stop
 from services.runs import sampling
 from services.runs.sampling import Sampler, count_open_files, keep_sampling
 from services.runs.stores import Stores
-from tests.waiting import eventually
+from tests.waiting import PATIENT, eventually
 
 
 def test_open_files_are_counted_on_old_kernels_and_on_new_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ async def test_the_loop_turns_while_open_files_are_counted(stores: Stores, monke
     may_end = threading.Event()
 
     def count() -> int:
-        assert may_end.wait(5), "the loop waits"
+        assert may_end.wait(PATIENT), "the loop waits"
         return 4711
 
     monkeypatch.setattr(sampling, "count_open_files", count)

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -36,7 +37,9 @@ from tests.services.runs.seeds import (
     make_run,
     read_all,
     row_of,
+    with_runs,
 )
+from tests.waiting import PATIENT
 from worker import sweeper
 
 ROOT = Path(__file__).parents[3]
@@ -49,11 +52,11 @@ async def servers() -> AsyncIterator[list[Valkey]]:
         yield await asyncio.gather(*(stack.enter_async_context(private_valkey()) for _ in range(2)))
 
 
-def spread(settings: Settings, servers: Sequence[Valkey]) -> Settings:
+def spread(settings: Settings, servers: Sequence[Valkey], patience: str = "1s") -> Settings:
     """Known by their place in the list; with a second's patience."""
     urls = ",".join(f"{server.url}#{number}" for number, server in enumerate(servers))
-    half = {"socket_timeout": "0.5", "connect_timeout": "0.5"}
-    redis = settings.redis.model_validate({**settings.redis.model_dump(), **half, "urls": SecretStr(urls)})
+    each = {"socket_timeout": patience, "connect_timeout": patience}
+    redis = settings.redis.model_validate({**settings.redis.model_dump(), **each, "urls": SecretStr(urls)})
     streams = settings.streams.model_copy(update={"silence": timedelta(seconds=0.3)})
     return settings.model_copy(update={"redis": redis, "streams": streams})
 
@@ -106,11 +109,15 @@ async def test_what_a_run_has_in_redis_is_on_its_server_only(stores: Stores, ser
         for driver in (one, two):
             await driver.say("Hello")
         for driver, server in ((one, servers[0]), (two, servers[1])):
-            found = [key.decode() async for key in server.admin.scan_iter()]
             run_id = driver.run.id
             expected = {keys.responses(run_id), keys.lock(run_id), keys.active(stores.instance_id, run_id)}
-            assert set(found) == expected
+            await eventually(partial(has_keys, server, expected))
             assert not await keys_without_ttl(server.admin)
+
+
+async def has_keys(server: Valkey, expected: set[str]) -> bool:
+    """Those of a beat among them, which a pause of this process may outlast."""
+    return {key.decode() async for key in server.admin.scan_iter()} == expected
 
 
 async def test_a_process_follows_runs_of_both_servers(stores: Stores, other: Stores) -> None:
@@ -119,7 +126,7 @@ async def test_a_process_follows_runs_of_both_servers(stores: Stores, other: Sto
         for number in range(20):
             await asyncio.gather(one.say(f"{number} "), two.say(f"{number} "))
         await asyncio.gather(finish(one), finish(two))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             seen = await asyncio.gather(*reading)
         for driver, some in ((one, seen[:3]), (two, seen[3:])):
             for one_reader in some:
@@ -136,7 +143,7 @@ async def test_a_stop_reaches_drivers_of_both_servers(stores: Stores, other: Sto
         stopped = await stopping.request_stops(other, [one.run.id, two.run.id])
         assert len(stopped) == 2
         for driver in (one, two):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENT):
                 await driver.held.stop_asked.wait()
 
 
@@ -151,14 +158,17 @@ async def test_runs_of_a_server_that_is_killed_wait_and_the_others_never_notice(
         await waits.say("not archived yet")
         await servers[0].kill()
         await waits.log.append(events.status("finish", waits.run.id))
+        took = list[float]()
         for number in range(40):  # longer than the lock's TTL and the patience with a dead driver
-            async with asyncio.timeout(1):
-                await goes.say(f"{number} ")
+            began = asyncio.get_running_loop().time()
+            await goes.say(f"{number} ")
+            took.append(asyncio.get_running_loop().time() - began)
             await asyncio.sleep(0.05)
+        assert sorted(took)[len(took) // 2] < 0.25
         assert [driver.held.lost.is_set() for driver in (goes, waits)] == [False, False]
         assert waits.log.pending
         await servers[0].start_again()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENT):
             await waits.say("once more")
             await asyncio.gather(finish(waits), finish(goes))
             for seen, driver in zip(await asyncio.gather(*reading), (waits, goes), strict=True):
@@ -179,7 +189,7 @@ async def test_an_emptied_server_gets_its_runs_back_and_the_other_is_left_alone(
         for driver in (one, two):
             await driver.say("after")
         assert (await listed(stores, one.run.id))[:-1] == said
-        assert await servers[0].admin.exists(keys.lock(one.run.id))
+        await eventually(lambda: servers[0].admin.exists(keys.lock(one.run.id)))
         assert not await servers[0].admin.exists(keys.responses(two.run.id))
         assert [driver.held.lost.is_set() for driver in (one, two)] == [False, False]
 
@@ -190,7 +200,7 @@ async def test_stops_of_runs_on_a_server_that_is_away_are_committed_and_hold_up_
     async with driving(stores, await run_on(stores, "0")) as cut, driving(stores, await run_on(stores, "1")) as near:
         async with control.watch(stores.of(near.run.id).channels, near.held):
             await servers[0].kill()
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(PATIENT):
                 assert len(await stopping.request_stops(other, [cut.run.id, near.run.id])) == 2
                 await near.held.stop_asked.wait()
                 await eventually(lambda: is_final(stores, cut.run.id))
@@ -222,7 +232,7 @@ async def test_readers_under_both_lists_see_a_run_whole_that_moves_to_an_added_s
     assert log == await listed(wider, run.id)
     assert log[: len(before)] == before
     assert "void" not in kinds(log)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENT):
         for seen in await asyncio.gather(*reading):
             assert_each_once(seen, log)
 
@@ -256,7 +266,7 @@ async def test_a_run_is_ended_under_another_list_than_its_drivers_and_no_id_is_u
         await driver.say("one ", "two ")
         await driver.archived()
         await stopping.request_stop(wider, run.id)
-        await eventually(lambda: swept_up(wider, run.id), within=10, every=0.2)
+        await eventually(lambda: swept_up(wider, run.id), every=0.2)
         assert (await row_of(wider.pool, run.id)).status == "stopped"
         await eventually(lambda: driver.held.lost.is_set() or driver.log.failure)
         log = await archived(wider.pool, run.id)
@@ -284,34 +294,41 @@ async def test_dead_runs_of_a_server_that_is_away_hide_no_others(
     assert await sweeper.dead_runs(stores) == [hidden[0].id, hidden[1].id]
 
 
-async def test_ends_that_wait_for_a_server_hold_up_none_on_another(stores: Stores, servers: list[Valkey]) -> None:
-    queued = await run_on(stores, "1")
-    waiting = [await run_on(stores, "0") for _ in range(12)]
-    os.kill(pid(servers[0]), signal.SIGSTOP)
-    try:
-        await stopping.request_stops(stores, [run.id for run in waiting])
-        await stopping.request_stop(stores, queued.id)
-        await closed(stores.pool, queued.id, within=2.5)
-    finally:
-        os.kill(pid(servers[0]), signal.SIGCONT)
+async def test_ends_that_wait_for_a_server_hold_up_none_on_another(settings: Settings, servers: list[Valkey]) -> None:
+    patient = with_runs(spread(settings, servers, "60s"), close_after=timedelta(minutes=1))
+    async with open_stores(patient) as stores:
+        queued = await run_on(stores, "1")
+        waiting = [await run_on(stores, "0") for _ in range(12)]
+        os.kill(pid(servers[0]), signal.SIGSTOP)
+        try:
+            await stopping.request_stops(stores, [run.id for run in waiting])
+            await stopping.request_stop(stores, queued.id)
+            await closed(stores.pool, queued.id)
+        finally:
+            os.kill(pid(servers[0]), signal.SIGCONT)
 
 
 async def test_of_a_server_that_hangs_only_one_caller_at_a_time_finds_out(
     stores: Stores, servers: list[Valkey]
 ) -> None:
     shards = {shard.name: shard for shard in stores.shards.each}
+    doubt = shards["0"].doubt
+    doubt.seconds = 600.0
     os.kill(pid(servers[0]), signal.SIGSTOP)
     try:
         with pytest.raises(Unreachable):
             await take(shards["0"])
-        began = asyncio.get_running_loop().time()
         for _ in range(20):
             with pytest.raises(Unreachable, match="a moment ago"):
                 await take(shards["0"])
             assert await take(shards["1"])
-        assert asyncio.get_running_loop().time() - began < 5 * 1.0
+        doubt.ask_at = 0.0  # its time has come
+        with pytest.raises(Unreachable) as found_out:
+            await take(shards["0"])
+        assert "a moment ago" not in str(found_out.value)
     finally:
         os.kill(pid(servers[0]), signal.SIGCONT)
+    doubt.seconds, doubt.ask_at = 0.1, 0.0
     await eventually(lambda: answers(shards["0"]), every=0.1)
     assert await take(shards["0"])
 

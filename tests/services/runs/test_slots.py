@@ -17,6 +17,7 @@ from services.runs.stores import Stores
 from services.settings import LimitSettings
 from tests.services.runs.seeds import Place, claim, eventually, make_place, row_of, set_columns, waiting_for_locks
 from tests.services.runs.test_lifecycle import try_claim
+from tests.waiting import PATIENT
 from worker import sweeper
 
 TWO = LimitSettings(max_concurrent_runs=2)
@@ -177,7 +178,7 @@ async def test_a_project_whose_run_is_being_deleted_holds_up_no_other_that_waits
     late = [await due(stores, await start(stores, place, delay=LATER)) for place in (one, *others)]
     async with stores.pool.acquire() as deleting, deleting.transaction():
         await deleting.execute("SELECT FROM agent_runs WHERE id = $1 FOR UPDATE", doomed.id)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENT):
             await sweeper.judge_due(stores)
         assert [await phase(stores, run) for run in late] == ["waiting", "queued", "queued", "queued"]
     await sweeper.judge_due(stores)
@@ -269,7 +270,7 @@ async def test_starts_of_an_account_take_turns_and_those_without_a_limit_do_not(
         await starting.start(conn, new, TWO)
         other = asyncio.create_task(start(stores, two))
         await eventually(lambda: waiting_for_locks(stores.pool))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENT):
             await start(stores, await beside(stores.pool, one), LimitSettings(max_concurrent_runs=0))
             await judge(stores)
     with pytest.raises(TooManyRequests):

@@ -19,6 +19,7 @@ from tests.services.runs.seeds import (
     set_columns,
 )
 from tests.services.runs.test_lifecycle import try_claim
+from tests.waiting import PATIENT
 
 DELAY = timedelta(minutes=5)
 
@@ -144,7 +145,7 @@ async def test_a_judgement_and_a_stop_of_the_same_runs_do_not_wait_for_each_othe
     late = await make_due(stores, await delayed(stores, place, run_id=UUID(int=2)))
     async with transaction(stores.pool) as conn:
         await lifecycle.request_stops(conn, [queued.id])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENT):
             assert await judge(stores, place) == set()
         await lifecycle.request_stops(conn, [late.id])
     assert await judge(stores, place) == set()
@@ -165,7 +166,7 @@ async def test_a_place_in_line_is_taken_when_it_is_a_starts_turn(stores: Stores)
 async def test_a_thread_is_added_while_a_run_of_the_project_is_being_started(stores: Stores) -> None:
     place = await make_place(stores.pool)
     new = NewRun(place.account_id, place.project_id, place.thread_id, "demo/echo")
-    async with transaction(stores.pool) as conn, asyncio.timeout(5):
+    async with transaction(stores.pool) as conn, asyncio.timeout(PATIENT):
         await starting.start(conn, new, NO_LIMITS)
         await stores.pool.execute(
             "INSERT INTO threads (account_id, project_id) VALUES ($1, $2)", place.account_id, place.project_id

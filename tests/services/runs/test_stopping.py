@@ -1,6 +1,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID, uuid4
@@ -21,6 +22,7 @@ from services.runs.lifecycle import Overdue
 from services.runs.stores import Stores, open_stores
 from services.settings import Settings
 from tests.proxy import Proxy
+from tests.services.runs.conftest import reaching_redis_by
 from tests.services.runs.seeds import (
     Statements,
     age,
@@ -42,11 +44,12 @@ from tests.services.runs.seeds import (
     take_up,
     with_runs,
 )
+from tests.waiting import PATIENT
 from worker import sweeper
 
 
 async def queue_length(stores: Stores) -> int:
-    return await stores.dispatch.publisher.call(lambda broker: broker_queue_length(broker, RUN_QUEUE), 2.0)
+    return await stores.dispatch.publisher.call(lambda broker: broker_queue_length(broker, RUN_QUEUE), PATIENT)
 
 
 async def ends_with(stores: Stores, run_id: object, status: str) -> bool:
@@ -59,7 +62,7 @@ async def test_a_queued_run_that_is_stopped_says_start_and_end_once(stores: Stor
     reading = asyncio.create_task(read_all(stores, run.id))
     stopped = await stopping.request_stop(stores, run.id)
     assert stopped.status == "stopped"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         seen = await reading
     assert kinds([event for _, event in seen]) == ["thread_run_start", "thread_run_end", "last:stopped"]
     assert (await closed(stores.pool, run.id)).event_count == 3
@@ -177,18 +180,29 @@ async def test_a_driver_that_reacts_within_the_grace_ends_the_run_itself(stores:
 async def test_a_driver_that_acknowledges_has_longer_than_the_grace_and_not_for_ever(
     stores: Stores, other: Stores
 ) -> None:
+    waited, may_go_on = list[float](), [asyncio.Event(), asyncio.Event()]
+
+    async def sleep(seconds: float) -> None:
+        """Both waits end when the test says so."""
+        waited.append(seconds)
+        await may_go_on[len(waited) - 1].wait()
+
     async with driving(stores) as quick, driving(stores) as slow, driving(stores) as silent:
         drivers = quick, slow, silent
         async with AsyncExitStack() as stack:
-            stack.enter_context(patch.object(stopping, "ACKNOWLEDGED_SECONDS", 2.0))
+            stack.enter_context(patch.object(stopping, "asyncio", SimpleNamespace(sleep=sleep, gather=asyncio.gather)))
             for driver in drivers:
                 await stack.enter_async_context(control.watch(stores.channels, driver.held))
             await stopping.request_stops(other, [driver.run.id for driver in drivers])
             await asyncio.gather(*(stores.together.acknowledge_stop(driver.held.fence) for driver in (quick, slow)))
-            await eventually(lambda: ends_with(other, silent.run.id, "stopped"), within=1.0)
+            may_go_on[0].set()
+            await eventually(lambda: ends_with(other, silent.run.id, "stopped"))
             row = await end(quick, "completed")
             assert (row.status, row.attempt) == ("stopped", quick.run.attempt)
-            await eventually(lambda: ends_with(other, slow.run.id, "stopped"), within=10)
+            assert not await is_final(stores, slow.run.id)
+            may_go_on[1].set()
+            await eventually(lambda: ends_with(other, slow.run.id, "stopped"))
+    assert waited == [other.settings.runs.stop_grace.total_seconds(), stopping.ACKNOWLEDGED_SECONDS]
     assert [(await row_of(stores.pool, one.run.id)).attempt for one in drivers] == [1, 2, 2]
 
 
@@ -206,7 +220,7 @@ async def test_an_overdue_run_whose_row_is_locked_holds_up_no_other(stores: Stor
         await lifecycle.request_stops(stores.pool, [free.run.id, locked.run.id])
         await store.hold(conn, locked.held.fence)
         overdue = [Overdue(driver.run.id, driver.run.attempt, spare=False) for driver in (free, locked)]
-        async with asyncio.timeout(2.5):
+        async with asyncio.timeout(PATIENT):
             found = await lifecycle.end_overdue(stores.upkeep, overdue)
         assert [run and run.final for run in found] == [True, False]
 
@@ -386,7 +400,7 @@ async def test_a_stop_between_lock_and_claim_ends_stopped(stores: Stores, other:
 
 
 async def test_nothing_is_kept_of_a_closing_that_was_cut_and_finished_elsewhere(
-    stores: Stores, far: Stores, redis_proxy: Proxy
+    stores: Stores, settings: Settings, redis_proxy: Proxy
 ) -> None:
     async with driving(stores) as driver:
         await driver.say("Hello")
@@ -399,15 +413,17 @@ async def test_nothing_is_kept_of_a_closing_that_was_cut_and_finished_elsewhere(
         redis_proxy.stall()
         await say_last(*arguments)
 
-    with patch.object(closing, "say_last", say_last_to_a_stalled_server):
-        await closing.close_from_outside(far, ended)
-    assert far.writer.logs
-    await age(stores.pool, ended.id, "updated_at")
-    await sweeper.close_cut(stores)
-    await closed(stores.pool, ended.id)
-    redis_proxy.cut()
-    redis_proxy.restore()
-    await eventually(lambda: not far.writer.logs, says="the log of the closing that was cut is kept")
+    impatient = with_runs(reaching_redis_by(redis_proxy, settings), close_after=timedelta(seconds=2))
+    async with open_stores(impatient) as far:
+        with patch.object(closing, "say_last", say_last_to_a_stalled_server):
+            await closing.close_from_outside(far, ended)
+        assert far.writer.logs
+        await age(stores.pool, ended.id, "updated_at")
+        await sweeper.close_cut(stores)
+        await closed(stores.pool, ended.id)
+        redis_proxy.cut()
+        redis_proxy.restore()
+        await eventually(lambda: not far.writer.logs, says="the log of the closing that was cut is kept")
 
 
 async def test_closing_is_postponed_when_postgres_fails_in_between(stores: Stores, other: Stores) -> None:

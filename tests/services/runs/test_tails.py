@@ -81,7 +81,7 @@ async def test_a_short_log_is_read_in_the_round_trip_that_asks_how_long_it_is(st
         await driver.say("one", "two")
         with patch.object(other.redis, "ask", AsyncMock(wraps=other.redis.ask)) as asked:
             async with other.tails.follow(driver.run.id) as reader:
-                batch = await within(5, reader.next()) or await within(5, reader.next())
+                batch = await within(PATIENT, reader.next()) or await within(PATIENT, reader.next())
         assert batch
         assert batch.events == await listed(stores, driver.run.id)
         first, *later = [call.args[0] for call in asked.await_args_list]
@@ -112,7 +112,7 @@ async def test_appends_that_race_with_joining_and_resuming_are_neither_lost_nor_
                 await asyncio.sleep(random.choice((0, 0, 0.005)))
             await finish(driver)
             log = await listed(stores, driver.run.id)
-            for seen in await within(10, asyncio.gather(*readers)):
+            for seen in await within(PATIENT, asyncio.gather(*readers)):
                 assert_each_once(seen, log)
 
 
@@ -174,7 +174,7 @@ async def test_a_flush_of_redis_while_following_loses_nothing(stores: Stores, ot
             await driver.say(*map(str, range(number * 100)), "x")
             await stores.redis.flushdb()
         await finish(driver)
-        seen = await within(10, reading)
+        seen = await within(PATIENT, reading)
         assert_each_once(seen, await listed(stores, driver.run.id))
 
 
@@ -216,7 +216,7 @@ async def test_a_cut_of_the_readers_connections_loses_nothing(
         await finish(driver)
         redis_proxy.restore()
         log = await listed(stores, driver.run.id)
-        for seen in await within(10, asyncio.gather(*readers)):
+        for seen in await within(PATIENT, asyncio.gather(*readers)):
             assert_each_once(seen, log)
 
 

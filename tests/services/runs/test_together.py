@@ -30,8 +30,7 @@ from tests.services.runs.seeds import (
     waiting_for_locks,
     with_runs,
 )
-
-DEADLINE = 5.0
+from tests.waiting import PATIENT
 
 
 @asynccontextmanager
@@ -100,7 +99,7 @@ async def test_runs_that_end_at_once_take_one_statement(quiet: Stores) -> None:
 
 async def test_a_row_that_is_locked_holds_up_no_other_end(stores: Stores) -> None:
     async with driving_many(stores, 2) as (held, free):
-        async with locked(stores.pool, held.run), asyncio.timeout(DEADLINE):
+        async with locked(stores.pool, held.run), asyncio.timeout(PATIENT):
             late = asyncio.create_task(end(held))
             row = await end(free)
             assert row
@@ -159,7 +158,7 @@ async def test_a_draft_of_any_length_is_kept_whole(stores: Stores, length: int) 
 
 async def test_a_row_that_is_locked_holds_up_no_other_stop(stores: Stores) -> None:
     held, free = await make_run(stores.pool), await make_run(stores.pool)
-    async with locked(stores.pool, held), asyncio.timeout(DEADLINE):
+    async with locked(stores.pool, held), asyncio.timeout(PATIENT):
         late = asyncio.create_task(stopping.request_stop(stores, held.id))
 
         async def waits() -> bool:

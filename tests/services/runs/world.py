@@ -32,6 +32,7 @@ from services.settings import RunSettings, Settings, StreamSettings
 from tests.services.runs import seeds
 from tests.services.runs.fuse import Fuse, Killed, Server, fused_channels, fused_pool, fused_redis
 from tests.services.runs.ledger import Ledger, Sight, token
+from tests.waiting import PATIENT
 from worker import endings, runner, sweeper
 from worker.attempt import Attempt
 from worker.endings import Ended, Ending, HandedOver, Lost
@@ -599,7 +600,7 @@ class World:
         """Those who follow reach the end; who comes later, with Redis or without, reads the archive's bytes."""
         for viewer in self.viewers:
             if viewer.task:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENT):
                     await viewer.task
             viewer.check()
         for emptied in (False, True):
@@ -609,5 +610,5 @@ class World:
                 assert record.before
                 log = list(enumerate(record.before.archived))
                 for after in (-1, len(log) // 2):
-                    async with asyncio.timeout(5):
+                    async with asyncio.timeout(PATIENT):
                         assert await seeds.read_all(self.window, run_id, after=after) == log[after + 1 :]

@@ -13,6 +13,7 @@ from services.sandbox import client
 from services.sandbox.client import Client
 from services.sandbox.guest import wire
 from services.sandbox.protocol import SandboxFailed
+from tests.waiting import PATIENT
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
@@ -89,7 +90,7 @@ async def test_more_than_was_asked_for_is_not_taken(tmp_path: Path) -> None:
 
 async def test_a_body_that_nobody_takes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "ANSWER_WITHIN", 0.2)
-    async with agent(tmp_path, silent) as sandbox, asyncio.timeout(5):
+    async with agent(tmp_path, silent) as sandbox, asyncio.timeout(PATIENT):
         with pytest.raises(SandboxFailed, match="does not answer"):
             await sandbox.write_file("x", bytes(10_000_000))
         with pytest.raises(SandboxFailed, match="does not answer"):

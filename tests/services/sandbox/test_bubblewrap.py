@@ -98,9 +98,9 @@ async def test_the_reaper_ends_what_is_idle_and_runs_no_job(provider: Bubblewrap
     idle, working, fresh = uuid4(), uuid4(), uuid4()
     await provider.open(idle)
     await (await provider.open(working)).start_job("long", "sleep 100")
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(3.0)
     await provider.open(fresh)
-    reaped = await provider.reap(0.9)
+    reaped = await provider.reap(2.9)
     assert [each for each in (idle, working, fresh) if each in reaped] == [idle]
     assert (runs(provider, working), runs(provider, fresh)) == (True, True)
     await eventually(lambda: not runs(provider, idle))
@@ -113,10 +113,12 @@ async def test_the_reaper_leaves_a_sandbox_that_works_for_somebody(provider: Bub
     async def hear(_: bytes) -> None:
         begun.set()
 
-    working = asyncio.create_task(sandbox.exec("echo begun; sleep 1.5; echo done", on_output=hear))
+    command = "echo begun; until [ -e go ]; do sleep 0.02; done; echo done"
+    working = asyncio.create_task(sandbox.exec(command, on_output=hear))
     await begun.wait()
     await asyncio.sleep(0.3)
     assert project_id not in await provider.reap(0.1)
+    await sandbox.write_file("go", b"")
     assert (await working).output == b"begun\ndone\n"
 
 

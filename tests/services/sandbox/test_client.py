@@ -58,6 +58,7 @@ async def test_a_slow_taker_slows_the_command_down(sandbox: Sandbox) -> None:
     running = asyncio.create_task(
         sandbox.exec("head -c 20M /dev/zero | tee /dev/stderr 2>/tmp/passed; echo over", on_output=take)
     )
+    await soon(lambda: taken)
     await asyncio.sleep(0.5)
     passed = int((await sandbox.exec("stat -c %s /tmp/passed")).output)
     assert passed < 4_000_000
@@ -68,7 +69,7 @@ async def test_a_slow_taker_slows_the_command_down(sandbox: Sandbox) -> None:
 
 
 async def test_a_command_that_takes_too_long_is_killed_and_what_it_said_is_kept(sandbox: Sandbox) -> None:
-    done = await sandbox.exec("echo said; sleep 100 & sleep 100", timeout=1.0)
+    done = await sandbox.exec("echo said; sleep 100 & sleep 100", timeout=3.0)
     assert (done.exit_code, done.output) == (None, b"said\n")
     assert (await sandbox.usage()).processes == 1
 

@@ -19,6 +19,7 @@ from services.sandbox.docker import Docker
 from services.sandbox.engine import Engine, unframed
 from services.sandbox.protocol import SandboxFailed, SandboxUnavailable, Spec
 from services.settings import SandboxSettings
+from tests.waiting import PATIENT
 
 Script = dict[str, tuple[int, object] | Callable[[], tuple[int, object]]]
 
@@ -89,7 +90,7 @@ async def test_an_engine_that_is_silent_is_given_up(
     released = threading.Event()
 
     def hang() -> tuple[int, object]:
-        released.wait(10)
+        released.wait(PATIENT)
         return 204, None
 
     monkeypatch.setattr(engine, "ANSWER_WITHIN", 0.2)
