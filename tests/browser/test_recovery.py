@@ -38,7 +38,14 @@ NOTE_WHAT_IS_ASKED = """() => {
   const ask = window.fetch;
   window.asked = [];
   window.fetch = (...given) => (asked.push(performance.now()), ask(...given));
-  addEventListener('online', () => (window.onlineAt ??= performance.now()), {capture: true});
+  const Source = window.EventSource;
+  window.EventSource = class extends Source {
+    constructor(...given) {
+      asked.push(performance.now());
+      super(...given);
+    }
+  };
+  addEventListener('online', ({timeStamp}) => (window.onlineAt ??= timeStamp));
 }"""
 ASKED_AFTER = "() => Math.min(...asked.filter((at) => at >= onlineAt)) - onlineAt"
 
